@@ -1,0 +1,51 @@
+"""One hash over a whole run: equal on two machines means equal data.
+
+Promise: it covers, batch by batch in the order of arrival, where the batch stands, the indices and seeds of its rows,
+and name, shape, dtype and every byte of its arrays. Additional data, paths and the number of workers are left out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+if TYPE_CHECKING:
+    from hydrax_core import Batch
+
+__all__ = ["RunDigest"]
+
+
+class RunDigest:
+    """Batches in, 32 hexadecimal digits out (XXH3, 128 bits)."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+
+    def update(self, batch: Batch[Any]) -> None:
+        """Add a batch; its arrays are copied to the host where they are elsewhere."""
+        address = batch.address
+        self._add_text(
+            f"{address.kind} {address.group_index} {address.epoch} {address.epoch_batch} {address.batch_num}"
+        )
+        self._add(np.array(batch.indices, "<i8"))
+        if batch.is_training:
+            self._add(np.array(batch.seeds, "<u8"))
+        for name in sorted(batch.arrays):
+            self._add_text(name)
+            self._add(np.asarray(batch.arrays[name]))
+
+    def hexdigest(self) -> str:
+        """The hash of all batches so far."""
+        return self._hash.hexdigest()
+
+    def _add(self, array: npt.NDArray[Any]) -> None:
+        self._add_text(f"{array.dtype.name} {array.shape}")
+        self._hash.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    def _add_text(self, text: str) -> None:
+        encoded = text.encode()
+        self._hash.update(len(encoded).to_bytes(8, "little"))
+        self._hash.update(encoded)

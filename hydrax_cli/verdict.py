@@ -1,0 +1,156 @@
+"""Who waits for whom, by how much, and what would change it: one line from two snapshots of a loader.
+
+Promise: pure, so that a run's end and a live view say the same of the same numbers. The time to the first batch is left
+out, as it says nothing of what follows, and nothing is said of a run that prefetching alone explains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydrax_cli.units import count, many, rate, ratio, span
+
+if TYPE_CHECKING:
+    from hydrax_core import Stats
+
+__all__ = ["Pace", "pace", "verdict"]
+
+_NO_WAIT = 0.05
+"""Share of waiting up to which the training step counts as the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How batches came and went between two snapshots.
+
+    Attributes:
+        batches: Batches handed out.
+        items: Items in them.
+        seconds: Time that it took, without that to the first batch.
+        idle_seconds: Time that the consumer waited, likewise.
+        item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
+        workers: Workers.
+        depth: Batches loaded ahead.
+    """
+
+    batches: int
+    items: int
+    seconds: float
+    idle_seconds: float
+    item_seconds: float
+    workers: int
+    depth: int
+
+    @property
+    def rows(self) -> float:
+        """Items a batch."""
+        return self.items / self.batches
+
+    @property
+    def step_seconds(self) -> float:
+        """What the consumer takes for a batch."""
+        return max(0.0, self.seconds - self.idle_seconds) / self.batches
+
+    @property
+    def load_seconds(self) -> float:
+        """What all workers together take for a batch."""
+        return self.item_seconds * self.rows / self.workers
+
+
+def pace(stats: Stats, before: Stats | None = None) -> Pace:
+    """The pace since ``before``, or since the first batch."""
+    first = stats.first_batch
+    first_seconds = first.total if first is not None else stats.seconds
+    loaded = stats.loaded_items - (before.loaded_items if before else 0)
+    load_seconds = stats.load_seconds - (before.load_seconds if before else 0.0)
+    batches = stats.training_batches + stats.validation_batches
+    return Pace(
+        batches=batches - (before.training_batches + before.validation_batches if before else 0),
+        items=stats.items - (before.items if before else 0),
+        seconds=stats.seconds - (before.seconds if before else first_seconds),
+        idle_seconds=max(0.0, stats.idle_seconds - (before.idle_seconds if before else first_seconds)),
+        item_seconds=load_seconds / loaded if loaded else 0.0,
+        workers=max(1, stats.loader_count),
+        depth=stats.depth,
+    )
+
+
+def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
+    """The line.
+
+    Args:
+        measured: The pace.
+        has_step: Whether the consumer trains, or pretends to; else it only takes batches.
+        inline: Whether the loader runs in the consumer's own thread.
+        cores: Cores that the workers may use.
+    """
+    if measured.batches == 0:
+        return "no batch was handed out"
+    if measured.batches <= measured.depth + 1:
+        return f"too few batches to tell: {measured.batches}, and {measured.depth} are loaded ahead"
+    if not has_step:
+        return _no_step(measured)
+    if measured.idle_seconds <= _NO_WAIT * measured.seconds:
+        return _step_is_the_limit(measured)
+    return _inline(measured, cores) if inline else _step_waits(measured, cores)
+
+
+def _no_step(measured: Pace) -> str:
+    period = span(measured.seconds / measured.batches)
+    items = rate(measured.items, measured.seconds)
+    return f"no training step to feed: a batch comes every {period} ({items} items/s); a longer step would not wait"
+
+
+def _step_is_the_limit(measured: Pace) -> str:
+    step = span(measured.step_seconds)
+    if not measured.load_seconds:
+        return f"the training step is the limit: {step}; the batches needed no loading"
+    times = measured.step_seconds / measured.load_seconds
+    text = f"the training step is the limit: {step} against {span(measured.load_seconds)} a batch from the loader"
+    if times > 1:
+        text += f", which could feed {ratio(times)} times as much"
+    enough = _enough_workers(measured)
+    if enough < measured.workers:
+        text += f"; {many(enough, 'worker')} would do"
+    return text
+
+
+def _inline(measured: Pace, cores: int) -> str:
+    return (
+        f"the step waits while its own thread loads: {span(measured.load_seconds)} a batch on top of "
+        f"{span(measured.step_seconds)} a step; {_would_do(measured, cores)}"
+    )
+
+
+def _step_waits(measured: Pace, cores: int) -> str:
+    step, waiting = span(measured.step_seconds), f"{100 * measured.idle_seconds / measured.seconds:.0f} %"
+    if measured.load_seconds > measured.step_seconds:
+        would_do = _would_do(measured, cores)
+        return (
+            f"the loader is behind: {_loading(measured)} > {step} a step, which waits {waiting} of the time; {would_do}"
+        )
+    return (
+        f"the step of {step} waits {waiting} of the time, though loading takes {span(measured.load_seconds)} a batch: "
+        "the rest is handing over (placement, conversion) or uneven items; more depth may help, more workers would not"
+    )
+
+
+def _loading(measured: Pace) -> str:
+    """``41 ms an item x 64 / 4 workers = 656 ms a batch``."""
+    rows = count(round(measured.rows)) if measured.rows == round(measured.rows) else f"{measured.rows:,.1f}"
+    workers = many(measured.workers, "worker")
+    return f"{span(measured.item_seconds)} an item x {rows} / {workers} = {span(measured.load_seconds)} a batch"
+
+
+def _enough_workers(measured: Pace) -> int:
+    return max(1, math.ceil(measured.load_seconds * measured.workers / measured.step_seconds))
+
+
+def _would_do(measured: Pace, cores: int) -> str:
+    if not measured.step_seconds:
+        return "more workers would help"
+    enough = _enough_workers(measured)
+    limit = f" (there are {many(cores, 'core')})" if enough > cores else ""
+    return f"{many(enough, 'worker')} would do{limit}"

@@ -1,0 +1,82 @@
+"""hydrax: deterministic, zero-copy batches of jax arrays from worker processes.
+
+The names below are imported when they are first used, so that ``import hydrax_core`` costs nothing and workers never
+import jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydrax_core._worker import is_worker
+    from hydrax_core.batch import Batch, TrainingBatch, ValidationBatch
+    from hydrax_core.dataloader import Dataloader, batched, debug_batch_references
+    from hydrax_core.errors import (
+        BatchAddress,
+        BatchClosedError,
+        BatchesHeldError,
+        BatchTimeoutError,
+        CacheBusyError,
+        CacheError,
+        CacheMismatchError,
+        HydraxError,
+        LoaderError,
+        NotACacheError,
+        PlacementError,
+        StateMismatchError,
+        WorkerDiedError,
+        WorkerError,
+        WorkerStartError,
+    )
+    from hydrax_core.group import DataGroup
+    from hydrax_core.layout import ArrayLayout, ArraySpec
+    from hydrax_core.stats import FirstBatch, Stats, WorkerStats
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "_worker": ("is_worker",),
+    "batch": ("Batch", "TrainingBatch", "ValidationBatch"),
+    "dataloader": ("Dataloader", "batched", "debug_batch_references"),
+    "errors": (
+        "BatchAddress",
+        "BatchClosedError",
+        "BatchTimeoutError",
+        "BatchesHeldError",
+        "CacheBusyError",
+        "CacheError",
+        "CacheMismatchError",
+        "HydraxError",
+        "LoaderError",
+        "NotACacheError",
+        "PlacementError",
+        "StateMismatchError",
+        "WorkerDiedError",
+        "WorkerError",
+        "WorkerStartError",
+    ),
+    "group": ("DataGroup",),
+    "layout": ("ArrayLayout", "ArraySpec"),
+    "stats": ("FirstBatch", "Stats", "WorkerStats"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604  each is a string; ruff cannot see through the star
+    "__version__",
+    *sorted(_HOME_OF),
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,209 @@
+"""The workers of an engine: who has what in hand, who is free, who has to be replaced.
+
+Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a crew whose
+members end again and again without doing any work is given up.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+from hydrax_core.schedule import Schedule
+from hydrax_core.stats import WorkerStats
+from hydrax_core.workers.body import BUSY_CHUNK, BUSY_ROW, BUSY_SINCE
+from hydrax_core.workers.messages import Chunk, ChunkResult
+from hydrax_core.workers.protocol import Worker
+
+__all__ = ["Crew", "Member"]
+
+_AHEAD_CHUNKS = 2
+_AHEAD_SECONDS = 0.01
+"""Work that a worker has in hand: more than the interpreter's switch interval of 5 ms, for which a busy main thread may
+keep the engine from answering."""
+_MOST_IDLE_DEATHS = 3
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker and what the engine knows of it."""
+
+    worker: Worker
+    ready: bool = False
+    items: int = 0
+    busy_seconds: float = 0.0
+    restarts: int = 0
+    sent: dict[int, float] = field(default_factory=dict)
+    seen: tuple[int, int, float] = (0, 0, 0.0)
+    descriptors: tuple[int, ...] = ()
+    writing: bool = False
+    watched: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def backlog(self) -> float:
+        """Estimated seconds of work in hand."""
+        return sum(self.sent.values())
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it should get more."""
+        return self.ready and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
+
+    def send(self, chunk: Chunk, seconds: float) -> None:
+        """Hand over a chunk that is expected to take ``seconds``."""
+        self.worker.send(chunk)
+        self.sent[chunk.number] = seconds
+
+    def done(self, result: ChunkResult) -> None:
+        """Take note of a result."""
+        self.sent.pop(result.number, None)
+        self.items += result.loaded
+        self.busy_seconds += result.seconds
+
+    def unanswered(self) -> list[int]:
+        """Chunks in hand, oldest first."""
+        return list(self.sent)
+
+    def busy(self) -> tuple[int, int] | None:
+        """Chunk and row in work."""
+        row = int(self.worker.status[BUSY_ROW])
+        chunk = int(self.worker.status[BUSY_CHUNK])
+        return (chunk, row - 1) if row and chunk in self.sent else None
+
+
+class Crew:
+    """All workers of an engine.
+
+    Args:
+        start_worker: Starts a worker of a number.
+        count: How many.
+    """
+
+    def __init__(self, start_worker: Callable[[int], Worker], count: int) -> None:
+        self._start_worker = start_worker
+        self._count = count
+        self._idle_deaths = 0
+        self.members: list[Member] = []
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start all workers."""
+        self.members = [Member(self._start_worker(number)) for number in range(self._count)]
+
+    def least_busy(self) -> Member | None:
+        """The member with the least work in hand, or ``None`` when all have enough."""
+        return min((m for m in self.members if m.has_room), key=lambda m: (m.backlog, len(m.sent)), default=None)
+
+    def progress(self) -> None:
+        """Take note that some work was done."""
+        self._idle_deaths = 0
+
+    def replace(self, member: Member, selector: selectors.BaseSelector) -> bool:
+        """Start a worker in the place of one that ended; false when the crew is given up."""
+        self._idle_deaths += 1
+        if not member.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
+            return False
+        for fd in member.watched:
+            selector.unregister(fd)
+        member.watched = {}
+        number = member.worker.number
+        member.worker.join(0)
+        member.worker = self._start_worker(number)
+        member.ready = False
+        member.sent.clear()
+        member.restarts += 1
+        self.restarts += 1
+        return True
+
+    def watch(self, selector: selectors.BaseSelector) -> None:
+        """Have the selector watch what every worker has to be watched for now."""
+        for member in self.members:
+            worker = member.worker
+            if worker.unsent is not None:
+                worker.flush()
+            unsent = worker.unsent
+            if unsent is None and not member.writing and worker.descriptors == member.descriptors:
+                continue
+            member.writing, member.descriptors = unsent is not None, worker.descriptors
+            wanted = {fd: selectors.EVENT_READ | (selectors.EVENT_WRITE if fd == unsent else 0) for fd in worker.descriptors}
+            for fd in member.watched.keys() - wanted.keys():
+                selector.unregister(fd)
+            for fd, events in wanted.items():
+                if fd not in member.watched:
+                    selector.register(fd, events, member)
+                elif member.watched[fd] != events:
+                    selector.modify(fd, events, member)
+            member.watched = wanted
+
+    def find_unsendable(self, chunk: Chunk, error: Exception) -> tuple[int, str]:
+        """The row of the descriptor that cannot be sent, and why."""
+        for offset, item in enumerate(chunk.items):
+            try:
+                cloudpickle.dumps(item)
+            except Exception as own:  # noqa: BLE001  whatever the descriptor's pickling raises
+                return chunk.first_row + offset, f"the descriptor cannot be pickled: {type(own).__name__}: {own}"
+        return chunk.first_row, f"the descriptor cannot be pickled: {type(error).__name__}: {error}"
+
+    def stats(self, schedule: Schedule) -> tuple[WorkerStats, ...]:
+        """What every worker does now."""
+        return tuple(self._member_stats(member, schedule) for member in list(self.members))
+
+    def report(self, schedule: Schedule) -> str:
+        """What every worker does now, in words."""
+        texts = []
+        for stats in self.stats(schedule):
+            if stats.item is not None:
+                doing = f"busy with item {stats.item} of {stats.address} for {stats.item_seconds:.1f} s"
+            elif stats.state == "starting":
+                doing = "still starting (startup_func, or the imports of loader_func)"
+            else:
+                doing = stats.state
+            pid = f" (pid {stats.pid})" if stats.pid else ""
+            texts.append(f"worker {stats.number}{pid} is {doing}")
+        return "; ".join(texts)
+
+    def close(self, seconds: float) -> None:
+        """End all workers; those that take longer than ``seconds`` are killed."""
+        for member in self.members:
+            member.worker.stop()
+        deadline = time.monotonic() + seconds
+        while self.members:
+            self.members[-1].worker.join(max(0.0, deadline - time.monotonic()))
+            self.members.pop()
+
+    def abandon(self) -> None:
+        """Let go of the workers in a fork's child, without ending them."""
+        for member in self.members:
+            member.worker.abandon()
+        self.members = []
+
+    def _member_stats(self, member: Member, schedule: Schedule) -> WorkerStats:
+        busy = member.busy()
+        what: Any = schedule.describe(*busy) if busy is not None else None
+        now = time.monotonic()
+        if busy is None or what is None:
+            state = "starting" if not member.ready else "busy" if member.sent else "idle"
+            address, item, seconds = "", None, 0.0
+        else:
+            if member.seen[:2] != busy:
+                # The chunk's start is known exactly, that of a later item only since it was first seen in work.
+                since = int(member.worker.status[BUSY_SINCE]) / 1e9 if member.seen[0] != busy[0] else now
+                member.seen = (*busy, since)
+            state, address, item, seconds = "busy", str(what[0]), what[1], now - member.seen[2]
+        return WorkerStats(
+            member.worker.number,
+            member.worker.pid,
+            state,  # type: ignore[arg-type]  # one of the literals above
+            member.items,
+            member.busy_seconds,
+            member.restarts,
+            address,
+            item,
+            seconds,
+        )
+

@@ -1,0 +1,416 @@
+"""The facade: arguments, ``with``, iteration, state.
+
+Promise: leaving the ``with`` block, however, ends every worker within two seconds; so do the end of the run, garbage
+collection of the loader and the end of the interpreter. The library prints nothing and installs no signal handler.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar
+
+from hydrax_core.arguments import LoaderKind, check_arguments
+from hydrax_core.batch import Batch, BatchParts, TrainingBatch, ValidationBatch
+from hydrax_core.engine import Engine
+from hydrax_core.group import DataGroup
+from hydrax_core.jobs import HostBatch
+from hydrax_core.launch import launch, slot_bytes
+from hydrax_core.plan import Position
+from hydrax_core.schedule import OnError
+from hydrax_core.state import Progress, restore, save
+from hydrax_core.stats import Stats
+from hydrax_core.tally import Tally
+
+__all__ = ["Dataloader", "batched", "debug_batch_references"]
+
+D = TypeVar("D")
+F = TypeVar("F", bound=Callable[..., Any])
+_live_batches: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
+
+
+def batched(loader_func: F) -> F:
+    """Mark a loader that loads several items at once.
+
+    It is called as ``load(items, arrays, seeds)``: a list of items of one batch, arrays with the leading dimension
+    ``len(items)``, and a list of seeds (``None`` in validation). It returns ``None`` or a list of dicts, one an item.
+    How many items a call gets varies; the result must not depend on it.
+    """
+    loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
+    return loader_func
+
+
+class Dataloader(Generic[D]):
+    """Deterministic, zero-copy batches of jax arrays, filled by workers.
+
+    Use it as a context manager and iterate over it; entering again goes on behind the last batch handed out.
+
+    Args:
+        loader_func: ``load(item, arrays, seed)`` fills ``arrays`` (name -> NumPy view of one row) for one item and may
+            return a dict of additional data. ``seed`` is an int in [0, 2**32), ``None`` in validation. It runs in the
+            workers; lambdas, closures and notebook cells are fine. See ``batched`` for loaders of many items at once.
+        training: One DataGroup or several; a pass over all of them is an epoch.
+        validation: ``("epoch" | "batch", interval, groups)``: after every so many epochs or training batches, one
+            validation run over these groups.
+        depth: Batches loaded ahead of the consumer.
+        loader_count: Workers.
+        loader_nice: Niceness of worker processes, 0 to 19 (negative ones need privileges).
+        cacher_count: Threads that write the cache.
+        start_at: ``(epoch, batches)`` to start at; batches beyond an epoch's length carry over into later epochs.
+        end_at: ``("epoch" | "batch", n)``: stop before that epoch or training batch, counted from the start of the first
+            epoch; ``None`` for an endless run.
+        interleave_groups: Whether the least-used training group gives the next batch (ties: the first); else one group
+            follows the other.
+        deterministic: ``False`` hands out batches as they become ready.
+        timeout_sec: Longest wait for a batch, in seconds; ``None`` or 0 for no limit.
+        startup_func: Called once in each worker before it loads.
+        placement_func: ``place(arrays, layouts, additional, group)`` returns a dict of jax arrays; by default arrays are
+            placed uncommitted on jax's default device. The NumPy arrays must not be kept.
+        loader_kind: ``"process"``; ``"thread"`` for loaders that release the GIL; ``"inline"`` in the caller, for
+            debuggers. All give the same batches bit for bit.
+        on_error: What a failing item does: ``"raise"`` a ``LoaderError`` from ``next()``; ``"skip"`` its batch;
+            ``"substitute"`` another item of the group, chosen by the seed.
+        max_held: Most batches that the consumer may hold; by default what half of the memory has room for.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a wrong value.
+    """
+
+    def __init__(
+        self,
+        loader_func: Callable[..., Any],
+        training: DataGroup[D] | Iterable[DataGroup[D]],
+        *,
+        validation: tuple[str, int, DataGroup[D] | Iterable[DataGroup[D]]] | None = None,
+        depth: int = 3,
+        loader_count: int = 1,
+        loader_nice: int = 0,
+        cacher_count: int = 1,
+        start_at: tuple[int, int] = (0, 0),
+        end_at: tuple[str, int] | None = None,
+        interleave_groups: bool = True,
+        deterministic: bool = True,
+        timeout_sec: float | None = 60,
+        startup_func: Callable[[], Any] | None = None,
+        placement_func: Callable[..., Mapping[str, Any]] | None = None,
+        loader_kind: LoaderKind = "process",
+        on_error: OnError = "raise",
+        max_held: int | None = None,
+    ) -> None:
+        given = {
+            "loader_func": loader_func,
+            "training": training,
+            "validation": validation,
+            "depth": depth,
+            "loader_count": loader_count,
+            "loader_nice": loader_nice,
+            "cacher_count": cacher_count,
+            "start_at": start_at,
+            "end_at": end_at,
+            "interleave_groups": interleave_groups,
+            "deterministic": deterministic,
+            "timeout_sec": timeout_sec,
+            "startup_func": startup_func,
+            "placement_func": placement_func,
+            "loader_kind": loader_kind,
+            "on_error": on_error,
+            "max_held": max_held,
+        }
+        self._arguments = check_arguments(**given)
+        # Iterables are used up by now: what replace() starts from is what was read from them.
+        given["training"] = self._arguments.training
+        if validation is not None:
+            given["validation"] = (*validation[:2], self._arguments.validation)
+        self._given = given
+        plan = self._arguments.plan
+        self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
+        self._engine: Engine | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._lock = threading.Lock()
+        self._entered = False
+        self._interrupted = False
+        self._ended = False
+        self._tally = Tally()
+
+    def replace(self, **changes: Any) -> Dataloader[D]:
+        """A new loader, not started, with the same arguments but for the changes."""
+        return type(self)(**{**self._given, **changes})
+
+    # --- what was asked for
+
+    @property
+    def training(self) -> tuple[DataGroup[D], ...]:
+        """The training groups."""
+        return self._arguments.training
+
+    @property
+    def validation(self) -> tuple[DataGroup[D], ...]:
+        """The validation groups."""
+        return self._arguments.validation
+
+    @property
+    def validation_interval(self) -> int:
+        """Training batches between two validation runs; 0 without validation."""
+        return self._arguments.validation_interval
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return self._arguments.plan.batches_per_epoch
+
+    @property
+    def batches_per_validation(self) -> int:
+        """Batches in a validation run; 0 without validation."""
+        return self._arguments.plan.batches_per_validation
+
+    @property
+    def first_batch(self) -> int:
+        """Number of the first training batch, as ``start_at`` says."""
+        return self._arguments.first_batch
+
+    @property
+    def last_batch(self) -> int | None:
+        """Number of the training batch to stop before, as ``end_at`` says; ``None`` for an endless run."""
+        return self._arguments.last_batch
+
+    @property
+    def depth(self) -> int:
+        """Batches loaded ahead."""
+        return self._arguments.depth
+
+    @property
+    def loader_count(self) -> int:
+        """Workers."""
+        return self._arguments.loader_count
+
+    @property
+    def loader_kind(self) -> LoaderKind:
+        """What the workers are."""
+        return self._arguments.loader_kind
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether batches keep the order of the plan."""
+        return self._arguments.deterministic
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a place for one batch in memory; about ``depth + 2`` of them are in use."""
+        return slot_bytes(self._arguments)
+
+    # --- running
+
+    def __enter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("this loader is in use by another `with` block; make a second loader with replace()")
+        self._entered = True
+        try:
+            self._start()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entered = False
+        self.close()
+
+    def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
+        return self
+
+    def __next__(self) -> TrainingBatch[D] | ValidationBatch[D]:
+        caller = sys._getframe(1)  # noqa: SLF001  the only way to say where a held batch was handed out
+        with self._lock:
+            if self._interrupted or self._ended:
+                raise StopIteration
+            engine = self._start()
+            started = time.perf_counter()
+            try:
+                host = engine.wait(self._arguments.timeout_sec)
+            finally:
+                self._tally.waited(time.perf_counter() - started)
+            if host is None:
+                self._finish()
+                raise StopIteration
+            batch = self._make(host)
+            engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}")
+            self._pass(engine, host)
+            self._tally.handed_out(batch.is_training, len(host.indices), host.arrays)
+            return batch
+
+    def interrupt(self) -> None:
+        """Hand out no further batch: ``next()`` ends the iteration. Safe in threads and signal handlers."""
+        self._interrupted = True
+        if self._engine is not None:
+            self._engine.interrupt()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether ``interrupt()`` was called."""
+        return self._interrupted
+
+    def close(self) -> None:
+        """End the workers; batches in hand stay valid. Closing twice is fine."""
+        engine = self._engine
+        if engine is not None:
+            self._tally.keep(self._snapshot(engine))
+            engine.close()
+            self._engine = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
+
+    def _start(self) -> Engine:
+        if self._engine is None:
+            self._tally.start()
+            self._engine = launch(self._arguments, self._progress)
+            self._finalizer = weakref.finalize(self, _close_engine, self._engine, os.getpid())
+            try:
+                self._check_placement()
+            except BaseException:
+                self.close()
+                raise
+        return self._engine
+
+    def _finish(self) -> None:
+        if not self._interrupted:
+            self._ended = True
+        if not self._entered:
+            self.close()
+
+    def _check_placement(self) -> None:
+        from hydrax_core.placement import check_layouts  # noqa: PLC0415  jax is imported while the workers start
+
+        for group in (*self.training, *self.validation):
+            check_layouts(group.loader_layouts)
+
+    def _make(self, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
+        from hydrax_core.placement import place  # noqa: PLC0415  imported by _start() already
+
+        address = host.planned.address
+        training = address.kind == "training"
+        group = (self.training if training else self.validation)[address.group_index]
+        layouts = group.cache_layouts if host.cached else group.loader_layouts
+        arrays = place(host.arrays, layouts, host.additional, group, self._arguments.placement_func)
+        parts = BatchParts(
+            group=group,
+            address=address,
+            arrays=arrays,
+            layouts=layouts,
+            additional=host.additional,
+            indices=tuple(host.indices),
+            seeds=None if host.seeds is None else tuple(host.seeds),
+            seed=host.planned.content.seed,
+            rows=group.batch_size,
+            uncached=not host.cached,
+            progress_total=self.batches_per_epoch if training else self.batches_per_validation,
+        )
+        batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
+        _live_batches.add(batch)
+        return batch
+
+    def _pass(self, engine: Engine, host: HostBatch) -> None:
+        if self.deterministic:
+            self._progress.pass_all_up_to(host.planned.number)
+            return
+        self._progress.pass_one(host.planned.number)
+        while engine.dropped:
+            self._progress.pass_one(engine.dropped.popleft())
+
+    # --- looking at it
+
+    def idle_usec(self) -> int:
+        """Microseconds that ``next()`` has waited for batches since the last call of this method."""
+        return self._tally.idle_usec()
+
+    def stats(self) -> Stats:
+        """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
+        engine = self._engine
+        if engine is None:
+            return self._tally.last or self._snapshot(None)
+        return self._snapshot(engine)
+
+    def _snapshot(self, engine: Engine | None) -> Stats:
+        return self._tally.snapshot(
+            engine, depth=self._arguments.depth, loader_count=self._arguments.loader_count, slot_bytes=self.slot_bytes
+        )
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
+        arguments = self._arguments
+        return save(
+            self._progress,
+            arguments.plan,
+            arguments.training,
+            arguments.validation,
+            arguments.validation_interval,
+            interleave=arguments.interleave_groups,
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the last batch of a saved state.
+
+        The number and kind of workers, ``depth`` and ``end_at`` may differ from those of the loader that was saved.
+
+        Raises:
+            TypeError: ``state`` is not what ``state_dict()`` returned.
+            StateMismatchError: It belongs to another dataset, batch size, seed or shuffle; the text shows what differs.
+        """
+        arguments = self._arguments
+        progress = restore(
+            state,
+            arguments.plan,
+            arguments.training,
+            arguments.validation,
+            arguments.validation_interval,
+            interleave=arguments.interleave_groups,
+        )
+        with self._lock:
+            self.close()
+            self._progress = progress
+            self._ended = False
+
+    def __repr__(self) -> str:
+        state = "running" if self._engine is not None else "not running"
+        return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {self.loader_count} {self.loader_kind} workers>"
+
+
+def _close_engine(engine: Engine, pid: int) -> None:
+    if os.getpid() == pid:
+        engine.close()
+
+
+def debug_batch_references() -> str:
+    """Which batches are alive and what refers to them, as text: for finding out what holds memory."""
+    lines = []
+    for batch in list(_live_batches):
+        lines.append(repr(batch))
+        lines.extend(f"  {text}" for text in _referrers(batch))
+    return "\n".join(lines) or "no batch is alive"
+
+
+def _referrers(batch: Batch[Any]) -> list[str]:
+    own = sys._getframe()  # noqa: SLF001  to leave this function's own frames out
+    texts = []
+    for referrer in gc.get_referrers(batch):
+        if isinstance(referrer, types.FrameType):
+            if referrer is own or referrer.f_code.co_filename == __file__:
+                continue
+            names = [name for name, value in referrer.f_locals.items() if value is batch]
+            texts.append(f"variable {', '.join(names)} in {referrer.f_code.co_name}, {referrer.f_code.co_filename}:{referrer.f_lineno}")
+        elif isinstance(referrer, dict):
+            keys = [key for key, value in referrer.items() if value is batch]
+            module = referrer.get("__name__")
+            texts.append(f"{f'module {module}, ' if module else 'a dict, '}{', '.join(map(repr, keys))}")
+        else:
+            texts.append(f"a {type(referrer).__name__}")
+    return texts

@@ -1,0 +1,462 @@
+"""Plan in, complete host batches out: the thread between the workers and the consumer.
+
+Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead;
+a dead worker is replaced and its items are done again; an error of any kind reaches the consumer, who never waits for
+something that cannot come. Nothing here polls: the thread sleeps until a worker, the consumer or a lease wakes it.
+
+The consumer's thread only looks at ``_ready`` and takes from it; everything else belongs to the engine's thread. That
+is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import selectors
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydrax_core.crew import Crew, Member
+from hydrax_core.errors import (
+    BatchesHeldError,
+    BatchTimeoutError,
+    HydraxError,
+    WorkerDiedError,
+    WorkerStartError,
+)
+from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
+from hydrax_core.layout import Layouts, views
+from hydrax_core.plan import Plan
+from hydrax_core.schedule import OnError, Schedule
+from hydrax_core.slots import SlotPool
+from hydrax_core.workers.messages import ChunkResult, StartFailure
+from hydrax_core.workers.protocol import Worker, WorkerGoneError
+
+__all__ = ["Engine", "EngineSettings", "Waker"]
+
+_GRACE_SECONDS = 1.0
+"""How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
+_MOST_DROPPED = 4096
+_logger = logging.getLogger("hydrax")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine runs; the names are those of ``Dataloader``.
+
+    Attributes:
+        first: Number of the first batch, see ``Plan``.
+        end: Number of the batch to stop before; ``None`` for none.
+        skipped: Numbers not to deliver, as they were handed out before.
+        depth: Batches loaded ahead.
+        loader_count: Workers.
+        deterministic: Whether batches keep the order of the plan.
+        on_error: What to do about a failing item.
+        threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
+    """
+
+    first: int
+    end: int | None
+    skipped: frozenset[int]
+    depth: int
+    loader_count: int
+    deterministic: bool
+    on_error: OnError
+    threaded: bool
+
+
+class Waker:
+    """Wakes a selector from any thread, and from a garbage collection in the middle of anything."""
+
+    def __init__(self) -> None:
+        self._receive, self._send = socket.socketpair()
+        self._receive.setblocking(False)
+        self._send.setblocking(False)
+
+    def fileno(self) -> int:
+        """Readable after ``wake()``."""
+        return self._receive.fileno()
+
+    def wake(self) -> None:
+        """Make the descriptor readable."""
+        try:
+            self._send.send(b"\0")
+        except OSError:
+            pass  # full: it is readable already; closed: nobody waits
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable."""
+        try:
+            self._receive.recv(4096)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._send.close()
+        self._receive.close()
+
+
+class Engine:
+    """Loads the batches of a plan.
+
+    Args:
+        plan: The plan.
+        groups: Training before validation; ``training_groups`` of them are training.
+        training_groups: See ``groups``.
+        pool: The slots; the engine closes it.
+        waker: What the pool wakes when a slot comes free.
+        start_worker: Starts a worker of a number.
+        settings: See ``EngineSettings``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        groups: Sequence[JobGroup],
+        training_groups: int,
+        pool: SlotPool,
+        waker: Waker,
+        start_worker: Callable[[int], Worker],
+        settings: EngineSettings,
+    ) -> None:
+        self._plan = plan
+        self._groups = groups
+        self._training_groups = training_groups
+        self._pool = pool
+        self._waker = waker
+        self._settings = settings
+        self._pid = os.getpid()
+        self._schedule = Schedule(groups, settings.loader_count, settings.on_error, plan.substitute)
+        self._crew = Crew(start_worker, settings.loader_count)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(waker, selectors.EVENT_READ)
+        self._next = settings.first
+        self._jobs: dict[int, BatchJob] = {}
+        self._ready: deque[HostBatch | Exception] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._admitted = 0
+        self._settled = 0
+        """Batches taken by the consumer, failed or dropped; in the consumer's thread only for the first."""
+        self._taken = 0
+        self._waiting = False
+        self._stopping = False
+        self._ended = False
+        self._fatal: Exception | None = None
+        self._said: set[str] = set()
+        self.skipped_batches = 0
+        self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
+        """Numbers of batches that failed; whoever keeps the position takes them out."""
+        self.started = time.perf_counter()
+        self.first_ready: float | None = None
+        self.first_complete: float | None = None
+        self._thread: threading.Thread | None = None
+        _engines.add(self)
+
+    def start(self) -> None:
+        """Start the workers and the thread."""
+        self._crew.start()
+        if self._settings.threaded:
+            self._thread = threading.Thread(target=self._run, name="hydrax-engine", daemon=True)
+            self._thread.start()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The batches in work, for their counts."""
+        return self._schedule
+
+    @property
+    def crew(self) -> Crew:
+        """The workers, for their counts."""
+        return self._crew
+
+    @property
+    def pool(self) -> SlotPool:
+        """The slots, for their counts."""
+        return self._pool
+
+    def wait(self, seconds: float | None) -> HostBatch | None:
+        """The next batch, which stays here until ``take()``; ``None`` at the end of the run.
+
+        Raises:
+            BatchTimeoutError: None arrived within ``seconds``.
+            HydraxError: What went wrong on the way; after a ``LoaderError`` the next call goes on behind that batch.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self._ready:
+            if self._fatal is not None:
+                raise self._fatal
+            if self._ended:
+                return None
+            if os.getpid() != self._pid:
+                raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
+            if not self._settings.threaded:
+                self._turn(block=False)
+                continue
+            self._await_arrival(deadline, seconds)
+        item = self._ready[0]
+        if isinstance(item, Exception):
+            self._ready.popleft()
+            self._waker.wake()
+            raise item
+        return item
+
+    def take(self, note: str) -> None:
+        """Take the batch that ``wait()`` returned; ``note`` says where, for error texts."""
+        batch = self._ready.popleft()
+        assert isinstance(batch, HostBatch)
+        if batch.slot is not None:
+            self._pool.annotate(batch.slot, note)
+        self._taken += 1
+        self._waker.wake()
+
+    @property
+    def filling_slots(self) -> frozenset[int]:
+        """Slots of batches being loaded."""
+        return frozenset(job.slot for job in list(self._jobs.values()))
+
+    @property
+    def ready_slots(self) -> frozenset[int]:
+        """Slots of complete batches not taken yet."""
+        return frozenset(b.slot for b in list(self._ready) if isinstance(b, HostBatch) and b.slot is not None)
+
+    def close(self) -> None:
+        """End thread and workers, within two seconds, and free what is not held."""
+        if os.getpid() != self._pid:
+            return
+        self._stopping = True
+        self._waker.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_GRACE_SECONDS)
+        self._crew.close(_GRACE_SECONDS)
+        self._selector.close()
+        self._waker.close()
+        self._ready.clear()
+        self._jobs.clear()
+        self.interrupt()
+        self._pool.close()
+        _engines.discard(self)
+
+    def _await_arrival(self, deadline: float | None, seconds: float | None) -> None:
+        self._waiting = True  # set before looking again: the bell rings only for who waits
+        try:
+            if self._ready or self._ended or self._fatal is not None:
+                return
+            if self._pool.short:
+                self._waker.wake()  # so that the engine sees that somebody waits while no slot is left
+            self._bell.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            text = f"no batch arrived within {seconds:g} s; {self._crew.report(self._schedule)}"
+            raise BatchTimeoutError(text) from None
+        finally:
+            self._waiting = False
+
+    def _ring(self) -> None:
+        """Wake the consumer; a SimpleQueue, unlike an Event, is safe in signal handlers."""
+        if self._waiting:
+            self._bell.put(None)
+
+    def interrupt(self) -> None:
+        """Let ``wait()`` return ``None`` from now on; safe in threads and signal handlers."""
+        self._ended = True
+        self._bell.put(None)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn(block=True)
+        except Exception as error:  # the consumer must hear of a defect of ours, too
+            if not self._stopping:
+                _logger.exception("the engine failed")
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._fatal = error
+        self._ring()
+
+    def _turn(self, *, block: bool) -> None:
+        """Hand out work, wait for something to happen, take in what came."""
+        if self._fatal is None:
+            self._admit()
+            self._feed()
+        self._crew.watch(self._selector)
+        for key, _ in self._selector.select(None if block else 0):
+            if key.data is None:
+                self._waker.clear()
+            elif key.fd in key.data.watched:  # not one that was replaced a moment ago
+                self._hear(key.data, key.fd)
+        for member in self._crew.members:
+            if not member.worker.descriptors:
+                self._hear(member, -1)
+        self._deliver()
+
+    def _admit(self) -> None:
+        settings = self._settings
+        while self._admitted - self._taken - self._settled < settings.depth:
+            if settings.end is not None and self._next >= settings.end:
+                return
+            if self._next in settings.skipped:
+                self._next += 1
+                continue
+            slot = self._pool.acquire(settings.depth + 2)
+            if slot is None:
+                self._out_of_slots()
+                return
+            self._warn_if_hoarding()
+            planned = self._plan.batch(self._next)
+            group = planned.address.group_index
+            if planned.address.kind == "validation":
+                group += self._training_groups
+            content = planned.content
+            seeds = None if content.seeds is None else content.seeds.tolist()
+            job = BatchJob(planned, group, slot, content.indices.tolist(), seeds)
+            if len(job.indices) < self._groups[group].batch_size:
+                self._clear_padding(job)
+            self._jobs[self._next] = job
+            self._schedule.add(job)
+            self._next += 1
+            self._admitted += 1
+
+    def _clear_padding(self, job: BatchJob) -> None:
+        mapping, offset = self._pool.memory.locate(job.slot)
+        block = memoryview(mapping)[offset : offset + self._pool.memory.stride]
+        for array in views(block, self._groups[job.group].layouts).values():
+            array[len(job.indices) :] = 0
+
+    def _feed(self) -> None:
+        while (member := self._crew.least_busy()) is not None:
+            chunk = self._schedule.next_chunk()
+            if chunk is None:
+                return
+            try:
+                member.send(chunk, self._schedule.estimate(chunk))
+            except WorkerGoneError:
+                raise
+            except Exception as error:  # noqa: BLE001  a descriptor's own pickling may raise anything
+                row, cause = self._crew.find_unsendable(chunk, error)
+                self._schedule.refuse(chunk, row, cause)
+
+    def _hear(self, member: Member, descriptor: int) -> None:
+        try:
+            reports = member.worker.reports(descriptor)
+        except WorkerGoneError as gone:
+            self._replace(member, str(gone))
+            return
+        for report in reports:
+            if isinstance(report, ChunkResult):
+                member.done(report)
+                self._crew.progress()
+                self._schedule.accept(report)
+                for notice in report.notices:
+                    self._say_once(notice)
+            elif isinstance(report, StartFailure):
+                trace = f"\n\nIn the worker:\n{report.traceback}"
+                self._fail(WorkerStartError(f"worker {member.worker.number} could not start: {report.cause}{trace}"))
+            else:
+                member.ready = True
+                if self.first_ready is None:
+                    self.first_ready = time.perf_counter()
+
+    def _replace(self, member: Member, how: str) -> None:
+        if self._stopping or self._fatal is not None:
+            return
+        busy = member.busy()
+        what = self._schedule.describe(*busy) if busy is not None else None
+        doing = "idle" if what is None else f"at item {what[1]} of {what[0]}"
+        _logger.warning("worker %d ended: %s; it was %s; it is replaced", member.worker.number, how, doing)
+        self._schedule.lose(member.unanswered(), busy, how)
+        if not self._crew.replace(member, self._selector):
+            message = f"workers end before they do any work; of the last: {how}"
+            self._fail(WorkerDiedError(message, None, None, None, how))
+
+    def _deliver(self) -> None:
+        for number, job in list(self._jobs.items()):
+            if job.complete:
+                del self._jobs[number]
+                self._settle(job)
+            elif self._settings.deterministic:
+                break
+        at_end = self._settings.end is not None and self._next >= self._settings.end
+        if at_end and not self._jobs and not self._ended:
+            self._ended = True
+            self._ring()
+
+    def _settle(self, job: BatchJob) -> None:
+        error = job.error
+        if error is None:
+            self._ready.append(self._host_batch(job))
+            if self.first_complete is None:
+                self.first_complete = time.perf_counter()
+            self._ring()
+            return
+        self._pool.release(job.slot)
+        self._settled += 1
+        self.dropped.append(job.planned.number)
+        if self._settings.on_error == "skip":
+            self.skipped_batches += 1
+            self._say_once(f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip")
+            return
+        self._ready.append(error)
+        self._ring()
+
+    def _host_batch(self, job: BatchJob) -> HostBatch:
+        root = self._pool.lease(job.slot)
+        arrays = views(root, self._groups[job.group].layouts)
+        return HostBatch(job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=False)
+
+    def _out_of_slots(self) -> None:
+        """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
+        if self._waiting and not self._jobs and not self._ready:
+            notes = self._pool.held()
+            places = "; ".join(f"{count} at {place}" for place, count in _counted(notes))
+            self._ready.append(
+                BatchesHeldError(
+                    f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next one; "
+                    f"they were handed out: {places}. Drop the arrays (or call batch.close()), or raise max_held"
+                )
+            )
+            self._ring()
+
+    def _warn_if_hoarding(self) -> None:
+        held = self._pool.count - self._settings.depth
+        if held <= self._settings.depth + 1 or "held" in self._said:
+            return
+        notes = self._pool.held()
+        if len(notes) > self._settings.depth:
+            places = "; ".join(f"{count} at {place}" for place, count in _counted(notes))
+            self._say_once(
+                f"{len(notes)} batches are held, more than depth={self._settings.depth}: the loader takes more memory for "
+                f"new ones and gives it back later; they were handed out: {places}",
+                key="held",
+            )
+
+    def _say_once(self, text: str, key: str | None = None) -> None:
+        if (key or text) not in self._said:
+            self._said.add(key or text)
+            _logger.warning("%s", text)
+
+
+def _counted(notes: Sequence[str]) -> list[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for note in notes:
+        counts[note] = counts.get(note, 0) + 1
+    return list(counts.items())
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Engines that run, so that a fork's child lets go of their workers."""
+
+
+def _after_fork_in_child() -> None:
+    for engine in list(_engines):
+        engine.crew.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,170 @@
+"""Everything hydrax raises on purpose.
+
+Every error says what happened, where (group, epoch, batch, item) and what to do about it::
+
+    HydraxError
+    ├── LoaderError            loader_func failed on an item; carries the worker's traceback
+    ├── WorkerError            worker processes, apart from the items they load
+    │   ├── WorkerStartError   a worker could not start: startup_func raised, loader_func could not be sent
+    │   └── WorkerDiedError    one item killed several workers, or workers die without doing any work
+    ├── BatchTimeoutError      no batch within timeout_sec (also a TimeoutError)
+    ├── BatchesHeldError       the consumer holds more batches than allowed (also a MemoryError)
+    ├── BatchClosedError       a batch was used after close() (also a RuntimeError)
+    ├── PlacementError         arrays cannot be placed as declared (also a ValueError)
+    ├── StateMismatchError     load_state_dict() of another dataset or other settings (also a ValueError)
+    └── CacheError             the cache on disk
+        ├── CacheMismatchError   the cache holds something else than the group asks for
+        ├── NotACacheError       the folder exists and is no cache
+        └── CacheBusyError       the folder is being written by a run
+
+Wrong arguments raise plain ``ValueError`` and ``TypeError`` that name the argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "BatchAddress",
+    "BatchClosedError",
+    "BatchTimeoutError",
+    "BatchesHeldError",
+    "CacheBusyError",
+    "CacheError",
+    "CacheMismatchError",
+    "HydraxError",
+    "LoaderError",
+    "NotACacheError",
+    "PlacementError",
+    "StateMismatchError",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerStartError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAddress:
+    """Where a batch stands in the run; all numbers are zero-based.
+
+    Attributes:
+        kind: ``"training"`` or ``"validation"``.
+        group_index: Position of the group among the groups of its kind.
+        epoch: Training epoch, or the number of the validation run.
+        epoch_batch: Position within that epoch or validation run.
+        batch_num: Position among all batches of the kind.
+    """
+
+    kind: str
+    group_index: int
+    epoch: int
+    epoch_batch: int
+    batch_num: int
+
+    def __str__(self) -> str:
+        run = "epoch" if self.kind == "training" else "validation run"
+        return f"{self.kind} group {self.group_index}, {run} {self.epoch}, batch {self.epoch_batch}"
+
+
+class HydraxError(Exception):
+    """Base of every error that hydrax raises on purpose, wrong arguments apart."""
+
+
+class LoaderError(HydraxError):
+    """``loader_func`` failed on an item.
+
+    Attributes:
+        address: The batch that the item belongs to.
+        index: Index of the item in its group's data.
+        descriptor: The item itself, as it was given to the loader.
+        cause: The exception in one line, ``"ValueError: bad header"``.
+        worker_traceback: The worker's own traceback, as text.
+    """
+
+    def __init__(self, address: BatchAddress, index: int, descriptor: Any, cause: str, worker_traceback: str) -> None:
+        self.address = address
+        self.index = index
+        self.descriptor = descriptor
+        self.cause = cause
+        self.worker_traceback = worker_traceback
+        super().__init__(address, index, descriptor, cause, worker_traceback)
+
+    def __str__(self) -> str:
+        trace = f"\n\nIn the worker:\n{self.worker_traceback}" if self.worker_traceback else ""
+        return f"item {self.index} ({shorten(self.descriptor)}) of {self.address} failed: {self.cause}{trace}"
+
+
+class WorkerError(HydraxError):
+    """Something is wrong with the worker processes, apart from the items they load."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker could not start: ``startup_func`` raised, or ``loader_func`` could not be sent or imported."""
+
+
+class WorkerDiedError(WorkerError):
+    """Workers die: one item killed several of them, or they die without doing any work.
+
+    Attributes:
+        address: The batch in work, ``None`` where no item was in work.
+        index: Index of the item in its group's data, ``None`` likewise.
+        descriptor: The item.
+        how: How the last worker ended, in words, ``"killed by SIGSEGV (segmentation fault)"``.
+    """
+
+    def __init__(self, message: str, address: BatchAddress | None, index: int | None, descriptor: Any, how: str) -> None:
+        self.message = message
+        self.address = address
+        self.index = index
+        self.descriptor = descriptor
+        self.how = how
+        super().__init__(message, address, index, descriptor, how)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BatchTimeoutError(HydraxError, TimeoutError):
+    """No batch arrived within ``timeout_sec``; the text says what every worker is busy with."""
+
+
+class BatchesHeldError(HydraxError, MemoryError):
+    """The consumer holds more batches than ``max_held`` allows; the text says where they were handed out."""
+
+
+class BatchClosedError(HydraxError, RuntimeError):
+    """A batch was used after ``close()``."""
+
+
+class PlacementError(HydraxError, ValueError):
+    """Arrays cannot be placed as declared, or ``placement_func`` returned something else than declared."""
+
+
+class StateMismatchError(HydraxError, ValueError):
+    """A saved state belongs to another dataset or to other settings; the text shows both sides."""
+
+
+class CacheError(HydraxError):
+    """The cache on disk."""
+
+
+class CacheMismatchError(CacheError, ValueError):
+    """The cache holds something else than the group asks for; the text shows both sides."""
+
+
+class NotACacheError(CacheError, ValueError):
+    """The folder exists, is not empty and is no hydrax cache."""
+
+
+class CacheBusyError(CacheError):
+    """The folder is being written by a run."""
+
+
+def shorten(value: Any, limit: int = 200) -> str:
+    """``repr(value)`` of bounded length, also where the repr itself fails."""
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  a descriptor's broken repr must not hide the error it belongs to
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

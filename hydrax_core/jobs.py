@@ -1,0 +1,117 @@
+"""The bookkeeping of one batch on its way from the plan to the consumer: values that the rooms of the engine share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
+from hydrax_core.layout import Layouts
+from hydrax_core.plan import PlannedBatch
+
+__all__ = ["BatchJob", "HostBatch", "JobGroup"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobGroup:
+    """What the engine knows of a group.
+
+    Attributes:
+        data: The descriptors.
+        layouts: Layouts of the loaded arrays.
+        batch_size: Rows of a batch.
+        zeroed: Whether rows are zeroed before the loader gets them.
+    """
+
+    data: Sequence[Any]
+    layouts: Layouts
+    batch_size: int
+    zeroed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """A complete batch in host memory.
+
+    Attributes:
+        planned: Which batch it is.
+        group: Ordinal of its group, training before validation.
+        slot: Where it lies, ``None`` where it lies in no slot.
+        arrays: NumPy arrays by name; they keep the memory that they lie in.
+        indices: Index of each real row in the group's data.
+        seeds: Seed of each real row, ``None`` in validation.
+        additional: Additional data by name, with batch-size many values each.
+        cached: Whether it is in the cached layout.
+    """
+
+    planned: PlannedBatch
+    group: int
+    slot: int | None
+    arrays: Mapping[str, npt.NDArray[Any]]
+    indices: Sequence[int]
+    seeds: Sequence[int] | None
+    additional: Mapping[str, Sequence[Any]]
+    cached: bool
+
+
+@dataclass(slots=True)
+class BatchJob:
+    """A batch being loaded.
+
+    Attributes:
+        planned: Which batch it is.
+        group: Ordinal of its group, training before validation.
+        slot: Where it is loaded.
+        indices: Index of each real row; substitutes replace entries.
+        seeds: Seed of each real row, ``None`` in validation.
+        cut: Rows handed out in chunks so far.
+        open: Rows handed out whose outcome is not known.
+        additional: Additional data by name.
+        failures: Errors by row.
+        attempts: Substitutes tried by row.
+    """
+
+    planned: PlannedBatch
+    group: int
+    slot: int
+    indices: list[int]
+    seeds: list[int] | None
+    cut: int = 0
+    open: int = 0
+    additional: dict[str, list[Any]] = field(default_factory=dict)
+    failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def address(self) -> BatchAddress:
+        """Where the batch stands in the run."""
+        return self.planned.address
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row is left to wait for; after a failure, rows not handed out are left."""
+        return self.open == 0 and (self.cut == len(self.indices) or bool(self.failures))
+
+    @property
+    def error(self) -> LoaderError | WorkerDiedError | None:
+        """The error of the first failing row: the same whatever the workers' timing."""
+        return self.failures[min(self.failures)] if self.failures else None
+
+    def add(self, row: int, values: Mapping[str, Any], batch_size: int) -> None:
+        """Take the additional data of a row."""
+        for name, value in values.items():
+            self.additional.setdefault(name, [None] * batch_size)[row] = value
+
+    def failed(self, row: int, descriptor: Any, cause: str, traceback: str) -> LoaderError:
+        """The error of an item that failed."""
+        return LoaderError(self.address, self.indices[row], descriptor, cause, traceback)
+
+    def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
+        """The error of an item that killed workers."""
+        message = (
+            f"item {self.indices[row]} ({shorten(descriptor)}) of {self.address} killed {times} workers; of the last: {how}"
+        )
+        return WorkerDiedError(message, self.address, self.indices[row], descriptor, how)

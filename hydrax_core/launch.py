@@ -1,0 +1,125 @@
+"""From checked arguments to a running engine: slots, workers of the chosen kind, settings."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from hydrax_core.arguments import Arguments
+from hydrax_core.engine import Engine, EngineSettings, Waker
+from hydrax_core.jobs import JobGroup
+from hydrax_core.plan import Position
+from hydrax_core.slots import SlotPool, memory_budget
+from hydrax_core.state import Progress
+from hydrax_core.workers.body import ChunkRunner
+from hydrax_core.workers.inline import InlineWorker
+from hydrax_core.workers.messages import GroupSetup, WorkerSetup
+from hydrax_core.workers.process import ProcessWorkers
+from hydrax_core.workers.protocol import Worker
+from hydrax_core.workers.thread import ThreadWorker
+
+__all__ = ["launch", "slot_bytes"]
+
+_LARGE_FUNCTION = 64 << 20
+_MOST_SLOTS = 1 << 20
+_logger = logging.getLogger("hydrax")
+
+
+def slot_bytes(arguments: Arguments) -> int:
+    """Bytes of a slot: the largest batch of any group."""
+    return max(group.loader_size for group in (*arguments.training, *arguments.validation))
+
+
+def launch(arguments: Arguments, progress: Progress) -> Engine:
+    """Start the engine at a position of the run.
+
+    Raises:
+        TypeError: ``loader_func`` or ``startup_func`` cannot be sent to a worker process.
+        MemoryError: Not even the slots of ordinary use fit into memory.
+    """
+    inline = arguments.loader_kind == "inline"
+    depth = 1 if inline else arguments.depth
+    count = 1 if inline else arguments.loader_count
+    size = slot_bytes(arguments)
+    max_held = arguments.max_held
+    if max_held is None:
+        max_held = max(depth + 2, min(memory_budget() // size, _MOST_SLOTS))
+    functions = _functions(arguments) if arguments.loader_kind == "process" else b""
+    waker = Waker()
+    pool = SlotPool(size, depth + max_held, count, depth + 2, waker.wake)
+    groups = [
+        JobGroup(group, group.loader_layouts, group.batch_size, group.zeroed)
+        for group in (*arguments.training, *arguments.validation)
+    ]
+    plan, last = arguments.plan, arguments.last_batch
+    settings = EngineSettings(
+        first=progress.next_number,
+        end=None if last is None else plan.number(Position(last, plan.batches_per_validation)),
+        skipped=frozenset(progress.ahead),
+        depth=depth,
+        loader_count=count,
+        deterministic=arguments.deterministic,
+        on_error=arguments.on_error,
+        threaded=not inline,
+    )
+    start_worker = _worker_starter(arguments, groups, pool, functions)
+    engine = Engine(plan, groups, len(arguments.training), pool, waker, start_worker, settings)
+    try:
+        engine.start()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _functions(arguments: Arguments) -> bytes:
+    stop_at_failure = arguments.on_error != "substitute"
+    try:
+        functions: bytes = cloudpickle.dumps((arguments.loader_func, arguments.startup_func, stop_at_failure), protocol=5)
+    except Exception as error:
+        raise TypeError(
+            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it must not capture open "
+            "files, locks, sockets and the like: open them in startup_func, or use loader_kind='thread'"
+        ) from error
+    if len(functions) > _LARGE_FUNCTION:
+        _logger.warning(
+            "loader_func carries %d MiB of data with it, a copy of which goes to each of the workers; "
+            "open large arrays inside the workers instead, such as numpy.load(path, mmap_mode='r') in startup_func",
+            len(functions) >> 20,
+        )
+    return functions
+
+
+def _worker_starter(
+    arguments: Arguments, groups: list[JobGroup], pool: SlotPool, functions: bytes
+) -> Callable[[int], Worker]:
+    setups = [GroupSetup(dict(group.layouts), group.zeroed) for group in groups]
+    memory = pool.memory
+    if arguments.loader_kind == "process":
+        setup = WorkerSetup(
+            number=0,
+            search_path=list(sys.path),
+            nice=arguments.loader_nice,
+            slot_size=memory.slot_size,
+            workers=memory.workers,
+            base=memory.base,
+            groups=pickle.dumps(setups, protocol=5),
+            functions=functions,
+        )
+        return ProcessWorkers(setup, memory).start
+    loader_func, startup_func = arguments.loader_func, arguments.startup_func
+    stop_at_failure = arguments.on_error != "substitute"
+    kind: Any = ThreadWorker if arguments.loader_kind == "thread" else InlineWorker
+
+    def start(number: int) -> Worker:
+        status = memory.status(number)
+        runner = ChunkRunner(loader_func, setups, memory, status, stop_at_failure=stop_at_failure)
+        worker: Worker = kind(number, runner, status, startup_func)
+        return worker
+
+    return start

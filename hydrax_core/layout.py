@@ -1,0 +1,155 @@
+"""Shapes, dtypes and offsets of the arrays of one batch in one block of memory.
+
+Promise: every array starts at a multiple of 64 bytes from the start of the block, which lets the CPU backend of jax
+alias it without a copy. A layout depends on the declared arrays and the batch size alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ALIGNMENT", "ArrayLayout", "ArraySpec", "Layouts", "array_layouts", "array_specs", "block_size", "views"]
+
+ALIGNMENT = 64
+"""Bytes; jax's CPU backend copies an array that starts elsewhere than at a multiple of this (measured, jax 0.10)."""
+
+_SPEC_FORM = "(shape without batch, numpy dtype[, jax dtype])"
+_SPEC_LENGTHS = (2, 3)
+
+
+class ArraySpec(NamedTuple):
+    """One declared array: the shape of one item and the dtypes on both sides."""
+
+    shape: tuple[int, ...]
+    numpy_dtype: np.dtype[Any]
+    jax_dtype: np.dtype[Any]
+
+
+class ArrayLayout(NamedTuple):
+    """Where an array of a batch lies.
+
+    Attributes:
+        shape: Shape with the leading batch dimension.
+        numpy_dtype: Dtype in the loader's memory.
+        jax_dtype: Dtype of the jax array.
+        offset: First byte within the batch's block of memory, a multiple of 64.
+        size: Number of elements.
+    """
+
+    shape: tuple[int, ...]
+    numpy_dtype: np.dtype[Any]
+    jax_dtype: np.dtype[Any]
+    offset: int
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the elements take, without padding."""
+        return self.size * self.numpy_dtype.itemsize
+
+
+Layouts: TypeAlias = Mapping[str, ArrayLayout]
+
+
+def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArraySpec]:
+    """Validate a declaration ``name -> (shape, numpy dtype[, jax dtype])``.
+
+    Args:
+        argument: Name of the user's argument, for the error texts.
+        arrays: The declaration.
+
+    Raises:
+        TypeError: Something has the wrong type; the text names the array.
+        ValueError: A dimension is not positive, a dtype is not numeric, or nothing is declared.
+    """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{argument}: expected a dict of name -> {_SPEC_FORM}, got {type(arrays).__name__}")
+    if not arrays:
+        raise ValueError(f"{argument}: no array is declared; expected at least one name -> {_SPEC_FORM}")
+    return MappingProxyType({_name(argument, name): _spec(f"{argument}[{name!r}]", spec) for name, spec in arrays.items()})
+
+
+def _name(argument: str, name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"{argument}: array names are non-empty strings, got {name!r}")
+    return name
+
+
+def _spec(where: str, spec: Any) -> ArraySpec:
+    if not isinstance(spec, tuple | list) or len(spec) not in _SPEC_LENGTHS:
+        raise TypeError(f"{where}: expected {_SPEC_FORM}, got {spec!r}")
+    shape = spec[0]
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}; a scalar an item has the shape ()")
+    for dim in shape:
+        if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
+            raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}")
+        if dim <= 0:
+            raise ValueError(f"{where}: every dimension is at least 1, got {shape!r}")
+    numpy_dtype = _dtype(where, spec[1])
+    jax_dtype = _dtype(where, spec[2]) if len(spec) == max(_SPEC_LENGTHS) else numpy_dtype
+    return ArraySpec(tuple(int(dim) for dim in shape), numpy_dtype, jax_dtype)
+
+
+def _dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    if dtype is None:
+        raise TypeError(f"{where}: a dtype is missing, got None")
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = _extended_dtype(where, dtype)
+    if found.hasobject or found.names is not None or found.subdtype is not None or found.kind in "SUMm":
+        raise ValueError(f"{where}: jax has no dtype {found}; expected a bool, integer, float or complex dtype")
+    if found.kind == "V" and not _is_extended(found):
+        raise ValueError(f"{where}: jax has no dtype {found}; expected a bool, integer, float or complex dtype")
+    if not found.isnative:
+        raise ValueError(f"{where}: the dtype {found!r} has foreign byte order; use {found.newbyteorder('=')!r}")
+    return found
+
+
+def _extended_dtype(where: str, dtype: Any) -> np.dtype[Any]:
+    """A dtype that NumPy does not know by name, such as ``"bfloat16"``."""
+    import ml_dtypes  # noqa: PLC0415  only who uses such a dtype pays for it
+
+    kind = getattr(ml_dtypes, dtype, None) if isinstance(dtype, str) else None
+    if kind is None:
+        raise TypeError(f"{where}: {dtype!r} is no dtype that NumPy or ml_dtypes know")
+    return np.dtype(kind)
+
+
+def _is_extended(dtype: np.dtype[Any]) -> bool:
+    return dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+
+
+def array_layouts(batch_size: int, specs: Mapping[str, ArraySpec]) -> Layouts:
+    """Lay the arrays of a batch one after the other, each at a multiple of 64 bytes."""
+    layouts: dict[str, ArrayLayout] = {}
+    offset = 0
+    for name, spec in specs.items():
+        shape = (batch_size, *spec.shape)
+        layouts[name] = ArrayLayout(shape, spec.numpy_dtype, spec.jax_dtype, offset, math.prod(shape))
+        offset = aligned(offset + layouts[name].nbytes)
+    return MappingProxyType(layouts)
+
+
+def block_size(layouts: Layouts) -> int:
+    """Bytes of the block that holds all arrays, the last one's padding included."""
+    return max((aligned(layout.offset + layout.nbytes) for layout in layouts.values()), default=0)
+
+
+def aligned(size: int, alignment: int = ALIGNMENT) -> int:
+    """``size`` rounded up to a multiple of ``alignment``."""
+    return -(-size // alignment) * alignment
+
+
+def views(buffer: Any, layouts: Layouts) -> dict[str, npt.NDArray[Any]]:
+    """NumPy arrays of shape ``layout.shape`` over the block ``buffer``; nothing is copied."""
+    return {
+        name: np.ndarray(layout.shape, layout.numpy_dtype, buffer, layout.offset) for name, layout in layouts.items()
+    }

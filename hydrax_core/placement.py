@@ -1,0 +1,93 @@
+"""From host memory to jax arrays: the only file that imports jax.
+
+Promise: no copy where the backend can do without. On the CPU backend ``jax.device_put`` aliases a C-contiguous NumPy array
+at a 64-byte boundary whose dtype stays; on an accelerator the transfer is the copy. A dtype is converted on the device,
+after the transfer, so that uint8 images travel as bytes. What a user's ``placement_func`` returns is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.errors import PlacementError
+from hydrax_core.layout import Layouts
+
+if TYPE_CHECKING:
+    from hydrax_core.group import DataGroup
+
+__all__ = ["PlacementFunc", "check_layouts", "place", "split_rows"]
+
+HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+PlacementFunc: TypeAlias = "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
+
+
+def check_layouts(layouts: Layouts) -> None:
+    """Refuse dtypes that jax would change in silence.
+
+    Raises:
+        PlacementError: A 64-bit dtype is declared while jax is in its 32-bit mode.
+    """
+    for name, layout in layouts.items():
+        usable = jax.dtypes.canonicalize_dtype(layout.jax_dtype)
+        if usable != layout.jax_dtype:
+            raise PlacementError(
+                f"array {name!r}: jax would turn {layout.jax_dtype} into {usable} in silence; declare the jax dtype "
+                f"{str(usable)!r} (the third entry of its definition), or set jax.config.update('jax_enable_x64', True)"
+            )
+
+
+def place(
+    arrays: HostArrays,
+    layouts: Layouts,
+    additional: Mapping[str, Sequence[Any]],
+    group: DataGroup[Any],
+    placement_func: PlacementFunc | None,
+) -> dict[str, jax.Array]:
+    """The jax arrays of a batch, by ``placement_func`` or uncommitted on jax's default device.
+
+    Raises:
+        PlacementError: ``placement_func`` returned something else than declared.
+    """
+    if placement_func is not None:
+        return _checked(placement_func(arrays, layouts, additional, group), layouts)
+    placed = jax.device_put(dict(arrays))
+    for name, layout in layouts.items():
+        if layout.jax_dtype != layout.numpy_dtype:
+            placed[name] = _converter(layout.jax_dtype)(placed[name])
+    return placed
+
+
+def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
+    """Rows ``first`` to ``end`` of an array, on a device."""
+    return jax.device_put(array[first:end], device)
+
+
+@cache
+def _converter(dtype: np.dtype[Any]) -> Callable[[jax.Array], jax.Array]:
+    def convert(array: jax.Array) -> jax.Array:
+        return jax.lax.convert_element_type(array, dtype)
+
+    return jax.jit(convert)
+
+
+def _checked(placed: Any, layouts: Layouts) -> dict[str, jax.Array]:
+    if not isinstance(placed, Mapping):
+        raise PlacementError(f"placement_func: expected a dict of jax arrays, got {type(placed).__name__}")
+    if placed.keys() != layouts.keys():
+        raise PlacementError(f"placement_func: expected the arrays {sorted(layouts)}, got {sorted(placed)}")
+    for name, array in placed.items():
+        layout = layouts[name]
+        if not isinstance(array, jax.Array):
+            raise PlacementError(f"placement_func: {name!r} is a {type(array).__name__}, not a jax array")
+        if array.shape != layout.shape or array.dtype != layout.jax_dtype:
+            raise PlacementError(
+                f"placement_func: {name!r} is {array.dtype}{list(array.shape)}, "
+                f"declared is {layout.jax_dtype}{list(layout.shape)}"
+            )
+    return {name: placed[name] for name in layouts}

@@ -1,0 +1,230 @@
+"""Places for batches in one sparse, anonymous memory file, and the leases on them.
+
+Promise: a slot is given to one batch at a time, and given again only after the last array over it is gone, computations
+in flight included. Memory is taken when a slot is first used and can be handed back. The kernel frees all of it with the
+last process that maps it: nothing is left behind, whatever ends them.
+
+How a lease ends: NumPy and jax arrays over a slot keep a ctypes object alive (the *root* of the lease); a weak reference
+to it fires when the last of them is gone. jaxlib drops its hold late, at its next call or a garbage collection, so a
+pool that is short of slots calls ``gc.collect(0)`` before it takes more memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import mmap
+import os
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hydrax_core.layout import aligned
+
+__all__ = ["SlotMemory", "SlotPool", "memory_budget"]
+
+_MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; Python has no name for it
+_STATUS_WORDS = 8
+_IDLE_ROUNDS = 64
+"""How many batches in a row may leave a slot unused before its memory is handed back."""
+
+
+def memory_budget() -> int:
+    """Half of the memory that this process may use, in bytes: of the machine's or of its control group's."""
+    total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            total = min(total, int(Path(limit).read_text("ascii")))
+    return total // 2
+
+
+class SlotMemory:
+    """The memory file as one process sees it: a status page and the slots, mapped as they are used.
+
+    Args:
+        fd: The file; it is not closed here.
+        slot_size: Bytes of a slot.
+        workers: Number of workers, each of which has a status block.
+        base: Slots mapped at once at first; each further mapping doubles their number, because each costs a descriptor.
+    """
+
+    def __init__(self, fd: int, slot_size: int, workers: int, base: int) -> None:
+        self.fd = fd
+        self.slot_size = slot_size
+        self.workers = workers
+        self.base = base
+        self.stride = aligned(max(slot_size, 1), mmap.PAGESIZE)
+        self._header = aligned(workers * _STATUS_WORDS * 8, mmap.PAGESIZE)
+        self._status: mmap.mmap | None = None
+        self._segments: dict[int, mmap.mmap] = {}
+
+    def length(self, slots: int) -> int:
+        """Bytes of a file with room for ``slots``."""
+        return self._header + max(slots, self.base) * self.stride
+
+    def status(self, worker: int) -> memoryview:
+        """The status block of a worker: eight unsigned 64-bit words."""
+        if self._status is None:
+            self._status = mmap.mmap(self.fd, self._header)
+        first = worker * _STATUS_WORDS
+        return memoryview(self._status).cast("Q")[first : first + _STATUS_WORDS]
+
+    def locate(self, slot: int) -> tuple[mmap.mmap, int]:
+        """The mapping that holds a slot and the slot's offset in it."""
+        segment = (slot // self.base).bit_length()
+        first = 0 if segment == 0 else self.base << (segment - 1)
+        if segment not in self._segments:
+            slots = self.base if segment == 0 else first
+            offset = self._header + first * self.stride
+            self._segments[segment] = mmap.mmap(self.fd, slots * self.stride, offset=offset)
+        return self._segments[segment], (slot - first) * self.stride
+
+    def prefault(self, slot: int) -> None:
+        """Have the pages of a slot mapped now: first touches run at a twentieth of the speed of warm memory."""
+        mapping, offset = self.locate(slot)
+        with contextlib.suppress(OSError):
+            mapping.madvise(_MADV_POPULATE_WRITE, offset, self.stride)
+
+    def discard(self, slot: int) -> None:
+        """Give the memory of a slot back; its content becomes zeros."""
+        mapping, offset = self.locate(slot)
+        with contextlib.suppress(OSError, AttributeError):
+            mapping.madvise(mmap.MADV_REMOVE, offset, self.stride)
+
+
+class _Lease(weakref.ref[Any]):
+    """A weak reference to a lease's root that remembers the slot."""
+
+    __slots__ = ("note", "slot")
+    slot: int
+    note: str
+
+
+class SlotPool:
+    """The slots of one loader.
+
+    Only the thread that drives the engine acquires slots; leases may end in any thread, at any moment.
+
+    Args:
+        slot_size: Bytes of a slot.
+        limit: Most slots there may ever be.
+        workers: Number of workers.
+        base: Slots expected in ordinary use.
+        on_release: Called when a slot comes free while the pool is short of slots. It must not block.
+    """
+
+    def __init__(self, slot_size: int, limit: int, workers: int, base: int, on_release: Callable[[], None]) -> None:
+        self._fd = _anonymous_file()
+        self.memory = SlotMemory(self._fd, slot_size, workers, base)
+        self.limit = max(limit, base)
+        # The mapping of the last slots may cover up to twice the limit; a sparse file costs nothing for it.
+        os.truncate(self._fd, self.memory.length(2 * self.limit))
+        self._on_release = on_release
+        self._free: list[int] = []
+        self._released: deque[int] = deque()
+        self._leases: dict[int, _Lease] = {}
+        self._idle_rounds: dict[int, int] = {}
+        self._count = 0
+        self._short = False
+
+    @property
+    def count(self) -> int:
+        """Slots made so far."""
+        return self._count
+
+    @property
+    def short(self) -> bool:
+        """Whether ``acquire()`` found no slot and none has come free since."""
+        return self._short
+
+    def held(self) -> list[str]:
+        """The note of each annotated lease that has not ended, oldest first."""
+        return [lease.note for lease in list(self._leases.values()) if lease.note and lease() is not None]
+
+    def leased(self) -> frozenset[int]:
+        """The slots under a lease."""
+        return frozenset(self._leases)
+
+    def acquire(self, comfortable: int) -> int | None:
+        """A slot for a new batch, or ``None`` at the limit; then ``on_release`` is called when one comes free.
+
+        Args:
+            comfortable: How many slots there may be before it is worth looking for garbage that holds one.
+        """
+        self._reclaim()
+        if not self._free and self._count >= comfortable:
+            gc.collect(0)
+            self._reclaim()
+        if not self._free and self._count < self.limit:
+            self._count += 1
+            return self._count - 1
+        if not self._free:
+            self._short = True  # set before looking again: a lease may end at any moment
+            gc.collect()
+            self._reclaim()
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        self._trim()
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Return a slot that was never leased."""
+        self._free.append(slot)
+
+    def lease(self, slot: int) -> Any:
+        """The root of a new lease on a slot: a writable buffer of the slot's bytes to make arrays over."""
+        mapping, offset = self.memory.locate(slot)
+        root = _char_array(self.memory.stride).from_buffer(mapping, offset)
+        lease = _Lease(root, self._end)
+        lease.slot = slot
+        lease.note = ""
+        self._leases[slot] = lease
+        return root
+
+    def annotate(self, slot: int, note: str) -> None:
+        """Note where the batch in a slot was handed out."""
+        self._leases[slot].note = note
+
+    def close(self) -> None:
+        """Close the file; arrays still alive keep the memory they lie in."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _end(self, lease: Any) -> None:
+        self._released.append(lease.slot)
+        if self._short:
+            self._on_release()
+
+    def _reclaim(self) -> None:
+        while self._released:
+            slot = self._released.popleft()
+            del self._leases[slot]
+            self._free.append(slot)
+            self._short = False
+
+    def _trim(self) -> None:
+        """Give memory back that was not needed for a while: of free slots, the one used last is taken first."""
+        waiting = set(self._free)
+        self._idle_rounds = {slot: self._idle_rounds.get(slot, 0) + 1 for slot in waiting}
+        for slot, rounds in self._idle_rounds.items():
+            if rounds == _IDLE_ROUNDS:
+                self.memory.discard(slot)
+
+
+@lru_cache(maxsize=8)
+def _char_array(size: int) -> type[ctypes.Array[ctypes.c_char]]:
+    return ctypes.c_char * size
+
+
+def _anonymous_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("hydrax", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(prefix="hydrax") as file:
+        return os.dup(file.fileno())

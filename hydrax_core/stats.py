@@ -1,0 +1,113 @@
+"""What a loader tells about itself: frozen snapshots, made by ``Dataloader.stats()``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = ["FirstBatch", "SlotState", "Stats", "WorkerState", "WorkerStats"]
+
+SlotState: TypeAlias = Literal["free", "filling", "ready", "held"]
+WorkerState: TypeAlias = Literal["starting", "idle", "busy", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """One worker at one moment.
+
+    Attributes:
+        number: Zero-based number of the worker; a replacement keeps the number.
+        pid: Process id; ``None`` where the worker is a thread or the caller itself.
+        state: What it does now.
+        items: Items loaded since the start, predecessors of the same number included.
+        busy_seconds: Time spent in ``loader_func`` for those items.
+        restarts: How often it was replaced.
+        address: The batch in work as text, ``""`` when idle.
+        item: Index in its group's data of the item in work, ``None`` when idle.
+        item_seconds: Time since the worker took that item up, at least; 0 when idle.
+    """
+
+    number: int
+    pid: int | None
+    state: WorkerState
+    items: int
+    busy_seconds: float
+    restarts: int
+    address: str
+    item: int | None
+    item_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstBatch:
+    """Seconds to the first batch, by phase; the phases follow one another.
+
+    Attributes:
+        start: From the start of the loader to the first worker that is ready (processes, imports, startup_func).
+        load: From then to the first complete batch.
+        place: From then to its jax arrays, jax's own start included where it was not imported before.
+    """
+
+    start: float
+    load: float
+    place: float
+
+    @property
+    def total(self) -> float:
+        """Seconds from the start of the loader to the first batch in hand."""
+        return self.start + self.load + self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A loader at one moment; counts are since its start, sizes in bytes, times in seconds.
+
+    Attributes:
+        seconds: Time since the start.
+        idle_seconds: Time the consumer waited in ``next()``.
+        training_batches: Training batches handed out.
+        validation_batches: Validation batches handed out.
+        items: Items (real rows) in the batches handed out.
+        bytes: Bytes of the arrays handed out, as loaded.
+        errors: Items that failed, whatever was done about it.
+        skipped_batches: Batches dropped by ``on_error="skip"``.
+        substituted_items: Items replaced by ``on_error="substitute"``.
+        dropped_batches: Batches not served because only a cache may serve them and it does not hold them.
+        cache_hits: Batches served from the cache.
+        cache_misses: Batches that a cache was asked for and did not hold.
+        loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
+        load_seconds: Time spent in ``loader_func`` for those, over all workers.
+        depth: How many batches are loaded ahead.
+        loader_count: Workers.
+        slot_bytes: Size of one slot, a place for one batch.
+        slots: State of each slot in use.
+        held_batches: Batches handed out whose arrays are still alive.
+        worker_restarts: Workers replaced.
+        workers: One entry a worker.
+        first_batch: Time to the first batch, ``None`` before it.
+        running: Whether workers are up.
+    """
+
+    seconds: float
+    idle_seconds: float
+    training_batches: int
+    validation_batches: int
+    items: int
+    bytes: int
+    errors: int
+    skipped_batches: int
+    substituted_items: int
+    dropped_batches: int
+    cache_hits: int
+    cache_misses: int
+    loaded_items: int
+    load_seconds: float
+    depth: int
+    loader_count: int
+    slot_bytes: int
+    slots: tuple[SlotState, ...]
+    held_batches: int
+    worker_restarts: int
+    workers: tuple[WorkerStats, ...]
+    first_batch: FirstBatch | None
+    running: bool

@@ -1,0 +1,110 @@
+"""The counts behind ``Dataloader.stats()``: what the consumer's side counts, put together with the engine's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from hydrax_core.engine import Engine
+from hydrax_core.stats import FirstBatch, SlotState, Stats
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed."""
+
+    def __init__(self) -> None:
+        self.last: Stats | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._started = time.perf_counter()
+        self._idle = 0.0
+        self._idle_told = 0.0
+        self._training = 0
+        self._validation = 0
+        self._items = 0
+        self._bytes = 0
+        self._first_at: float | None = None
+
+    def waited(self, seconds: float) -> None:
+        """The consumer waited for a batch."""
+        self._idle += seconds
+
+    def handed_out(self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """A batch was handed out."""
+        if self._first_at is None:
+            self._first_at = time.perf_counter()
+        if training:
+            self._training += 1
+        else:
+            self._validation += 1
+        self._items += items
+        self._bytes += sum(array.nbytes for array in arrays.values())
+
+    def idle_usec(self) -> int:
+        """Microseconds waited since the last call."""
+        since = self._idle - self._idle_told
+        self._idle_told = self._idle
+        return int(since * 1e6)
+
+    def keep(self, snapshot: Stats) -> None:
+        """Keep the last snapshot of a loader that is being closed."""
+        self.last = snapshot
+
+    def snapshot(self, engine: Engine | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
+        """All counts now."""
+        workers = () if engine is None else engine.crew.stats(engine.schedule)
+        slots = () if engine is None else _slots(engine)
+        return Stats(
+            seconds=time.perf_counter() - self._started,
+            idle_seconds=self._idle,
+            training_batches=self._training,
+            validation_batches=self._validation,
+            items=self._items,
+            bytes=self._bytes,
+            errors=0 if engine is None else engine.schedule.errors,
+            skipped_batches=0 if engine is None else engine.skipped_batches,
+            substituted_items=0 if engine is None else engine.schedule.substituted,
+            dropped_batches=0,
+            cache_hits=0,
+            cache_misses=0,
+            loaded_items=sum(worker.items for worker in workers),
+            load_seconds=sum(worker.busy_seconds for worker in workers),
+            depth=depth,
+            loader_count=loader_count,
+            slot_bytes=slot_bytes,
+            slots=slots,
+            held_batches=slots.count("held"),
+            worker_restarts=0 if engine is None else engine.crew.restarts,
+            workers=workers,
+            first_batch=None if engine is None else self._first_batch(engine),
+            running=engine is not None,
+        )
+
+    def _first_batch(self, engine: Engine) -> FirstBatch | None:
+        if self._first_at is None or engine.first_ready is None or engine.first_complete is None:
+            return None
+        return FirstBatch(
+            start=engine.first_ready - engine.started,
+            load=engine.first_complete - engine.first_ready,
+            place=self._first_at - engine.first_complete,
+        )
+
+
+def _slots(engine: Engine) -> tuple[SlotState, ...]:
+    leased, ready, filling = engine.pool.leased(), engine.ready_slots, engine.filling_slots
+
+    def state(slot: int) -> SlotState:
+        if slot in filling:
+            return "filling"
+        if slot in ready:
+            return "ready"
+        return "held" if slot in leased else "free"
+
+    return tuple(state(slot) for slot in range(engine.pool.count))

@@ -1,0 +1,264 @@
+"""Worker processes: started by exec with a socket of their own, watched by the kernel.
+
+Promise: no guard around the user's main module is needed, as it is never imported; a worker's end shows at once, also
+when a grandchild keeps its socket open; lines that it prints reach the main process's ``sys.stdout`` and
+``sys.stderr`` whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from hydrax_core.slots import SlotMemory
+from hydrax_core.workers.messages import Channel, Chunk, DescriptorEncoder, WorkerSetup
+from hydrax_core.workers.protocol import Report, WorkerGoneError
+
+__all__ = ["ProcessWorker", "ProcessWorkers"]
+
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop()); from hydrax_core.workers.child import main; sys.path.pop(0); main()"
+)
+_LONGEST_LINE = 1 << 16
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_logger = logging.getLogger("hydrax")
+
+
+class ProcessWorkers:
+    """Starts the worker processes of one loader.
+
+    Args:
+        setup: Setup of every worker but for its number.
+        memory: The slots.
+    """
+
+    def __init__(self, setup: WorkerSetup, memory: SlotMemory) -> None:
+        self._setup = setup
+        self._memory = memory
+        self._encoder = DescriptorEncoder()
+        self._workers: dict[int, ProcessWorker] = {}
+
+    def start(self, number: int) -> ProcessWorker:
+        """Start a worker, or its replacement."""
+        worker = ProcessWorker(self._setup._replace(number=number), self._memory, self)
+        definitions = self._encoder.definitions()
+        if definitions is not None:
+            worker.send_frame(definitions)
+        self._workers[number] = worker
+        return worker
+
+    def encode(self, chunk: Chunk) -> bytes:
+        """The frame of a chunk; what it needs defined goes to all workers first."""
+        frame, definitions = self._encoder.encode(chunk)
+        if definitions is not None:
+            for worker in self._workers.values():
+                with contextlib.suppress(WorkerGoneError):
+                    worker.send_frame(definitions)
+        return frame
+
+
+class ProcessWorker:
+    """One worker process; see ``Worker`` for the members."""
+
+    replaceable = True
+
+    def __init__(self, setup: WorkerSetup, memory: SlotMemory, workers: ProcessWorkers) -> None:
+        self.number = setup.number
+        self.status = memory.status(setup.number)
+        self.status[0] = 0
+        self._workers = workers
+        own, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        environment = dict(os.environ)
+        for name in _THREAD_VARIABLES:  # as many BLAS threads as cores in every worker would fight each other
+            environment.setdefault(name, "1")
+        fds = (theirs.fileno(), memory.fd, lifeline)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
+                [sys.executable, "-c", _PROGRAM, *map(str, fds), str(Path(__file__).parents[2])],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+            )
+        except BaseException:
+            own.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        self.pid: int | None = self._process.pid
+        own.setblocking(False)
+        self._channel = Channel(own)
+        self._pidfd = _pidfd(self._process.pid)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._outputs = [_Output(self._process.stdout, "stdout"), _Output(self._process.stderr, "stderr")]
+        watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
+        self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
+        self._gone = False
+        self.send_frame(pickle.dumps(setup, protocol=5))
+
+    @property
+    def unsent(self) -> int | None:
+        """The socket, while frames wait to leave."""
+        return self._channel.fileno() if self._channel.pending and not self._gone else None
+
+    def send(self, chunk: Chunk) -> None:
+        """Hand over a chunk."""
+        self.send_frame(self._workers.encode(chunk))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded message."""
+        try:
+            self._channel.queue(frame)
+        except EOFError:
+            self._gone = True  # reports() says so, after what the worker had said before
+
+    def flush(self) -> None:
+        """Send what could not be sent at once."""
+        try:
+            self._channel.flush()
+        except EOFError:
+            self._gone = True
+
+    def reports(self, descriptor: int = -1) -> list[Report]:
+        """What the worker has said since the last call."""
+        for output in self._outputs:
+            if descriptor in (-1, output.fileno()):
+                output.forward()
+                if output.ended:
+                    self.descriptors = tuple(fd for fd in self.descriptors if fd != output.fileno())
+        if descriptor not in (-1, self._channel.fileno(), self._pidfd):
+            return []
+        try:
+            frames = self._channel.receive_all()
+        except EOFError:
+            frames = []
+            self._gone = True
+        messages: list[Report] = [pickle.loads(frame) for frame in frames]
+        if not messages and (self._gone or self._process.poll() is not None):
+            raise WorkerGoneError(self._how_it_ended())
+        return messages
+
+    def stop(self) -> None:
+        """Close the socket, which ends a worker that is not in the middle of an item."""
+        self._gone = True
+        self._channel.close()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end; past ``seconds``, kill it."""
+        self.stop()
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            if self._pidfd is not None:
+                selector.register(self._pidfd, selectors.EVENT_READ)
+            for output in self._outputs:  # a worker that still prints must not be stuck in a full pipe
+                selector.register(output.fileno(), selectors.EVENT_READ)
+            while self._process.poll() is None and (rest := deadline - time.monotonic()) > 0:
+                selector.select(rest if self._pidfd is not None else min(rest, 0.01))
+                for output in self._outputs:
+                    output.forward()
+                    if output.ended and output.fileno() in selector.get_map():
+                        selector.unregister(output.fileno())
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for output in self._outputs:
+            output.forward()
+        self._close()
+
+    def abandon(self) -> None:
+        """Close this process's copies of the descriptors."""
+        self._channel.close()
+        self._close()
+
+    def _close(self) -> None:
+        for output in self._outputs:
+            output.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "it closed its socket"
+        if code >= 0:
+            return f"it exited with code {code}"
+        try:
+            number = signal.Signals(-code)
+        except ValueError:
+            return f"it was killed by signal {-code}"
+        return f"it was killed by {number.name} ({(signal.strsignal(number) or '').lower()})"
+
+
+class _Output:
+    """Forwards the lines that a worker prints to the main process's stream of the same name."""
+
+    def __init__(self, pipe: Any, name: str) -> None:
+        self._pipe = pipe
+        self._name = name
+        self._fd = int(pipe.fileno())
+        self._rest = b""
+        self.ended = False
+        os.set_blocking(self._fd, False)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def forward(self) -> None:
+        while not self.ended:
+            try:
+                data = os.read(self._fd, _LONGEST_LINE)
+            except BlockingIOError:
+                return
+            if not data:
+                self.ended = True
+            lines, newline, rest = (self._rest + data).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE or (self.ended and rest):
+                lines, newline, rest = lines + newline + rest, b"\n", b""
+            self._rest = rest
+            self._write(lines + newline)
+
+    def close(self) -> None:
+        self.ended = True
+        self._pipe.close()
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        stream: TextIO | None = getattr(sys, self._name)
+        if stream is None:
+            return
+        try:
+            stream.write(data.decode(errors="backslashreplace"))
+            stream.flush()
+        except (OSError, ValueError) as error:
+            _logger.debug("a worker's output is lost, sys.%s cannot be written: %s", self._name, error)
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; without it, its socket's end tells."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

@@ -1,0 +1,229 @@
+"""One measurement in a fresh process: ``python child.py JOB`` with a job as JSON prints one line of JSON.
+
+Workers that are spawned import this file as their main module, so everything heavy is imported inside ``main``: each
+peer starts its workers as fast as it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from job import Job
+from loads import load_named
+
+STEP = 0.002
+"""Seconds a training step pretends to take, in the idle work."""
+SAMPLES = 5
+MIB = 1 << 20
+
+
+def _expected(job: Job) -> float:
+    """Sum over the first batch, as one process makes it; proves that a peer does the same work."""
+    import numpy as np  # noqa: PLC0415
+
+    load = load_named(job.load)
+    values = 0.0
+    for item in range(job.batch):
+        for array in load.make(item).values():
+            flat = np.ascontiguousarray(array).reshape(-1)
+            values += float(flat.view(np.uint32).sum(dtype=np.uint64) if flat.dtype == np.uint8 else flat.sum(dtype=float))
+    return values
+
+
+def _check(job: Job, found: float) -> None:
+    if job.shuffle or job.start:
+        return
+    expected = _expected(job)
+    load = load_named(job.load)
+    wraps = any(dtype == "uint8" for _, dtype in load.specs.values())
+    if wraps:
+        expected %= 1 << 32
+    if abs(found - expected) > 1e-3 * max(1.0, abs(expected)):
+        raise AssertionError(f"{job.peer} hands out another first batch: its sum is {found}, expected {expected}")
+
+
+class Consumer:
+    """Takes batches of a peer and reads every byte of each."""
+
+    def __init__(self, job: Job) -> None:
+        import jax  # noqa: PLC0415
+        import peers  # noqa: PLC0415
+        from consume import total  # noqa: PLC0415
+
+        self.job, self.total = job, total
+        peers.warm_import(job.peer)
+        load = load_named(job.load)
+        self.example = tuple(
+            jax.device_put(peers.aligned((job.batch, *shape), dtype)) for shape, dtype in load.specs.values()
+        )
+        total(self.example).block_until_ready()
+        self.job = peers.prepare(job)
+        self.open = lambda: peers.ADAPTERS[job.peer](self.job)
+
+    def take(self, batches: Any) -> float:
+        """Sum of the next batch, waited for; the batch is let go of."""
+        return float(self.total(next(batches)).block_until_ready())
+
+    def warm(self, batches: Any) -> None:
+        _check(self.job, self.take(batches))
+        end = time.perf_counter() + self.job.warmup
+        while time.perf_counter() < end:
+            self.total(next(batches)).block_until_ready()
+
+
+def throughput(job: Job) -> dict[str, Any]:
+    consumer = Consumer(job)
+    batches = consumer.open()
+    consumer.warm(batches)
+    return _rate(job, lambda: consumer.total(next(batches)).block_until_ready()) | {"close": batches}
+
+
+def _rate(job: Job, one: Callable[[], object]) -> dict[str, Any]:
+    import system  # noqa: PLC0415
+
+    neighbours = system.Neighbours()
+    count = 0
+    start = time.perf_counter()
+    end = start + job.seconds
+    now = start
+    while now < end:
+        one()
+        count += 1
+        now = time.perf_counter()
+    return {"value": count * job.batch / (now - start), "others": neighbours.share(), "batches": count}
+
+
+def first(job: Job) -> dict[str, Any]:
+    import system  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    neighbours = system.Neighbours()
+    start = time.perf_counter()
+    batches = consumer.open()
+    found = consumer.take(batches)
+    value = time.perf_counter() - start
+    others = neighbours.share()
+    _check(job, found)
+    return {
+        "value": value,
+        "others": others,
+        "mib": system.proportional_bytes(os.getpid()) / MIB,
+        "close": batches,
+    }
+
+
+def memory(job: Job) -> dict[str, Any]:
+    import system  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    alone = system.proportional_bytes(os.getpid())
+    batches = consumer.open()
+    consumer.warm(batches)
+    found = []
+    for _ in range(SAMPLES):
+        end = time.perf_counter() + job.seconds / SAMPLES
+        while time.perf_counter() < end:
+            consumer.total(next(batches)).block_until_ready()
+        found.append(system.proportional_bytes(os.getpid()))
+    return {"value": statistics.median(found) / MIB, "before": alone / MIB, "others": 0.0, "close": batches}
+
+
+def idle(job: Job) -> dict[str, Any]:
+    import system  # noqa: PLC0415
+    from consume import step_of  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    step = step_of(STEP, consumer.example)
+    batches = consumer.open()
+    consumer.warm(batches)
+    for _ in range(50):
+        step(next(batches)).block_until_ready()
+    neighbours = system.Neighbours()
+    waited = 0.0
+    waits = []
+    begin = after = time.perf_counter()
+    while after < begin + job.seconds:
+        arrays = next(batches)
+        have = time.perf_counter()
+        waits.append(have - after)
+        waited += have - after
+        step(arrays).block_until_ready()
+        del arrays
+        after = time.perf_counter()
+    return {
+        "value": waited / (after - begin),
+        "median_wait": statistics.median(waits),
+        "step": (after - begin - waited) / len(waits),
+        "others": neighbours.share(),
+        "close": batches,
+    }
+
+
+def bare(job: Job) -> dict[str, Any]:
+    """The item's work alone, into one warm batch: no jax, nobody reads the batch."""
+    import peers  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: peers.aligned((job.batch, *shape), dtype) for name, (shape, dtype) in load.specs.items()}
+    views = [{name: array[row, ...] for name, array in arrays.items()} for row in range(job.batch)]
+    position = 0
+
+    def one() -> None:
+        nonlocal position
+        for item, row in enumerate(views, position):
+            load.fill(item, row)
+        position += job.batch
+
+    end = time.perf_counter() + job.warmup
+    while time.perf_counter() < end:
+        one()
+    return _rate(job, one)
+
+
+def pair(job: Job) -> dict[str, Any]:
+    """The rates of two processes that do the work at the same time and share nothing, added up."""
+    import system  # noqa: PLC0415
+
+    neighbours = system.Neighbours()
+    part = json.loads(job.dump()) | {"peer": "one process", "measure": json.loads(job.options)["part"], "options": "{}"}
+    command = [sys.executable, __file__, json.dumps(part)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    if any("error" in one for one in found):
+        raise RuntimeError(f"a process of the pair failed: {found}")
+    return {"value": sum(one["value"] for one in found), "others": neighbours.share()}
+
+
+MEASURES = {
+    "throughput": throughput,
+    "first": first,
+    "resume": first,
+    "memory": memory,
+    "idle": idle,
+    "bare": bare,
+    "pair": pair,
+}
+
+
+def main() -> None:
+    job = Job.load_json(sys.argv[1])
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    result = MEASURES[job.measure](job)
+    batches = result.pop("close", None)
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    if batches is not None:
+        with contextlib.suppress(Exception):
+            batches.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Every peer behind one function, used as its own documentation recommends.
+
+An adapter is a generator ``adapter(job)`` of tuples of jax arrays, one tuple a batch, without an end; closing it closes
+the peer. It lets go of a batch before it asks for the next one, as the original hydrax demands. Each is given what its
+documentation offers for speed: the settings tried and dropped stand beside the ones taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from job import Job
+from loads import load_named
+
+Batches = Iterator[tuple[Any, ...]]
+
+
+def hydrax_core(job: Job) -> Batches:
+    """This package, with its defaults."""
+    from hydrax_core import DataGroup, Dataloader, batched  # noqa: PLC0415  each process imports one peer
+
+    load = load_named(job.load)
+    arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
+    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle)
+    function = batched(load.fill_many) if job.batched else load.fill
+    options = json.loads(job.options)
+    state = options.pop("state", None)
+    loader = Dataloader(function, group, loader_count=job.workers, start_at=(0, job.start), **options)
+    if state is not None:
+        loader.load_state_dict(state)
+    with loader:
+        for batch in loader:
+            out = [tuple(batch.arrays.values())]
+            del batch
+            yield out.pop()
+
+
+def _with_state(job: Job) -> Job:
+    """The job that resumes from a state saved at ``job.start``, as a training that stopped there would."""
+    from hydrax_core import DataGroup, Dataloader  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
+    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle)
+    with Dataloader(load.fill, group, start_at=(0, job.start), loader_kind="inline") as loader:
+        next(iter(loader))
+        options = json.loads(job.options) | {"state": loader.state_dict()}
+    return replace(job, start=0, options=json.dumps(options))
+
+
+def prepare(job: Job) -> Job:
+    """What happens before the clock starts: only resuming this package needs anything, a saved state."""
+    return _with_state(job) if job.measure == "resume" and job.peer == "hydrax" else job
+
+def hydrax_original(job: Job) -> Batches:
+    """The library this one succeeds, as its README shows it: a with block, each batch deleted before the next."""
+    import hydrax  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: (shape, np.dtype(dtype), np.dtype(dtype)) for name, (shape, dtype) in load.specs.items()}
+    group = hydrax.DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle)
+    settings = {"depth": 6, **json.loads(job.options)}
+    with hydrax.Dataloader(load.fill, group, loader_count=job.workers, start_at=(0, job.start), **settings) as loader:
+        for batch in loader:
+            out = [tuple(batch.arrays.values())]
+            del batch
+            yield out.pop()
+
+
+def grain(job: Job) -> Batches:
+    """The Dataset API: batch inside the workers, then ``mp_prefetch``; no reader threads, as for data in memory."""
+    import grain as pygrain  # noqa: PLC0415
+    import jax  # noqa: PLC0415
+    from absl import flags  # noqa: PLC0415
+
+    flags.FLAGS.mark_as_parsed()  # outside absl.app.run, grain stops at its own flags without this
+
+    options = {"threads": 0, "buffer": 2, **json.loads(job.options)}
+    dataset = pygrain.MapDataset.range(job.items)
+    if job.shuffle:
+        dataset = dataset.shuffle(seed=1)
+    dataset = dataset.map(load_named(job.load).make).repeat().batch(job.batch, drop_remainder=True)
+    if job.measure == "resume":
+        dataset = dataset[job.start :]
+    reading = pygrain.ReadOptions(num_threads=options["threads"], prefetch_buffer_size=max(1, 8 * options["threads"]))
+    working = pygrain.MultiprocessingOptions(num_workers=job.workers, per_worker_buffer_size=options["buffer"])
+    iterator = iter(dataset.to_iter_dataset(reading).mp_prefetch(working))
+    try:
+        while True:
+            yield tuple(jax.device_put(array) for array in next(iterator).values())
+    finally:
+        iterator.close()
+
+
+class _TorchItems:
+    """A map-style data set; ``__getitems__`` only where the job asks for it (torch looks for the attribute)."""
+
+    def __init__(self, load: str, size: int) -> None:
+        self.make, self.make_many, self.size = load_named(load).make, load_named(load).make_many, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        return self.make(item)
+
+
+class _TorchRuns(_TorchItems):
+    def __getitems__(self, items: list[int]) -> dict[str, Any]:
+        import torch  # noqa: PLC0415
+
+        assert self.make_many is not None
+        return {name: torch.from_numpy(array) for name, array in self.make_many(items).items()}
+
+
+def as_it_is(batch: Any) -> Any:
+    """Collate function for a data set that makes whole batches."""
+    return batch
+
+
+def torch(job: Job) -> Batches:
+    """DataLoader with its own collation into shared memory and workers kept over epochs; ``spawn``, as jax has threads."""
+    import jax  # noqa: PLC0415
+    from torch.utils.data import DataLoader  # noqa: PLC0415
+
+    settings = {"multiprocessing_context": "spawn", **json.loads(job.options)}
+    loader = DataLoader(
+        (_TorchRuns if job.batched else _TorchItems)(job.load, job.items),
+        batch_size=job.batch,
+        shuffle=job.shuffle,
+        num_workers=job.workers,
+        collate_fn=as_it_is if job.batched else None,
+        drop_last=True,
+        persistent_workers=True,
+        **settings,
+    )
+    while True:
+        for batch in loader:
+            out = [tuple(jax.device_put(tensor.numpy()) for tensor in batch.values())]
+            del batch
+            yield out.pop()
+
+
+def one_process(job: Job) -> Batches:
+    """The bare work: no library, no worker, one warm batch of memory that is filled again and again."""
+    import jax  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: aligned((job.batch, *shape), dtype) for name, (shape, dtype) in load.specs.items()}
+    views = [{name: array[row, ...] for name, array in arrays.items()} for row in range(job.batch)]
+    position = 0
+    while True:
+        if job.batched and load.fill_many is not None:
+            load.fill_many(range(position, position + job.batch), arrays)
+        else:
+            for item, row in enumerate(views, position):
+                load.fill(item, row)
+        position = (position + job.batch) % job.items
+        yield tuple(jax.device_put(array) for array in arrays.values())
+
+
+def aligned(shape: tuple[int, ...], dtype: str) -> Any:
+    """Zeros at an address that jax aliases."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    block = np.zeros(count + 64, np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + count].view(dtype).reshape(shape)
+
+
+ADAPTERS: dict[str, Callable[[Job], Batches]] = {
+    "hydrax": hydrax_core,
+    "grain": grain,
+    "torch": torch,
+    "hydrax-0.2": hydrax_original,
+    "one process": one_process,
+}
+DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax-0.2": "hydrax"}
+MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax-0.2": "hydrax"}
+
+
+def version(peer: str) -> str | None:
+    """Installed version of a peer, ``None`` where it is missing."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(DISTRIBUTIONS[peer])
+    return None
+
+
+def warm_import(peer: str) -> None:
+    """Import a peer before the clock starts; a missing one raises here."""
+    if peer in MODULES:
+        importlib.import_module(MODULES[peer])
