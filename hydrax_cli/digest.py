@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+import hydrax_core
+
 if TYPE_CHECKING:
-    from hydrax_core import Batch
+    from hydrax_core import TrainingBatch, ValidationBatch
 
 __all__ = ["RunDigest"]
 
@@ -24,14 +26,14 @@ class RunDigest:
     def __init__(self) -> None:
         self._hash = xxhash.xxh3_128()
 
-    def update(self, batch: Batch[Any]) -> None:
+    def update(self, batch: TrainingBatch[Any] | ValidationBatch[Any]) -> None:
         """Add a batch; its arrays are copied to the host where they are elsewhere."""
         address = batch.address
         self._add_text(
             f"{address.kind} {address.group_index} {address.epoch} {address.epoch_batch} {address.batch_num}"
         )
         self._add(np.array(batch.indices, "<i8"))
-        if batch.is_training:
+        if isinstance(batch, hydrax_core.TrainingBatch):
             self._add(np.array(batch.seeds, "<u8"))
         for name in sorted(batch.arrays):
             self._add_text(name)

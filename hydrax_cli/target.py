@@ -53,7 +53,7 @@ class Target:
     """What is to be run: its name for people, and the loader, not started."""
 
     name: str
-    loader: Dataloader
+    loader: Dataloader[Any]
 
 
 def load_target(target: str | None, parameters: Mapping[str, str], options: SourceOptions) -> Target:
@@ -178,7 +178,7 @@ def _candidates(owner: Any) -> list[str]:
     return [name for name in dir(owner) if not name.startswith("_")]
 
 
-def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataloader:
+def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataloader[Any]:
     if not callable(function):
         kind = type(function).__name__
         raise TargetError(f"{target} is a {kind}; expected a Dataloader, or a function that returns one")

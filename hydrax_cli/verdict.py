@@ -1,7 +1,7 @@
 """Who waits for whom, by how much, and what would change it: one line from two snapshots of a loader.
 
-Promise: pure, so that a run's end and a live view say the same of the same numbers. The time to the first batch is left
-out, as it says nothing of what follows, and nothing is said of a run that prefetching alone explains.
+Promise: pure, so that a run's end and a live view say the same of the same numbers, and nothing is said of a run so
+short that prefetching alone explains it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Pace:
     Attributes:
         batches: Batches handed out.
         items: Items in them.
-        seconds: Time that it took, without that to the first batch.
-        idle_seconds: Time that the consumer waited, likewise.
+        seconds: Time that it took.
+        idle_seconds: Time that the consumer waited for batches.
         item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
         workers: Workers.
         depth: Batches loaded ahead.
@@ -59,21 +59,21 @@ class Pace:
         return self.item_seconds * self.rows / self.workers
 
 
-def pace(stats: Stats, before: Stats | None = None) -> Pace:
-    """The pace since ``before``, or since the first batch."""
-    first = stats.first_batch
-    first_seconds = first.total if first is not None else stats.seconds
-    loaded = stats.loaded_items - (before.loaded_items if before else 0)
-    load_seconds = stats.load_seconds - (before.load_seconds if before else 0.0)
-    batches = stats.training_batches + stats.validation_batches
+def pace(before: Stats, after: Stats) -> Pace:
+    """The pace between two snapshots; take the first of them after the first batch, which is like no other."""
+    span_items = after.loaded_items - before.loaded_items
+    loaded, load_seconds = after.loaded_items, after.load_seconds
+    if span_items:
+        loaded, load_seconds = span_items, after.load_seconds - before.load_seconds
+    training = after.training_batches - before.training_batches
     return Pace(
-        batches=batches - (before.training_batches + before.validation_batches if before else 0),
-        items=stats.items - (before.items if before else 0),
-        seconds=stats.seconds - (before.seconds if before else first_seconds),
-        idle_seconds=max(0.0, stats.idle_seconds - (before.idle_seconds if before else first_seconds)),
+        batches=training + after.validation_batches - before.validation_batches,
+        items=after.items - before.items,
+        seconds=after.seconds - before.seconds,
+        idle_seconds=after.idle_seconds - before.idle_seconds,
         item_seconds=load_seconds / loaded if loaded else 0.0,
-        workers=max(1, stats.loader_count),
-        depth=stats.depth,
+        workers=after.loader_count,
+        depth=after.depth,
     )
 
 
@@ -86,10 +86,8 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
         inline: Whether the loader runs in the consumer's own thread.
         cores: Cores that the workers may use.
     """
-    if measured.batches == 0:
-        return "no batch was handed out"
-    if measured.batches <= measured.depth + 1:
-        return f"too few batches to tell: {measured.batches}, and {measured.depth} are loaded ahead"
+    if measured.batches <= measured.depth:
+        return f"too few batches to tell: {measured.batches} after the first, and {measured.depth} are loaded ahead"
     if not has_step:
         return _no_step(measured)
     if measured.idle_seconds <= _NO_WAIT * measured.seconds:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydrax_core._worker import is_worker
     from hydrax_core.batch import Batch, TrainingBatch, ValidationBatch
-    from hydrax_core.dataloader import Dataloader, batched, debug_batch_references
+    from hydrax_core.dataloader import Dataloader, batched
     from hydrax_core.errors import (
         BatchAddress,
         BatchClosedError,
@@ -32,14 +32,47 @@ if TYPE_CHECKING:
     )
     from hydrax_core.group import DataGroup
     from hydrax_core.layout import ArrayLayout, ArraySpec
+    from hydrax_core.references import debug_batch_references
     from hydrax_core.stats import FirstBatch, Stats, WorkerStats
+
+__all__ = [
+    "ArrayLayout",
+    "ArraySpec",
+    "Batch",
+    "BatchAddress",
+    "BatchClosedError",
+    "BatchTimeoutError",
+    "BatchesHeldError",
+    "CacheBusyError",
+    "CacheError",
+    "CacheMismatchError",
+    "DataGroup",
+    "Dataloader",
+    "FirstBatch",
+    "HydraxError",
+    "LoaderError",
+    "NotACacheError",
+    "PlacementError",
+    "StateMismatchError",
+    "Stats",
+    "TrainingBatch",
+    "ValidationBatch",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerStartError",
+    "WorkerStats",
+    "__version__",
+    "batched",
+    "debug_batch_references",
+    "is_worker",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "_worker": ("is_worker",),
     "batch": ("Batch", "TrainingBatch", "ValidationBatch"),
-    "dataloader": ("Dataloader", "batched", "debug_batch_references"),
+    "dataloader": ("Dataloader", "batched"),
     "errors": (
         "BatchAddress",
         "BatchClosedError",
@@ -59,14 +92,10 @@ _HOMES = {
     ),
     "group": ("DataGroup",),
     "layout": ("ArrayLayout", "ArraySpec"),
+    "references": ("debug_batch_references",),
     "stats": ("FirstBatch", "Stats", "WorkerStats"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = [  # noqa: PLE0604  each is a string; ruff cannot see through the star
-    "__version__",
-    *sorted(_HOME_OF),
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -166,7 +166,9 @@ def _check_call(argument: str, function: Any, count: int, expected: str) -> None
         signature.bind(*[None] * count)
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
-        raise TypeError(f"{argument}: it is called with {expected}, but {name}{signature} does not take that: {error}") from None
+        raise TypeError(
+            f"{argument}: it is called with {expected}, but {name}{signature} does not take that: {error}"
+        ) from None
 
 
 def _timeout(value: Any) -> float | None:

@@ -55,7 +55,9 @@ class Batch(ABC, Generic[D]):
     @property
     def _open(self) -> BatchParts:
         if self._parts is None:
-            raise BatchClosedError(f"this batch is closed ({self._text}); use it before close() or inside `with batch:`")
+            raise BatchClosedError(
+                f"this batch is closed ({self._text}); use it before close() or inside `with batch:`"
+            )
         return self._parts
 
     @property
@@ -158,7 +160,11 @@ class Batch(ABC, Generic[D]):
         return self._open.uncached
 
     def cache(
-        self, arrays: Mapping[str, jax.Array], additional: Mapping[str, list[Any]] | None = None, *, persist: bool = True
+        self,
+        arrays: Mapping[str, jax.Array],
+        additional: Mapping[str, list[Any]] | None = None,
+        *,
+        persist: bool = True,
     ) -> None:
         """Turn an uncached batch into a cached one and store it.
 
@@ -241,7 +247,8 @@ class Batch(ABC, Generic[D]):
             raise ValueError(f"devices: expected 1 to {parts.rows} (the rows of the batch), got {count}")
         if even_split and parts.rows % count:
             raise ValueError(
-                f"devices: {parts.rows} rows cannot be split evenly across {count}; use even_split=False or another batch_size"
+                f"devices: {parts.rows} rows cannot be split evenly across {count}; "
+                "use even_split=False or another batch_size"
             )
         rows = -(-parts.rows // count)
         if rows * (count - 1) >= parts.rows:
@@ -250,7 +257,9 @@ class Batch(ABC, Generic[D]):
         for position, device in enumerate(devices):
             first, end = position * rows, min((position + 1) * rows, parts.rows)
             layouts = {
-                name: layout._replace(shape=(end - first, *layout.shape[1:]), size=layout.size // parts.rows * (end - first))
+                name: layout._replace(
+                    shape=(end - first, *layout.shape[1:]), size=layout.size // parts.rows * (end - first)
+                )
                 for name, layout in parts.layouts.items()
             }
             part = BatchParts(

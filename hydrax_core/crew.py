@@ -1,7 +1,7 @@
 """The workers of an engine: who has what in hand, who is free, who has to be replaced.
 
-Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a crew whose
-members end again and again without doing any work is given up.
+Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a crew
+whose members end again and again without doing any work is given up.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ class Crew:
             if unsent is None and not member.writing and worker.descriptors == member.descriptors:
                 continue
             member.writing, member.descriptors = unsent is not None, worker.descriptors
-            wanted = {fd: selectors.EVENT_READ | (selectors.EVENT_WRITE if fd == unsent else 0) for fd in worker.descriptors}
+            wanted = {
+                fd: selectors.EVENT_READ | (selectors.EVENT_WRITE if fd == unsent else 0) for fd in worker.descriptors
+            }
             for fd in member.watched.keys() - wanted.keys():
                 selector.unregister(fd)
             for fd, events in wanted.items():
@@ -206,4 +208,3 @@ class Crew:
             item,
             seconds,
         )
-

@@ -6,33 +6,31 @@ collection of the loader and the end of the interpreter. The library prints noth
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
 import time
-import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar
 
 from hydrax_core.arguments import LoaderKind, check_arguments
-from hydrax_core.batch import Batch, BatchParts, TrainingBatch, ValidationBatch
+from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
 from hydrax_core.launch import launch, slot_bytes
 from hydrax_core.plan import Position
+from hydrax_core.references import watch
 from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
 from hydrax_core.stats import Stats
 from hydrax_core.tally import Tally
 
-__all__ = ["Dataloader", "batched", "debug_batch_references"]
+__all__ = ["Dataloader", "batched"]
 
 D = TypeVar("D")
 F = TypeVar("F", bound=Callable[..., Any])
-_live_batches: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
 
 
 def batched(loader_func: F) -> F:
@@ -63,15 +61,15 @@ class Dataloader(Generic[D]):
         loader_nice: Niceness of worker processes, 0 to 19 (negative ones need privileges).
         cacher_count: Threads that write the cache.
         start_at: ``(epoch, batches)`` to start at; batches beyond an epoch's length carry over into later epochs.
-        end_at: ``("epoch" | "batch", n)``: stop before that epoch or training batch, counted from the start of the first
-            epoch; ``None`` for an endless run.
+        end_at: ``("epoch" | "batch", n)``: stop before that epoch or training batch, counted from the start of the
+            first epoch; ``None`` for an endless run.
         interleave_groups: Whether the least-used training group gives the next batch (ties: the first); else one group
             follows the other.
         deterministic: ``False`` hands out batches as they become ready.
         timeout_sec: Longest wait for a batch, in seconds; ``None`` or 0 for no limit.
         startup_func: Called once in each worker before it loads.
-        placement_func: ``place(arrays, layouts, additional, group)`` returns a dict of jax arrays; by default arrays are
-            placed uncommitted on jax's default device. The NumPy arrays must not be kept.
+        placement_func: ``place(arrays, layouts, additional, group)`` returns a dict of jax arrays; by default arrays
+            are placed uncommitted on jax's default device. The NumPy arrays must not be kept.
         loader_kind: ``"process"``; ``"thread"`` for loaders that release the GIL; ``"inline"`` in the caller, for
             debuggers. All give the same batches bit for bit.
         on_error: What a failing item does: ``"raise"`` a ``LoaderError`` from ``next()``; ``"skip"`` its batch;
@@ -313,7 +311,7 @@ class Dataloader(Generic[D]):
             progress_total=self.batches_per_epoch if training else self.batches_per_validation,
         )
         batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
-        _live_batches.add(batch)
+        watch(batch)
         return batch
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
@@ -381,36 +379,10 @@ class Dataloader(Generic[D]):
 
     def __repr__(self) -> str:
         state = "running" if self._engine is not None else "not running"
-        return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {self.loader_count} {self.loader_kind} workers>"
+        workers = f"{self.loader_count} {self.loader_kind} workers"
+        return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {workers}>"
 
 
 def _close_engine(engine: Engine, pid: int) -> None:
     if os.getpid() == pid:
         engine.close()
-
-
-def debug_batch_references() -> str:
-    """Which batches are alive and what refers to them, as text: for finding out what holds memory."""
-    lines = []
-    for batch in list(_live_batches):
-        lines.append(repr(batch))
-        lines.extend(f"  {text}" for text in _referrers(batch))
-    return "\n".join(lines) or "no batch is alive"
-
-
-def _referrers(batch: Batch[Any]) -> list[str]:
-    own = sys._getframe()  # noqa: SLF001  to leave this function's own frames out
-    texts = []
-    for referrer in gc.get_referrers(batch):
-        if isinstance(referrer, types.FrameType):
-            if referrer is own or referrer.f_code.co_filename == __file__:
-                continue
-            names = [name for name, value in referrer.f_locals.items() if value is batch]
-            texts.append(f"variable {', '.join(names)} in {referrer.f_code.co_name}, {referrer.f_code.co_filename}:{referrer.f_lineno}")
-        elif isinstance(referrer, dict):
-            keys = [key for key, value in referrer.items() if value is batch]
-            module = referrer.get("__name__")
-            texts.append(f"{f'module {module}, ' if module else 'a dict, '}{', '.join(map(repr, keys))}")
-        else:
-            texts.append(f"a {type(referrer).__name__}")
-    return texts

@@ -14,14 +14,12 @@ import logging
 import os
 import queue
 import selectors
-import socket
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydrax_core.crew import Crew, Member
 from hydrax_core.errors import (
@@ -32,14 +30,15 @@ from hydrax_core.errors import (
     WorkerStartError,
 )
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
-from hydrax_core.layout import Layouts, views
+from hydrax_core.layout import views
 from hydrax_core.plan import Plan
 from hydrax_core.schedule import OnError, Schedule
 from hydrax_core.slots import SlotPool
+from hydrax_core.waker import Waker
 from hydrax_core.workers.messages import ChunkResult, StartFailure
 from hydrax_core.workers.protocol import Worker, WorkerGoneError
 
-__all__ = ["Engine", "EngineSettings", "Waker"]
+__all__ = ["Engine", "EngineSettings"]
 
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
@@ -70,38 +69,6 @@ class EngineSettings:
     deterministic: bool
     on_error: OnError
     threaded: bool
-
-
-class Waker:
-    """Wakes a selector from any thread, and from a garbage collection in the middle of anything."""
-
-    def __init__(self) -> None:
-        self._receive, self._send = socket.socketpair()
-        self._receive.setblocking(False)
-        self._send.setblocking(False)
-
-    def fileno(self) -> int:
-        """Readable after ``wake()``."""
-        return self._receive.fileno()
-
-    def wake(self) -> None:
-        """Make the descriptor readable."""
-        try:
-            self._send.send(b"\0")
-        except OSError:
-            pass  # full: it is readable already; closed: nobody waits
-
-    def clear(self) -> None:
-        """Make the descriptor unreadable."""
-        try:
-            self._receive.recv(4096)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        """Close both ends."""
-        self._send.close()
-        self._receive.close()
 
 
 class Engine:
@@ -401,7 +368,9 @@ class Engine:
         self.dropped.append(job.planned.number)
         if self._settings.on_error == "skip":
             self.skipped_batches += 1
-            self._say_once(f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip")
+            self._say_once(
+                f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip"
+            )
             return
         self._ready.append(error)
         self._ring()
@@ -415,11 +384,10 @@ class Engine:
         """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
         if self._waiting and not self._jobs and not self._ready:
             notes = self._pool.held()
-            places = "; ".join(f"{count} at {place}" for place, count in _counted(notes))
             self._ready.append(
                 BatchesHeldError(
-                    f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next one; "
-                    f"they were handed out: {places}. Drop the arrays (or call batch.close()), or raise max_held"
+                    f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
+                    f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
                 )
             )
             self._ring()
@@ -430,10 +398,9 @@ class Engine:
             return
         notes = self._pool.held()
         if len(notes) > self._settings.depth:
-            places = "; ".join(f"{count} at {place}" for place, count in _counted(notes))
             self._say_once(
-                f"{len(notes)} batches are held, more than depth={self._settings.depth}: the loader takes more memory for "
-                f"new ones and gives it back later; they were handed out: {places}",
+                f"{len(notes)} batches are held, more than depth={self._settings.depth}: the loader takes more memory "
+                f"for new ones and gives it back later; they were handed out: {_places(notes)}",
                 key="held",
             )
 
@@ -443,11 +410,8 @@ class Engine:
             _logger.warning("%s", text)
 
 
-def _counted(notes: Sequence[str]) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for note in notes:
-        counts[note] = counts.get(note, 0) + 1
-    return list(counts.items())
+def _places(notes: Sequence[str]) -> str:
+    return "; ".join(f"{count} at {place}" for place, count in Counter(notes).items())
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -113,7 +113,9 @@ class WorkerDiedError(WorkerError):
         how: How the last worker ended, in words, ``"killed by SIGSEGV (segmentation fault)"``.
     """
 
-    def __init__(self, message: str, address: BatchAddress | None, index: int | None, descriptor: Any, how: str) -> None:
+    def __init__(
+        self, message: str, address: BatchAddress | None, index: int | None, descriptor: Any, how: str
+    ) -> None:
         self.message = message
         self.address = address
         self.index = index

@@ -1,8 +1,8 @@
 """A digest of a sequence of descriptors that is the same in every process that holds equal ones.
 
 Promise: equal items in equal order give equal digests, on every machine and in every run. A change of any item changes
-the digest where the data has at most ``EXACT_ITEMS`` items; of longer data the length and ``SAMPLED_ITEMS`` items, evenly
-spread, are read, so that a billion items cost what a thousand cost.
+the digest where the data has at most ``EXACT_ITEMS`` items; of longer data the length and ``SAMPLED_ITEMS`` items,
+evenly spread, are read, so that a billion items cost what a thousand cost.
 
 Items are read by pickling them without memory of what came before: otherwise two equal lists would differ when one of
 them holds the same string object twice. Sets of strings have no order that holds across processes: use tuples.
@@ -27,8 +27,8 @@ SAMPLED_ITEMS = 65_536
 _RUN = 1024
 
 
-def data_digest(data: Sequence[Any]) -> str:
-    """The digest, 32 hexadecimal digits.
+def data_digest(data: Any) -> str:
+    """The digest of a sequence of items, 32 hexadecimal digits.
 
     Raises:
         TypeError: An item cannot be pickled; the text names it.

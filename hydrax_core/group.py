@@ -22,6 +22,7 @@ __all__ = ["DataGroup"]
 D = TypeVar("D")
 ShuffleLater = Literal["default", "repeat", "reseed", "itemwise", "batchwise"]
 Remainder = Literal["drop", "pad"]
+CacheBy = Literal["batch", "item"]
 _NO_LAYOUTS: Layouts = MappingProxyType({})
 
 
@@ -40,13 +41,16 @@ class DataGroup(Sequence[D], Generic[D]):
         seed: Chooses order and seeds; any int. Groups of one loader with equal seeds still get different item seeds.
         shuffle_first: Whether the first epoch is shuffled, too; else it goes in the order of the data.
         shuffle_later: What epochs after the first do: ``"repeat"`` the first exactly; ``"reseed"``: same order, new
-            seeds; ``"itemwise"``: items shuffled anew, new seeds; ``"batchwise"``: the same batches and seeds in another
-            order; ``"default"``: batchwise with a cache, else itemwise. Validation is never shuffled.
+            seeds; ``"itemwise"``: items shuffled anew, new seeds; ``"batchwise"``: the same batches and seeds in
+            another order; ``"default"``: batchwise with a cache, else itemwise. Validation is never shuffled.
         remainder: What happens to the items that do not fill a batch: ``"drop"`` them, or ``"pad"`` the last batch with
             rows of zeros (``batch.size`` and ``batch.mask`` tell which rows are real).
         labels: Names of the arrays that ``batch.labels`` shows; the others are in ``batch.inputs``.
-        zeroed: Hand the loader rows of zeros. ``False`` saves a pass over the memory where the loader always fills every
-            element; what it leaves out then holds old data.
+        cache_by: Whether the cache keeps batches, or items, from which any later epoch gathers its own batches.
+        cache_pickle: Let the cache pickle additional data that is no plain value. Whoever can write to the cache's
+            folder can then run code in the processes that read it.
+        zeroed: Hand the loader rows of zeros. ``False`` saves a pass over the memory where the loader always fills
+            every element; what it leaves out then holds old data.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -68,24 +72,31 @@ class DataGroup(Sequence[D], Generic[D]):
         remainder: Remainder = "drop",
         labels: Iterable[str] = (),
         zeroed: bool = True,
+        cache_by: CacheBy = "batch",
+        cache_pickle: bool = False,
     ) -> None:
+        self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._batch_size = _integer("batch_size", batch_size, minimum=1)
-        self._data = _sequence(data)
+        self._data = self._given["data"] = _sequence(data)
         self._seed = _integer("seed", seed)
         self._shuffle_first = _boolean("shuffle_first", shuffle_first)
         self._remainder: Remainder = _choice("remainder", remainder, get_args(Remainder))
         self._zeroed = _boolean("zeroed", zeroed)
         self._cache_readonly = _boolean("cache_readonly", cache_readonly)
         self._cache_location = _location(cache_location)
+        self._cache_by: CacheBy = _choice("cache_by", cache_by, get_args(CacheBy))
+        self._cache_pickle = _boolean("cache_pickle", cache_pickle)
         self._size = len(self._data)
         self._batch_count = self._count_batches()
         later: ShuffleLater = _choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
         if later == "default":
             later = "itemwise" if self._cache_location is None else "batchwise"
-        self._shuffle_later = cast("Shuffle", later)
+        self._shuffle_later: Shuffle = later
 
         if loader_arrays is None and cache_arrays is None:
-            raise ValueError("loader_arrays: no array is declared; give loader_arrays (or cache_arrays to read a cache)")
+            raise ValueError(
+                "loader_arrays: no array is declared; give loader_arrays (or cache_arrays to read a cache)"
+            )
         self._loader_specs = None if loader_arrays is None else array_specs("loader_arrays", loader_arrays)
         self._cache_specs = None if cache_arrays is None else array_specs("cache_arrays", cache_arrays)
         if self._cache_specs is not None and self._cache_location is None:
@@ -206,6 +217,20 @@ class DataGroup(Sequence[D], Generic[D]):
         """Bytes of a cached batch in memory, padding between the arrays included."""
         return block_size(self._cache_layouts)
 
+    @property
+    def cache_by(self) -> CacheBy:
+        """What the cache keeps: batches or items."""
+        return self._cache_by
+
+    @property
+    def cache_pickle(self) -> bool:
+        """Whether the cache may pickle additional data."""
+        return self._cache_pickle
+
+    def replace(self, **changes: Any) -> DataGroup[D]:
+        """A new group with the same arguments but for the changes."""
+        return type(self)(**{**self._given, **changes})
+
     def order(self, kind: str, group_index: int) -> GroupOrder:
         """The order of this group at a place among the groups of a loader; validation is unshuffled and unseeded."""
         key = derive_key(self._seed, group_index) if kind == "training" else None
@@ -240,7 +265,9 @@ def _sequence(data: Any) -> Sequence[Any]:
         raise TypeError(f"data: expected a sequence of items, got a {type(data).__name__}: {shorten(data, 60)}")
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if hasattr(data, "iloc"):
-            raise TypeError("data: a pandas object indexes its columns; give list(frame.itertuples()) or a list of rows")
+            raise TypeError(
+                "data: a pandas object indexes its columns; give list(frame.itertuples()) or a list of rows"
+            )
         return cast("Sequence[Any]", data)
     try:
         return list(data)

@@ -111,7 +111,6 @@ class BatchJob:
 
     def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
         """The error of an item that killed workers."""
-        message = (
-            f"item {self.indices[row]} ({shorten(descriptor)}) of {self.address} killed {times} workers; of the last: {how}"
-        )
+        item = f"item {self.indices[row]} ({shorten(descriptor)}) of {self.address}"
+        message = f"{item} killed {times} workers; of the last: {how}"
         return WorkerDiedError(message, self.address, self.indices[row], descriptor, how)

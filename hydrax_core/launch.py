@@ -11,11 +11,12 @@ from typing import Any
 import cloudpickle
 
 from hydrax_core.arguments import Arguments
-from hydrax_core.engine import Engine, EngineSettings, Waker
+from hydrax_core.engine import Engine, EngineSettings
 from hydrax_core.jobs import JobGroup
 from hydrax_core.plan import Position
 from hydrax_core.slots import SlotPool, memory_budget
 from hydrax_core.state import Progress
+from hydrax_core.waker import Waker
 from hydrax_core.workers.body import ChunkRunner
 from hydrax_core.workers.inline import InlineWorker
 from hydrax_core.workers.messages import GroupSetup, WorkerSetup
@@ -80,11 +81,13 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
 def _functions(arguments: Arguments) -> bytes:
     stop_at_failure = arguments.on_error != "substitute"
     try:
-        functions: bytes = cloudpickle.dumps((arguments.loader_func, arguments.startup_func, stop_at_failure), protocol=5)
+        functions: bytes = cloudpickle.dumps(
+            (arguments.loader_func, arguments.startup_func, stop_at_failure), protocol=5
+        )
     except Exception as error:
         raise TypeError(
-            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it must not capture open "
-            "files, locks, sockets and the like: open them in startup_func, or use loader_kind='thread'"
+            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it must not "
+            "capture open files, locks, sockets and the like: open them in startup_func, or use loader_kind='thread'"
         ) from error
     if len(functions) > _LARGE_FUNCTION:
         _logger.warning(

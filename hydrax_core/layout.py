@@ -72,7 +72,9 @@ def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArrayS
         raise TypeError(f"{argument}: expected a dict of name -> {_SPEC_FORM}, got {type(arrays).__name__}")
     if not arrays:
         raise ValueError(f"{argument}: no array is declared; expected at least one name -> {_SPEC_FORM}")
-    return MappingProxyType({_name(argument, name): _spec(f"{argument}[{name!r}]", spec) for name, spec in arrays.items()})
+    return MappingProxyType(
+        {_name(argument, name): _spec(f"{argument}[{name!r}]", spec) for name, spec in arrays.items()}
+    )
 
 
 def _name(argument: str, name: Any) -> str:
@@ -120,7 +122,8 @@ def _extended_dtype(where: str, dtype: Any) -> np.dtype[Any]:
     kind = getattr(ml_dtypes, dtype, None) if isinstance(dtype, str) else None
     if kind is None:
         raise TypeError(f"{where}: {dtype!r} is no dtype that NumPy or ml_dtypes know")
-    return np.dtype(kind)
+    found: np.dtype[Any] = np.dtype(kind)
+    return found
 
 
 def _is_extended(dtype: np.dtype[Any]) -> bool:

@@ -139,7 +139,14 @@ class GroupOrder:
     """
 
     def __init__(
-        self, size: int, batch_size: int, batch_count: int, key: int | None, *, shuffle_first: bool, shuffle_later: Shuffle
+        self,
+        size: int,
+        batch_size: int,
+        batch_count: int,
+        key: int | None,
+        *,
+        shuffle_first: bool,
+        shuffle_later: Shuffle,
     ) -> None:
         self._size = size
         self._batch_size = batch_size

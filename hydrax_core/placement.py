@@ -1,8 +1,8 @@
 """From host memory to jax arrays: the only file that imports jax.
 
-Promise: no copy where the backend can do without. On the CPU backend ``jax.device_put`` aliases a C-contiguous NumPy array
-at a 64-byte boundary whose dtype stays; on an accelerator the transfer is the copy. A dtype is converted on the device,
-after the transfer, so that uint8 images travel as bytes. What a user's ``placement_func`` returns is checked.
+Promise: no copy where the backend can do without. On the CPU backend ``jax.device_put`` aliases a C-contiguous NumPy
+array at a 64-byte boundary whose dtype stays; on an accelerator the transfer is the copy. A dtype is converted on the
+device, after the transfer, so that uint8 images travel as bytes. What a user's ``placement_func`` returns is checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["PlacementFunc", "check_layouts", "place", "split_rows"]
 
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
-PlacementFunc: TypeAlias = "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
+PlacementFunc: TypeAlias = (
+    "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
+)
 
 
 def check_layouts(layouts: Layouts) -> None:
@@ -56,7 +58,7 @@ def place(
     """
     if placement_func is not None:
         return _checked(placement_func(arrays, layouts, additional, group), layouts)
-    placed = jax.device_put(dict(arrays))
+    placed: dict[str, jax.Array] = jax.device_put(dict(arrays))
     for name, layout in layouts.items():
         if layout.jax_dtype != layout.numpy_dtype:
             placed[name] = _converter(layout.jax_dtype)(placed[name])
@@ -65,7 +67,8 @@ def place(
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
     """Rows ``first`` to ``end`` of an array, on a device."""
-    return jax.device_put(array[first:end], device)
+    part: jax.Array = jax.device_put(array[first:end], device)
+    return part
 
 
 @cache

@@ -12,7 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
 from hydrax_core.jobs import BatchJob, JobGroup
@@ -49,9 +49,7 @@ class Schedule:
         substitute: Gives the item that stands in for a failing one, see ``GroupOrder.substitute``.
     """
 
-    def __init__(
-        self, groups: Sequence[JobGroup], workers: int, on_error: OnError, substitute: Substitute
-    ) -> None:
+    def __init__(self, groups: Sequence[JobGroup], workers: int, on_error: OnError, substitute: Substitute) -> None:
         self._groups = groups
         self._workers = workers
         self._on_error = on_error
@@ -183,7 +181,9 @@ class Schedule:
                 if after:
                     self._again.appendleft(_Rows(job, row + 1, after))
                 job.open -= 1
-                self._fail(job, row, job.failed(row, None, f"data[{job.indices[row]}]: {cause}", traceback.format_exc()))
+                self._fail(
+                    job, row, job.failed(row, None, f"data[{job.indices[row]}]: {cause}", traceback.format_exc())
+                )
                 if not items:
                     return None
                 rows = _Rows(job, rows.first, row - rows.first)

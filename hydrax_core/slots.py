@@ -1,12 +1,12 @@
 """Places for batches in one sparse, anonymous memory file, and the leases on them.
 
-Promise: a slot is given to one batch at a time, and given again only after the last array over it is gone, computations
-in flight included. Memory is taken when a slot is first used and can be handed back. The kernel frees all of it with the
-last process that maps it: nothing is left behind, whatever ends them.
+Promise: a slot is given to one batch at a time, and given again only after the last array over it is gone,
+computations in flight included. Memory is taken when a slot is first used and can be handed back. The kernel frees all
+of it with the last process that maps it: nothing is left behind, whatever ends them.
 
-How a lease ends: NumPy and jax arrays over a slot keep a ctypes object alive (the *root* of the lease); a weak reference
-to it fires when the last of them is gone. jaxlib drops its hold late, at its next call or a garbage collection, so a
-pool that is short of slots calls ``gc.collect(0)`` before it takes more memory.
+How a lease ends: NumPy and jax arrays over a slot keep a ctypes object alive (the *root* of the lease); a weak
+reference to it fires when the last of them is gone. jaxlib drops its hold late, at its next call or a garbage
+collection, so a pool that is short of slots calls ``gc.collect(0)`` before it takes more memory.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -55,7 +56,7 @@ class Tally:
 
     def keep(self, snapshot: Stats) -> None:
         """Keep the last snapshot of a loader that is being closed."""
-        self.last = snapshot
+        self.last = replace(snapshot, running=False)
 
     def snapshot(self, engine: Engine | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
         """All counts now."""

@@ -1,26 +1,29 @@
 """Additional data as bytes: a small code for plain values that runs nothing when it is read.
 
 Promise: what ``encode`` takes comes back from ``decode`` with equal value and the same type. ``decode`` takes any bytes
-whatever and either returns a value or raises ``DecodeError``; it allocates at most a constant times the bytes it is given,
+whatever and either returns a value or raises ``DecodeError``; it allocates at most a constant times the bytes given,
 imports nothing that they name, and unpickles only where ``allow_pickle`` says so.
 
 Refused: types other than those of ``encode``, their subclasses included, since they would come back as something else.
 
-The code: a tag byte, then fixed fields or a length (LEB128) and that many bytes. Containers hold a count and their values.
+The code: a tag byte, then fixed fields or a length (LEB128) and that many bytes. Containers hold a count and values.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import math
+import functools
+import operator
 import pickle
 import re
 import struct
 import zoneinfo
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["DecodeError", "PickleRefusedError", "UnstorableError", "decode", "encode"]
 
@@ -35,7 +38,8 @@ _COMPLEX = struct.Struct("<dd")
 _NUMPY_DTYPE = re.compile(r"[<>|](?:[biufcSU][0-9]{1,9}|[mM]8(?:\[[A-Za-z0-9/]{1,20}\])?)")
 _EXTENDED_DTYPE = re.compile(r"(?:bfloat16|float[468]_[a-z0-9]+|u?int[24])")
 _MAX_CODE_POINT = 0x10FFFF
-_VARINT_BITS = 63
+_LENGTH_BITS = 63
+_MORE = 0x80  # LEB128: seven bits a byte, the eighth says that more follow
 
 
 class DecodeError(ValueError):
@@ -55,7 +59,7 @@ def encode(value: Any, *, allow_pickle: bool = False) -> bytes:
 
     Args:
         value: ``None``, a bool, int, float, complex, str, bytes, list, tuple, dict, a NumPy scalar or array of a plain
-            dtype, or a datetime, date, time or timedelta; time zones are ``datetime.timezone`` or ``zoneinfo.ZoneInfo``.
+            dtype, or a datetime, date, time or timedelta (in a ``datetime.timezone``, ``zoneinfo.ZoneInfo`` or none).
         allow_pickle: Pickle what is none of these.
 
     Raises:
@@ -78,7 +82,7 @@ def decode(data: bytes, *, allow_pickle: bool = False) -> Any:
         value = decoder.take(0)
     except DecodeError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever a constructor (or a pickle) raises on bad bytes is one thing here
+    except Exception as error:  # whatever a constructor (or a pickle) raises on bad bytes is one thing here
         raise DecodeError(f"{type(error).__name__}: {error}") from error
     if decoder.position != len(data):
         raise DecodeError(f"{len(data) - decoder.position} bytes after the end of the value")
@@ -99,7 +103,8 @@ def _dtype_of(text: str) -> np.dtype[Any]:
     if _EXTENDED_DTYPE.fullmatch(text):
         import ml_dtypes  # noqa: PLC0415  only who stored such a dtype pays for it
 
-        return np.dtype(getattr(ml_dtypes, text))
+        kind: type[np.generic] = getattr(ml_dtypes, text)
+        return np.dtype(kind)
     raise DecodeError(f"{text!r} is no dtype that is stored")
 
 
@@ -125,8 +130,8 @@ class _Encoder:
         self._tagged(b"P", pickled)
 
     def _length(self, number: int) -> None:
-        while number > 0x7F:  # noqa: PLR2004  LEB128: seven bits a byte
-            self._out.append(number & 0x7F | 0x80)
+        while number >= _MORE:
+            self._out.append(number % _MORE | _MORE)
             number >>= 7
         self._out.append(number)
 
@@ -135,42 +140,42 @@ class _Encoder:
         self._length(len(data))
         self._out += data
 
-    def none(self, _value: None, _depth: int) -> bool:
+    def put_none(self, _value: None, _depth: int) -> bool:
         self._out += b"N"
         return True
 
-    def bool(self, value: bool, _depth: int) -> bool:
+    def put_bool(self, value: bool, _depth: int) -> bool:
         self._out += b"T" if value else b"F"
         return True
 
-    def int(self, value: int, _depth: int) -> bool:
+    def put_int(self, value: int, _depth: int) -> bool:
         self._tagged(b"i", value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True))
         return True
 
-    def float(self, value: float, _depth: int) -> bool:
+    def put_float(self, value: float, _depth: int) -> bool:
         self._out += b"f" + _FLOAT.pack(value)
         return True
 
-    def complex(self, value: complex, _depth: int) -> bool:
+    def put_complex(self, value: complex, _depth: int) -> bool:
         self._out += b"c" + _COMPLEX.pack(value.real, value.imag)
         return True
 
-    def str(self, value: str, _depth: int) -> bool:
+    def put_str(self, value: str, _depth: int) -> bool:
         self._tagged(b"s", value.encode("utf-8", "surrogatepass"))
         return True
 
-    def bytes(self, value: bytes, _depth: int) -> bool:
+    def put_bytes(self, value: bytes, _depth: int) -> bool:
         self._tagged(b"b", value)
         return True
 
-    def sequence(self, value: Sequence[Any], depth: int) -> bool:
+    def put_sequence(self, value: Sequence[Any], depth: int) -> bool:
         self._out += b"l" if type(value) is list else b"t"
         self._length(len(value))
         for part in value:
             self.put(part, depth + 1)
         return True
 
-    def dict(self, value: dict[Any, Any], depth: int) -> bool:
+    def put_dict(self, value: dict[Any, Any], depth: int) -> bool:
         self._out += b"d"
         self._length(len(value))
         for key, part in value.items():
@@ -178,7 +183,7 @@ class _Encoder:
             self.put(part, depth + 1)
         return True
 
-    def array(self, value: np.ndarray[Any, Any], _depth: int) -> bool:
+    def put_array(self, value: np.ndarray[Any, Any], _depth: int) -> bool:
         text = _dtype_text(value.dtype)
         if text is None or (value.dtype.itemsize == 0 and value.size):
             return False
@@ -197,14 +202,14 @@ class _Encoder:
         self._tagged(b"", value.tobytes())
         return True
 
-    def date(self, value: dt.date, _depth: int) -> bool:
+    def put_date(self, value: dt.date, _depth: int) -> bool:
         self._out += b"D" + _DATE.pack(value.year, value.month, value.day)
         return True
 
-    def time(self, value: dt.time, _depth: int) -> bool:
+    def put_time(self, value: dt.time, _depth: int) -> bool:
         return self._clock(b"C", value, value.tzinfo)
 
-    def datetime(self, value: dt.datetime, _depth: int) -> bool:
+    def put_datetime(self, value: dt.datetime, _depth: int) -> bool:
         return self._clock(b"M" + _DATE.pack(value.year, value.month, value.day), value, value.tzinfo)
 
     def _clock(self, start: bytes, value: dt.time | dt.datetime, zone: dt.tzinfo | None) -> bool:
@@ -221,27 +226,27 @@ class _Encoder:
         self._out += start + _TIME.pack(value.hour, value.minute, value.second, value.microsecond, value.fold) + coded
         return True
 
-    def delta(self, value: dt.timedelta, _depth: int) -> bool:
+    def put_delta(self, value: dt.timedelta, _depth: int) -> bool:
         self._out += b"L" + _DELTA.pack(value.days, value.seconds, value.microseconds)
         return True
 
 
 _WRITERS: dict[type, Callable[[_Encoder, Any, int], bool]] = {
-    type(None): _Encoder.none,
-    bool: _Encoder.bool,
-    int: _Encoder.int,
-    float: _Encoder.float,
-    complex: _Encoder.complex,
-    str: _Encoder.str,
-    bytes: _Encoder.bytes,
-    list: _Encoder.sequence,
-    tuple: _Encoder.sequence,
-    dict: _Encoder.dict,
-    np.ndarray: _Encoder.array,
-    dt.date: _Encoder.date,
-    dt.time: _Encoder.time,
-    dt.datetime: _Encoder.datetime,
-    dt.timedelta: _Encoder.delta,
+    type(None): _Encoder.put_none,
+    bool: _Encoder.put_bool,
+    int: _Encoder.put_int,
+    float: _Encoder.put_float,
+    complex: _Encoder.put_complex,
+    str: _Encoder.put_str,
+    bytes: _Encoder.put_bytes,
+    list: _Encoder.put_sequence,
+    tuple: _Encoder.put_sequence,
+    dict: _Encoder.put_dict,
+    np.ndarray: _Encoder.put_array,
+    dt.date: _Encoder.put_date,
+    dt.time: _Encoder.put_time,
+    dt.datetime: _Encoder.put_datetime,
+    dt.timedelta: _Encoder.put_delta,
 }
 
 
@@ -263,62 +268,67 @@ class _Decoder:
     def _bytes(self, count: int) -> bytes:
         end = self.position + count
         if end > len(self._data):
-            raise DecodeError(f"{count} bytes are announced at byte {self.position}, {len(self._data)} are there in all")
+            raise DecodeError(
+                f"{count} bytes are announced at byte {self.position}, {len(self._data)} are there in all"
+            )
         taken = self._data[self.position : end]
         self.position = end
         return taken
 
     def _length(self) -> int:
         number = 0
-        for shift in range(0, _VARINT_BITS, 7):
+        for shift in range(0, _LENGTH_BITS, 7):
             byte = self._bytes(1)[0]
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:  # noqa: PLR2004  LEB128: the high bit says that more follows
+            number |= (byte % _MORE) << shift
+            if byte < _MORE:
                 return number
-        raise DecodeError(f"a length of more than {_VARINT_BITS} bits at byte {self.position}")
+        raise DecodeError(f"a length of more than {_LENGTH_BITS} bits at byte {self.position}")
 
     def _count(self) -> int:
         """A number of values; each takes a byte at least, so that a lie about it costs nothing."""
         count = self._length()
         if count > len(self._data) - self.position:
-            raise DecodeError(f"{count} values are announced at byte {self.position}, {len(self._data)} bytes are there")
+            raise DecodeError(
+                f"{count} values are announced at byte {self.position}, {len(self._data)} bytes are there"
+            )
         return count
 
     def _text(self) -> str:
         return self._bytes(self._length()).decode("utf-8", "surrogatepass")
 
-    def int(self, _depth: int) -> int:
+    def take_int(self, _depth: int) -> int:
         return int.from_bytes(self._bytes(self._length()), "little", signed=True)
 
-    def float(self, _depth: int) -> float:
+    def take_float(self, _depth: int) -> float:
         return float(_FLOAT.unpack(self._bytes(_FLOAT.size))[0])
 
-    def complex(self, _depth: int) -> complex:
+    def take_complex(self, _depth: int) -> complex:
         return complex(*_COMPLEX.unpack(self._bytes(_COMPLEX.size)))
 
-    def str(self, _depth: int) -> str:
+    def take_str(self, _depth: int) -> str:
         return self._text()
 
-    def bytes(self, _depth: int) -> bytes:
+    def take_bytes(self, _depth: int) -> bytes:
         return self._bytes(self._length())
 
-    def list(self, depth: int) -> list[Any]:
+    def take_list(self, depth: int) -> list[Any]:
         return [self.take(depth + 1) for _ in range(self._count())]
 
-    def dict(self, depth: int) -> dict[Any, Any]:
+    def take_dict(self, depth: int) -> dict[Any, Any]:
         return {self.take(depth + 1): self.take(depth + 1) for _ in range(self._count())}
 
-    def array(self, _depth: int) -> np.ndarray[Any, Any]:
+    def take_array(self, _depth: int) -> np.ndarray[Any, Any]:
         dtype = _dtype_of(self._text())
         shape = tuple(self._length() for _ in range(self._count()))
+        size = functools.reduce(operator.mul, shape, 1)
         raw = self._bytes(self._length())
-        if len(raw) != math.prod(shape) * dtype.itemsize or (dtype.itemsize == 0 and math.prod(shape)):
+        if len(raw) != size * dtype.itemsize or (dtype.itemsize == 0 and size):
             raise DecodeError(f"{len(raw)} bytes for an array of {dtype} and shape {shape}")
         found = np.ndarray(shape, dtype, raw) if raw else np.empty(shape, dtype)
         _check_elements(found)
         return found.copy()
 
-    def scalar(self, _depth: int) -> Any:
+    def take_scalar(self, _depth: int) -> Any:
         dtype = _dtype_of(self._text())
         raw = self._bytes(self._length())
         if len(raw) != dtype.itemsize:
@@ -329,19 +339,19 @@ class _Decoder:
         _check_elements(found)
         return found[()]
 
-    def date(self, _depth: int) -> dt.date:
+    def take_date(self, _depth: int) -> dt.date:
         return dt.date(*_DATE.unpack(self._bytes(_DATE.size)))
 
-    def time(self, _depth: int) -> dt.time:
-        *clock, fold = _TIME.unpack(self._bytes(_TIME.size))
-        return dt.time(*clock, tzinfo=self._zone(), fold=fold)
+    def take_time(self, _depth: int) -> dt.time:
+        hour, minute, second, microsecond, fold = _TIME.unpack(self._bytes(_TIME.size))
+        return dt.time(hour, minute, second, microsecond, self._zone(), fold=fold)
 
-    def datetime(self, _depth: int) -> dt.datetime:
-        date = _DATE.unpack(self._bytes(_DATE.size))
-        *clock, fold = _TIME.unpack(self._bytes(_TIME.size))
-        return dt.datetime(*date, *clock, tzinfo=self._zone(), fold=fold)
+    def take_datetime(self, _depth: int) -> dt.datetime:
+        year, month, day = _DATE.unpack(self._bytes(_DATE.size))
+        hour, minute, second, microsecond, fold = _TIME.unpack(self._bytes(_TIME.size))
+        return dt.datetime(year, month, day, hour, minute, second, microsecond, self._zone(), fold=fold)
 
-    def delta(self, _depth: int) -> dt.timedelta:
+    def take_delta(self, _depth: int) -> dt.timedelta:
         return dt.timedelta(*_DELTA.unpack(self._bytes(_DELTA.size)))
 
     def _zone(self) -> dt.tzinfo | None:
@@ -355,7 +365,7 @@ class _Decoder:
         offset, name = self.take(MAX_DEPTH), self.take(MAX_DEPTH)
         return dt.timezone(offset) if name is None else dt.timezone(offset, name)
 
-    def pickle(self, _depth: int) -> Any:
+    def take_pickle(self, _depth: int) -> Any:
         data = self._bytes(self._length())
         if not self._allow_pickle:
             raise PickleRefusedError("it holds a pickle, and cache_pickle is not set")
@@ -377,19 +387,19 @@ _READERS: dict[bytes, Callable[[_Decoder, int], Any]] = {
     b"N": lambda _decoder, _depth: None,
     b"T": lambda _decoder, _depth: True,
     b"F": lambda _decoder, _depth: False,
-    b"i": _Decoder.int,
-    b"f": _Decoder.float,
-    b"c": _Decoder.complex,
-    b"s": _Decoder.str,
-    b"b": _Decoder.bytes,
-    b"l": _Decoder.list,
-    b"t": lambda decoder, depth: tuple(decoder.list(depth)),
-    b"d": _Decoder.dict,
-    b"a": _Decoder.array,
-    b"n": _Decoder.scalar,
-    b"D": _Decoder.date,
-    b"C": _Decoder.time,
-    b"M": _Decoder.datetime,
-    b"L": _Decoder.delta,
-    b"P": _Decoder.pickle,
+    b"i": _Decoder.take_int,
+    b"f": _Decoder.take_float,
+    b"c": _Decoder.take_complex,
+    b"s": _Decoder.take_str,
+    b"b": _Decoder.take_bytes,
+    b"l": _Decoder.take_list,
+    b"t": lambda decoder, depth: tuple(decoder.take_list(depth)),
+    b"d": _Decoder.take_dict,
+    b"a": _Decoder.take_array,
+    b"n": _Decoder.take_scalar,
+    b"D": _Decoder.take_date,
+    b"C": _Decoder.take_time,
+    b"M": _Decoder.take_datetime,
+    b"L": _Decoder.take_delta,
+    b"P": _Decoder.take_pickle,
 }

@@ -163,7 +163,7 @@ class ChunkRunner:
                 result = loader(item, arrays, seed)
                 if result is not None:
                     result = self._checked(result, arrays)
-            except BaseException as error:  # SystemExit and the like fail the item, not the worker
+            except BaseException as error:  # noqa: BLE001  SystemExit and the like fail the item, not the worker
                 _pass_interrupt(error)
                 failures.append(_failure(row - 1, error))
                 if self._stop_at_failure:
@@ -191,7 +191,7 @@ class ChunkRunner:
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
         try:
             return self._call_batched(chunk, views), []
-        except BaseException as error:  # see _run_items
+        except BaseException as error:  # noqa: BLE001  see _run_items
             _pass_interrupt(error)
             if len(chunk.items) == 1:
                 return None, [_failure(chunk.first_row, error)]
@@ -206,7 +206,7 @@ class ChunkRunner:
                 views.clear(single.first_row, single.first_row + 1)
             try:
                 results.append((self._call_batched(single, views) or [None])[0])
-            except BaseException as error:  # see _run_items
+            except BaseException as error:  # noqa: BLE001  see _run_items
                 _pass_interrupt(error)
                 results.append(None)
                 failures.append(_failure(single.first_row, error))
@@ -228,7 +228,8 @@ class ChunkRunner:
             return None
         if not isinstance(results, list | tuple) or len(results) != count:
             raise TypeError(
-                f"a batched loader_func returns None or a list of {count} dicts, one for each item; got {shorten(results, 80)}"
+                f"a batched loader_func returns None or a list of {count} dicts, one for each item; "
+                f"got {shorten(results, 80)}"
             )
         return [None if result is None else self._checked(result, arrays) for result in results]
 
@@ -268,8 +269,8 @@ class ChunkRunner:
 
 
 _KEPT = (
-    "loader_func keeps a reference to its arrays after it returned: their memory is used again for other batches, so what "
-    "it holds will change, and writing to it would damage them; keep a copy (array.copy()) instead"
+    "loader_func keeps a reference to its arrays after it returned: their memory is used again for other batches, so "
+    "what it holds will change, and writing to it would damage them; keep a copy (array.copy()) instead"
 )
 
 

@@ -116,7 +116,8 @@ def _unpicklable(values: dict[str, Any]) -> str:
             pickle.dumps(value, protocol=5)
         except Exception as error:  # noqa: BLE001  see _encode
             return (
-                f"the additional data {name!r} cannot be pickled: {shorten(value, 80)} ({type(error).__name__}: {error}); "
+                f"the additional data {name!r} cannot be pickled: {shorten(value, 80)} "
+                f"({type(error).__name__}: {error}); "
                 "return plain values such as numbers, strings, lists and NumPy arrays"
             )
     return ""

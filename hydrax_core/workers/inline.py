@@ -51,7 +51,7 @@ class InlineWorker:
     def flush(self) -> None:
         """Nothing is ever left to send."""
 
-    def reports(self, descriptor: int = -1) -> list[Report]:
+    def reports(self, descriptor: int = -1) -> list[Report]:  # noqa: ARG002  it has no descriptor
         """Load what was handed over; a chunk that Ctrl-C interrupts is loaded again by the next call."""
         while self._chunks:
             self._reports.append(self._runner.run(self._chunks[0]))

@@ -27,7 +27,9 @@ from hydrax_core.workers.protocol import Report, WorkerGoneError
 __all__ = ["ProcessWorker", "ProcessWorkers"]
 
 _PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop()); from hydrax_core.workers.child import main; sys.path.pop(0); main()"
+    "import sys; sys.path.insert(0, sys.argv.pop()); "
+    "from hydrax_core.workers.child import main; "
+    "sys.path.pop(0); main()"
 )
 _LONGEST_LINE = 1 << 16
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -6,6 +6,7 @@ never returns keeps its thread until the interpreter ends.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import socket
@@ -57,12 +58,10 @@ class ThreadWorker:
     def flush(self) -> None:
         """Nothing is ever left to send."""
 
-    def reports(self, descriptor: int = -1) -> list[Report]:
+    def reports(self, descriptor: int = -1) -> list[Report]:  # noqa: ARG002  one bell, one descriptor
         """What the thread has said since the last call."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._bell.recv(4096)
-        except BlockingIOError:
-            pass
         found: list[Report] = []
         while self._reports:
             found.append(self._reports.popleft())
@@ -101,7 +100,5 @@ class ThreadWorker:
 
     def _report(self, report: Report) -> None:
         self._reports.append(report)
-        try:
+        with contextlib.suppress(OSError):  # a full bell rings already; a closed one has nobody to hear it
             self._ring.send(b"\0")
-        except (BlockingIOError, OSError):
-            pass  # a full bell rings already; a closed one has nobody to hear it

@@ -13,11 +13,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job import Job
 from loads import load_named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STEP = 0.002
 """Seconds a training step pretends to take, in the idle work."""
@@ -34,7 +36,9 @@ def _expected(job: Job) -> float:
     for item in range(job.batch):
         for array in load.make(item).values():
             flat = np.ascontiguousarray(array).reshape(-1)
-            values += float(flat.view(np.uint32).sum(dtype=np.uint64) if flat.dtype == np.uint8 else flat.sum(dtype=float))
+            values += float(
+                flat.view(np.uint32).sum(dtype=np.uint64) if flat.dtype == np.uint8 else flat.sum(dtype=float)
+            )
     return values
 
 

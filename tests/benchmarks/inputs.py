@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from loads import ROW, SMALL_IMAGE
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROWS = 128
 """128 MiB of rows: four times the last-level cache of the machine the marks were set on, and quick to write."""

@@ -13,11 +13,13 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from job import Job
 from loads import load_named
+
+if TYPE_CHECKING:
+    from job import Job
 
 Batches = Iterator[tuple[Any, ...]]
 
@@ -58,6 +60,7 @@ def _with_state(job: Job) -> Job:
 def prepare(job: Job) -> Job:
     """What happens before the clock starts: only resuming this package needs anything, a saved state."""
     return _with_state(job) if job.measure == "resume" and job.peer == "hydrax" else job
+
 
 def hydrax_original(job: Job) -> Batches:
     """The library this one succeeds, as its README shows it: a with block, each batch deleted before the next."""
@@ -126,7 +129,7 @@ def as_it_is(batch: Any) -> Any:
 
 
 def torch(job: Job) -> Batches:
-    """DataLoader with its own collation into shared memory and workers kept over epochs; ``spawn``, as jax has threads."""
+    """DataLoader, its own collation into shared memory, workers kept over epochs; ``spawn``, as jax has threads."""
     import jax  # noqa: PLC0415
     from torch.utils.data import DataLoader  # noqa: PLC0415
 

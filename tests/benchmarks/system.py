@@ -51,7 +51,7 @@ def _busy_seconds() -> float:
 
 
 class Neighbours:
-    """How much of the machine everybody but this process and its descendants used, from the first call to the second."""
+    """How much of the machine everybody but this process and its descendants used since this was made."""
 
     def __init__(self) -> None:
         self._time, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds(os.getpid())

@@ -1,0 +1,80 @@
+"""What the command line changes about a loader: another loader with the same data.
+
+Promise: the result has an end, so that trying a loader that was made to train for ever ends, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydrax_core import DataGroup, Dataloader
+
+__all__ = ["Overrides", "override"]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Options of ``hydrax run``; ``None`` leaves what the loader says.
+
+    Attributes:
+        epochs: Epochs to run, counted from the start.
+        batches: Training batches to run, counted likewise; the first of both limits ends the run.
+        workers: Workers.
+        kind: What they are.
+        depth: Batches loaded ahead.
+        batch_size: Rows of every group's batches.
+        seed: Seed of every training group.
+        start: ``(epoch, batches)``.
+    """
+
+    epochs: int | None = None
+    batches: int | None = None
+    workers: int | None = None
+    kind: str | None = None
+    depth: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    start: tuple[int, int] | None = None
+
+
+def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
+    """A new loader, not started; where neither it nor the options name an end, it runs for one epoch.
+
+    Raises:
+        ValueError: A value does not go with the data.
+    """
+    options = {"loader_count": asked.workers, "loader_kind": asked.kind, "depth": asked.depth, "start_at": asked.start}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if asked.batch_size is not None or asked.seed is not None:
+        changes["training"] = [_regroup(group, asked.batch_size, asked.seed) for group in loader.training]
+        if loader.validation:
+            every, rest = divmod(loader.validation_interval, loader.batches_per_epoch)
+            interval = ("batch", loader.validation_interval) if rest else ("epoch", every)
+            changes["validation"] = (
+                *interval,
+                [_regroup(group, asked.batch_size, None) for group in loader.validation],
+            )
+    changed = loader.replace(**changes)
+    end = _end(changed, asked)
+    return changed if end == changed.last_batch else changed.replace(end_at=("batch", end))
+
+
+def _regroup(group: DataGroup[Any], batch_size: int | None, seed: int | None) -> DataGroup[Any]:
+    changes = {"batch_size": batch_size, "seed": seed}
+    return group.replace(**{name: value for name, value in changes.items() if value is not None})
+
+
+def _end(loader: Dataloader[Any], asked: Overrides) -> int:
+    """Number of the training batch to stop before."""
+    ends = []
+    if asked.epochs is not None:
+        ends.append((loader.first_batch // loader.batches_per_epoch + asked.epochs) * loader.batches_per_epoch)
+    if asked.batches is not None:
+        ends.append(loader.first_batch + asked.batches)
+    if ends:
+        return min(ends)
+    if loader.last_batch is not None:
+        return loader.last_batch
+    return _end(loader, Overrides(epochs=1))

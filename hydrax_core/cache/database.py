@@ -1,0 +1,160 @@
+"""The SQLite file of an index: opening it, and knowing a damaged one from one that merely cannot be had.
+
+Promise: what is opened has our table and nothing else: no view, trigger or other schema that would run. A file in WAL
+mode is refused before SQLite believes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import urllib.parse
+from typing import TYPE_CHECKING, Final
+
+from hydrax_core.cache.folder import is_regular
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DamagedIndexError", "check_database", "check_journal_mode", "connect", "is_damage", "integrity_error"]
+
+_APPLICATION: Final = 0x68647861  # "hdxa"
+_VERSION: Final = 1
+_TABLE: Final = (
+    "CREATE TABLE entries (epoch INTEGER NOT NULL, number INTEGER NOT NULL, checksum BLOB NOT NULL, "
+    "created REAL NOT NULL, size INTEGER NOT NULL, additional BLOB, PRIMARY KEY (epoch, number))"
+)
+_SCHEMA: Final = [(b"index", b"sqlite_autoindex_entries_1", None), (b"table", b"entries", _TABLE.encode())]
+_WAIT_SECONDS: Final = 30.0
+
+# The file's environment is at fault, not its content. All other codes mean that the content is damaged.
+_ENVIRONMENT: Final = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+}
+
+_MODE_AT: Final = 18
+_ROLLBACK: Final = b"\x01\x01"
+
+# Fields of the first 100 bytes that never change in our files (https://www.sqlite.org/fileformat2.html, section 1.3).
+_CONSTANT_FIELDS: Final = (
+    (0, b"SQLite format 3\0"),
+    (_MODE_AT, _ROLLBACK),
+    (21, bytes((64, 32, 32))),
+    (56, (1).to_bytes(4, "big")),  # UTF-8
+    (60, _VERSION.to_bytes(4, "big")),
+    (68, _APPLICATION.to_bytes(4, "big")),
+)
+_HEADER_BYTES: Final = 100
+
+
+class DamagedIndexError(Exception):
+    """The file is no index of ours, or no longer."""
+
+
+def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
+    """Open the file; where ``writable``, create it with its table if it is missing or empty.
+
+    Raises:
+        DamagedIndexError: It is no plain file, or in WAL mode.
+        sqlite3.Error: It cannot be opened.
+    """
+    if path.is_symlink() or (path.exists() and not is_regular(path)):
+        raise DamagedIndexError("it is no plain file")
+    check_journal_mode(path)
+    uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={'rwc' if writable else 'ro'}"
+    connection = sqlite3.connect(
+        uri, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True, cached_statements=16
+    )
+    try:
+        connection.text_factory = bytes  # a damaged row may hold what is no text
+        for setting in ("cell_size_check=ON", "trusted_schema=OFF", "temp_store=MEMORY", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {setting}")
+        if writable:
+            _create(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check_database(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not an index of ours.
+
+    Raises:
+        DamagedIndexError: It is none.
+        sqlite3.Error: It cannot be read.
+    """
+    # Reading the schema lets SQLite play a killed writer's journal back; only then do the first bytes count.
+    found = sorted(tuple(row) for row in connection.execute("SELECT type, name, sql FROM sqlite_master"))
+    if found != _SCHEMA:
+        raise DamagedIndexError("it does not have the table of an index")
+    start = _start(path)
+    for offset, expected in _CONSTANT_FIELDS:
+        if start[offset : offset + len(expected)] != expected:
+            raise DamagedIndexError(f"its first page differs from that of an index at byte {offset}")
+
+
+def check_journal_mode(path: Path) -> None:
+    """Refuse a file that says it is in WAL mode; SQLite would create files for that.
+
+    Raises:
+        DamagedIndexError: It says so.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        start = _start(path)
+        if len(start) == _HEADER_BYTES and start[_MODE_AT : _MODE_AT + len(_ROLLBACK)] != _ROLLBACK:
+            raise DamagedIndexError("its first page says that it is not in rollback journal mode")
+
+
+def integrity_error(connection: sqlite3.Connection) -> str:
+    """What SQLite's own check finds wrong, ``""`` for nothing; reads the whole file.
+
+    Raises:
+        sqlite3.Error: It cannot even be checked.
+    """
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+    return "" if text == "ok" else text
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error means that the content is damaged, not that the file cannot be had just now."""
+    if not isinstance(error, sqlite3.Error):
+        return isinstance(error, DamagedIndexError)
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return not isinstance(error, sqlite3.ProgrammingError)
+    return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF not in _ENVIRONMENT
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    empty = "SELECT count(*) FROM sqlite_master"
+    if connection.execute(empty).fetchone() != (0,):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute(empty).fetchone() == (0,):
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(_TABLE)
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)

@@ -1,0 +1,269 @@
+"""The index: one row of an SQLite table an entry.
+
+Promise: rows say where something may lie, and the checksum in them decides. Damage found when opening or at any later
+moment makes a writable index start empty, with the old file kept as ``index.damaged``; a read-only one then holds
+nothing. Once open, only ``add`` raises.
+
+A rollback journal, not WAL: that needs shared memory, which network file systems and read-only folders have not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from hydrax_core.cache.checksum import CHECKSUM_BYTES
+from hydrax_core.cache.database import DamagedIndexError, check_database, connect, is_damage, integrity_error
+from hydrax_core.cache.folder import INDEX, INDEX_SIDE_FILES, OLD_INDEX
+from hydrax_core.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+__all__ = ["EpochCount", "Index", "IndexRow"]
+
+_log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 500
+"""Parameters of a statement; SQLite has at most 999 of them in its older versions."""
+_PAGE_ROWS: Final = 256
+_MOST_MENDED: Final = 8
+
+
+class IndexRow(NamedTuple):
+    """One entry.
+
+    Attributes:
+        epoch: Content epoch.
+        number: Batch or item.
+        checksum: See ``hydrax_core.cache.checksum``.
+        created: Seconds since 1970.
+        size: Bytes of the arrays.
+        additional: Additional data as stored.
+    """
+
+    epoch: int
+    number: int
+    checksum: bytes
+    created: float
+    size: int
+    additional: bytes | None
+
+
+class EpochCount(NamedTuple):
+    """What the index says about one content epoch."""
+
+    epoch: int
+    entries: int
+    oldest: float
+    newest: float
+
+
+class Index:
+    """The index of one cache, open.
+
+    Args:
+        folder: The cache's folder.
+        writable: Whether to create and mend it; else nothing in the folder changes.
+        alone: Gives a context in which no other process creates or mends it.
+
+    Raises:
+        sqlite3.Error: It cannot be created or opened, for reasons other than damage.
+        OSError: Likewise.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool, alone: Callable[[], AbstractContextManager[None]]) -> None:
+        self._folder = folder
+        self._path = folder / INDEX
+        self._writable = writable
+        self._alone = alone
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._told = False
+        self._mended = 0
+        self.damage = ""
+        try:
+            self._open()
+        except (DamagedIndexError, sqlite3.Error) as error:
+            if not is_damage(error):
+                raise
+            self._mend(error)
+
+    def close(self) -> None:
+        """Close it; afterwards it holds nothing."""
+        with self._writing, self._reading:
+            self._close()
+
+    def get(self, epoch: int, number: int) -> IndexRow | None:
+        """The row of an entry."""
+        rows = self._select("SELECT * FROM entries WHERE epoch = ? AND number = ?", (epoch, number))
+        return rows[0] if rows else None
+
+    def get_many(self, epoch: int, numbers: Sequence[int]) -> dict[int, IndexRow]:
+        """The rows that there are, by number."""
+        found: dict[int, IndexRow] = {}
+        for first in range(0, len(numbers), _AT_ONCE):
+            part = numbers[first : first + _AT_ONCE]
+            marks = ",".join("?" * len(part))
+            sql = f"SELECT * FROM entries WHERE epoch = ? AND number IN ({marks})"  # noqa: S608  marks only
+            found.update((row.number, row) for row in self._select(sql, (epoch, *part)))
+        return found
+
+    def rows(self) -> Iterator[IndexRow]:
+        """All rows, in order; others may write meanwhile."""
+        after = (-(2**63), -(2**63))
+        sql = "SELECT * FROM entries WHERE (epoch, number) > (?, ?) ORDER BY epoch, number LIMIT ?"
+        while page := self._select(sql, (*after, _PAGE_ROWS)):
+            yield from page
+            if (page[-1].epoch, page[-1].number) <= after:
+                self._fail(DamagedIndexError("its rows are out of order"))
+                return
+            after = (page[-1].epoch, page[-1].number)
+
+    def counts(self) -> list[EpochCount]:
+        """Entries of each content epoch that has any."""
+        sql = "SELECT epoch, count(*), min(created), max(created) FROM entries GROUP BY epoch ORDER BY epoch"
+        counts = [EpochCount(*fields) for fields in self._fetch(sql, ())]
+        return [count for count in counts if all(type(field) in (int, float) for field in count)]
+
+    def add(self, rows: Sequence[IndexRow]) -> None:
+        """Add entries whose data is on the disk, all or none; they are on the disk, too, when this returns.
+
+        Raises:
+            sqlite3.Error: They cannot be added.
+        """
+        sql = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
+        try:
+            self._change(sql, rows)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self._mend(error)
+            self._change(sql, rows)
+
+    def remove(self, keys: Sequence[tuple[int, int]]) -> bool:
+        """Forget entries; ``False`` where the index cannot be written."""
+        try:
+            self._change("DELETE FROM entries WHERE epoch = ? AND number = ?", keys)
+        except sqlite3.Error as error:
+            self._fail(error)
+            return False
+        return True
+
+    def shrink(self) -> None:
+        """Give free room back to the file system, where that works."""
+        with contextlib.suppress(sqlite3.Error):
+            self._change("VACUUM", None)
+
+    def check(self) -> str:
+        """What is wrong with the whole of it, ``""`` for nothing."""
+        with self._reading:
+            if self._reader is None:
+                return self.damage
+            try:
+                return integrity_error(self._reader)
+            except sqlite3.Error as error:
+                return str(error)
+
+    def mend(self, why: str) -> None:
+        """Set the index aside and start an empty one, unless another process has done so."""
+        self._mend(DamagedIndexError(why))
+
+    def _select(self, sql: str, parameters: Sequence[Any]) -> list[IndexRow]:
+        return [_row(fields) for fields in self._fetch(sql, parameters) if type(fields[0]) is type(fields[1]) is int]
+
+    def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        try:
+            with self._reading:
+                return [] if self._reader is None else self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return []
+
+    def _change(self, sql: str, rows: Sequence[Sequence[Any]] | None) -> None:
+        with self._writing:
+            if self._writer is None:
+                raise sqlite3.OperationalError("the index is closed or read-only")
+            if rows is None:
+                self._writer.execute(sql)
+                return
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.executemany(sql, rows)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def _fail(self, error: Exception) -> None:
+        """A read, or a removal, failed: mend what is damaged, and say so once."""
+        if is_damage(error):
+            self._mend(error)
+        elif not self._told:
+            self._told = True
+            _log.warning("%s cannot be read, so the cache counts as empty for now: %s", self._path, error)
+
+    def _mend(self, error: Exception) -> None:
+        with self._writing, self._reading:
+            try:
+                with self._alone():
+                    self._mend_alone(error)
+            except (OSError, sqlite3.Error, DamagedIndexError, CacheError) as second:
+                self._close()
+                _log.warning("%s is damaged (%s) and cannot be mended: %s", self._path, error, second)
+
+    def _mend_alone(self, error: Exception) -> None:
+        self._close()
+        self.damage = str(error)
+        self._mended += 1
+        if not self._writable or self._mended > _MOST_MENDED:
+            _log.warning("%s is damaged, so the cache counts as empty: %s", self._path, error)
+            return
+        with contextlib.suppress(DamagedIndexError, sqlite3.Error):
+            self._open()
+            if self._reader is not None and not integrity_error(self._reader):
+                return  # another process or thread has mended it
+        self._close()
+        self._path.replace(self._folder / OLD_INDEX)
+        for name in INDEX_SIDE_FILES:  # a journal would be played back into the new file
+            (self._folder / name).unlink(missing_ok=True)
+        _log.warning("%s is damaged and set aside as %s; the cache starts empty: %s", self._path, OLD_INDEX, error)
+        self._open()
+
+    def _open(self) -> None:
+        if not self._writable and not self._path.exists():
+            return
+        self._reader = connect(self._path, writable=self._writable)
+        check_database(self._reader, self._path)
+        self._writer = connect(self._path, writable=True) if self._writable else None
+
+    def _close(self) -> None:
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        self._reader = self._writer = None
+
+
+def _row(fields: Sequence[Any]) -> IndexRow:
+    """A row; one with fields of other types than ours gets a checksum that nothing has."""
+    epoch, number, checksum, created, size, additional = fields
+    good = (
+        type(checksum) is bytes
+        and len(checksum) == CHECKSUM_BYTES
+        and type(created) is float
+        and type(size) is int
+        and (additional is None or type(additional) is bytes)
+    )
+    return (
+        IndexRow(epoch, number, checksum, created, size, additional)
+        if good
+        else IndexRow(epoch, number, b"", 0.0, 0, None)
+    )

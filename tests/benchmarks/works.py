@@ -1,0 +1,261 @@
+"""The table of works: what is measured, on whom, and the mark each figure has to reach.
+
+A work is a set of cases that are measured in turn. A mark compares the figures of one round, never of two: what slows
+the machine down for a while slows both sides. Where the marks come from: they are the project's own promise, set before
+the code was written; a mark that was missed stays here as it was, with the reason in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PEERS = ("grain", "torch", "hydrax-0.2")
+ONE = "one process"
+TWO = "two processes"
+WORK_ALONE = "two, work only"
+MIB_S = 1 / (1 << 10)
+"""GiB of MiB."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A promise about the figures of one work.
+
+    Attributes:
+        text: What is compared.
+        tops: Cases on our side; the worst of them counts.
+        bottoms: Cases it is compared with; the best one that was measured counts.
+        bound: The promise.
+        sense: Whether the figure has to be ``"at least"`` or ``"at most"`` the bound.
+        how: ``"ratio"`` top / bottom, ``"difference"`` top - bottom, or the top's ``"value"`` itself.
+        field: Which of a measurement's figures.
+        gross: What ``--quick`` allows; half of the bound, or double, where it is not given.
+    """
+
+    text: str
+    tops: tuple[str, ...]
+    bottoms: tuple[str, ...]
+    bound: float
+    sense: Literal["at least", "at most"] = "at least"
+    how: Literal["ratio", "difference", "value"] = "ratio"
+    field: str = "value"
+    gross: float | None = None
+
+    def holds(self, figure: float, *, quick: bool) -> bool:
+        bound = self.bound
+        if quick:
+            bound = self.gross if self.gross is not None else bound * (0.5 if self.sense == "at least" else 2)
+        return figure >= bound if self.sense == "at least" else figure <= bound
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row of the table.
+
+    Attributes:
+        name: For ``--only``.
+        title: What is done.
+        unit: Of the figures shown.
+        scale: Figure shown for a measured value of 1.
+        better: Whether ``"more"`` or ``"less"`` is better.
+        cases: What is measured, by label; a label that is a peer's name stands in the peer's column.
+        marks: What has to hold.
+        quick: Whether ``--quick`` runs it.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["more", "less"]
+    cases: Mapping[str, Job]
+    marks: tuple[Mark, ...]
+    scale: float = 1.0
+    quick: bool = True
+
+
+def _each(job: Job, *others: str) -> dict[str, Job]:
+    return {peer: replace(job, peer=peer) for peer in ("hydrax", *PEERS, *others)}
+
+
+def _pair(job: Job, part: str) -> Job:
+    return replace(job, peer="pair", measure="pair", options=f'{{"part": "{part}"}}')
+
+
+def _tiny() -> Work:
+    job = Job("", "tiny", batch=256)
+    cases = _each(job, ONE)
+    cases[TWO] = _pair(job, "throughput")
+    return Work(
+        "tiny",
+        "16 float32 an item, batch 256",
+        "k items/s",
+        "more",
+        cases,
+        (Mark("best peer", ("hydrax",), PEERS, 4.0),),
+        scale=1e-3,
+    )
+
+
+def _batched() -> Work:
+    job = Job("", "tiny", batch=256)
+    runs = replace(job, batched=True)
+    cases = {
+        "hydrax": replace(runs, peer="hydrax"),
+        "grain": replace(job, peer="grain"),
+        "torch": replace(job, peer="torch"),
+        "torch __getitems__": replace(runs, peer="torch"),
+        "hydrax-0.2": replace(job, peer="hydrax-0.2"),
+        ONE: replace(runs, peer=ONE),
+    }
+    return Work(
+        "batched",
+        "the same through @batched; peers per item",
+        "k items/s",
+        "more",
+        cases,
+        (
+            Mark("best per-item peer", ("hydrax",), PEERS, 20.0),
+            Mark("torch __getitems__", ("hydrax",), ("torch __getitems__",), 1.0),
+        ),
+        scale=1e-3,
+    )
+
+
+def _copy() -> Work:
+    job = Job("", "copy", batch=16)
+    cases = _each(job, ONE)
+    cases[TWO] = _pair(job, "throughput")
+    return Work(
+        "copy",
+        "1 MiB rows of a memory map, batch 16",
+        "GiB/s",
+        "more",
+        cases,
+        (
+            Mark("best peer", ("hydrax",), PEERS, 1.1),
+            Mark("two processes that copy and sum", ("hydrax",), (TWO,), 0.8),
+        ),
+        scale=MIB_S,
+    )
+
+
+def _image() -> Work:
+    job = Job("", "image", batch=64)
+    cases = _each(job, ONE)
+    cases[WORK_ALONE] = _pair(job, "bare")
+    return Work(
+        "image",
+        "JPEG 384 to 224x224x3, Pillow, batch 64",
+        "images/s",
+        "more",
+        cases,
+        (
+            Mark("best peer", ("hydrax",), PEERS, 1.0),
+            Mark("two processes that only decode", ("hydrax",), (WORK_ALONE,), 0.95),
+        ),
+    )
+
+
+def _first() -> Work:
+    cases = _each(Job("", "tiny", measure="first", batch=8))
+    return Work(
+        "first",
+        "first batch of 8, from constructing the loader",
+        "s",
+        "less",
+        cases,
+        (Mark("best peer", ("hydrax",), PEERS, 0.5, "at most"),),
+    )
+
+
+def _memory() -> Work:
+    cases = _each(Job("", "tiny", measure="memory", batch=256), ONE)
+    mark = Mark("above jax alone, MiB", ("hydrax",), (ONE,), 60.0, "at most", how="difference")
+    return Work("memory", "PSS of all processes, tiny work; one process is jax alone", "MiB", "less", cases, (mark,))
+
+
+def _slow() -> Work:
+    job = Job("", "slow", batch=64)
+    cases = _each(job, ONE)
+    cases[WORK_ALONE] = _pair(job, "bare")
+    return Work(
+        "slow",
+        "one item in 500 takes 100 x as long, batch 64",
+        "k items/s",
+        "more",
+        cases,
+        (Mark("best peer", ("hydrax",), PEERS, 1.0),),
+        scale=1e-3,
+    )
+
+
+def _idle() -> Work:
+    cases = _each(Job("", "small", measure="idle", batch=8))
+    return Work(
+        "idle",
+        "JPEG 32x32x3, batch 8, 2 ms a jitted step: share of the time spent in next()",
+        "%",
+        "less",
+        cases,
+        (Mark("idle share", ("hydrax",), (), 0.01, "at most", how="value", gross=0.1),),
+        scale=100,
+    )
+
+
+def _plan() -> Work:
+    cases = {}
+    for peer in ("hydrax", "grain"):
+        for power in (4, 9):
+            for what, start in (("first", 0), ("resume", 10**6)):
+                job = Job(peer, "tiny", measure=what, batch=256, items=10**power, shuffle=True, start=start)
+                cases[f"{peer} {what} 10**{power}"] = job
+    marks = []
+    for what in ("first", "resume"):
+        large, small = f"hydrax {what} 10**9", f"hydrax {what} 10**4"
+        marks.append(Mark(f"{what}: 10**9 over 10**4 items", (large,), (small,), 1.2, "at most"))
+        marks.append(
+            Mark(f"{what}: MiB more", (large,), (small,), 10.0, "at most", how="difference", field="mib", gross=100.0)
+        )
+        marks.append(Mark(f"{what}: grain, 10**9 items", (large,), (f"grain {what} 10**9",), 1.0, "at most"))
+    return Work("plan", "shuffled, first batch and resume at batch 10**6", "s", "less", cases, tuple(marks))
+
+
+def _growth_items() -> Work:
+    cases = {f"10**{power}": Job("hydrax", "tiny", items=10**power) for power in range(3, 8)}
+    mark = Mark("slowest over fastest", tuple(cases), tuple(cases), 0.75)
+    return Work(
+        "growth-items", "tiny work, items of the data set", "k items/s", "more", cases, (mark,), 1e-3, quick=False
+    )
+
+
+def _growth_arrays() -> Work:
+    cases = {f"{count}": Job("hydrax", f"arrays:{count}") for count in (1, 4, 16, 64)}
+    return Work("growth-arrays", "16 float32, arrays an item", "k items/s", "more", cases, (), 1e-3, quick=False)
+
+
+def _growth_workers() -> Work:
+    cases = {f"{count}": Job("hydrax", "tiny", workers=count) for count in (1, 2, 4, 8)}
+    mark = Mark("8 workers over 2", ("8",), ("2",), 0.75)
+    return Work("growth-workers", "tiny work, worker processes", "k items/s", "more", cases, (mark,), 1e-3, quick=False)
+
+
+WORKS: tuple[Work, ...] = (
+    _tiny(),
+    _batched(),
+    _copy(),
+    _image(),
+    _first(),
+    _memory(),
+    _slow(),
+    _idle(),
+    _plan(),
+    _growth_items(),
+    _growth_arrays(),
+    _growth_workers(),
+)
