@@ -70,18 +70,21 @@ def run_command_line(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        _drop_output()  # whoever read it has had enough
         return FAILED
-    except (HydraxError, TargetError) as error:
+    except (HydraxError, TargetError, OSError) as error:
         click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        if isinstance(error, OSError):
+            _drop_output()
         return FAILED
 
 
 def _drop_output() -> None:
-    """Nobody reads standard output any more: what is still buffered must not fail again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Standard output may be what failed: what is still buffered must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main() -> None:

@@ -19,6 +19,8 @@ __all__ = ["Pace", "pace", "verdict"]
 
 _NO_WAIT = 0.05
 """Share of waiting up to which the training step counts as the limit."""
+_MOST_WORKERS = 1024
+"""What ``Dataloader`` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,9 @@ def _step_is_the_limit(measured: Pace) -> str:
 
 
 def _inline(measured: Pace, cores: int) -> str:
-    return (
-        f"the step waits while its own thread loads: {span(measured.load_seconds)} a batch on top of "
-        f"{span(measured.step_seconds)} a step; {_would_do(measured, cores)}"
-    )
+    loading, step = span(measured.idle_seconds / measured.batches), span(measured.step_seconds)
+    would_do = _would_do(measured, cores)
+    return f"the step waits while its own thread loads: {loading} a batch on top of {step} a step; {would_do}"
 
 
 def _step_waits(measured: Pace, cores: int) -> str:
@@ -147,8 +148,8 @@ def _enough_workers(measured: Pace) -> int:
 
 
 def _would_do(measured: Pace, cores: int) -> str:
-    if not measured.step_seconds:
-        return "more workers would help"
+    if measured.load_seconds * measured.workers > _MOST_WORKERS * measured.step_seconds:
+        return "more workers would help, but no number of them would do"
     enough = _enough_workers(measured)
     limit = f" (there are {many(cores, 'core')})" if enough > cores else ""
     return f"{many(enough, 'worker')} would do{limit}"

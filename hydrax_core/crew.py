@@ -65,6 +65,12 @@ class Member:
         self.items += result.loaded
         self.busy_seconds += result.seconds
 
+    def oldest(self) -> int:
+        """Take the chunk that the next result would have been of, as results come in order."""
+        number = next(iter(self.sent))
+        del self.sent[number]
+        return number
+
     def unanswered(self) -> list[int]:
         """Chunks in hand, oldest first."""
         return list(self.sent)
@@ -93,7 +99,8 @@ class Crew:
 
     def start(self) -> None:
         """Start all workers."""
-        self.members = [Member(self._start_worker(number)) for number in range(self._count)]
+        for number in range(self._count):
+            self.members.append(Member(self._start_worker(number)))  # one by one: close() ends those that did start
 
     def least_busy(self) -> Member | None:
         """The member with the least work in hand, or ``None`` when all have enough."""
@@ -103,14 +110,15 @@ class Crew:
         """Take note that some work was done."""
         self._idle_deaths = 0
 
-    def replace(self, member: Member, selector: selectors.BaseSelector) -> bool:
-        """Start a worker in the place of one that ended; false when the crew is given up."""
-        self._idle_deaths += 1
+    def replace(self, member: Member, selector: selectors.BaseSelector, *, idle: bool) -> bool:
+        """Start a worker in the place of one that ended (when it was ``idle``); false when the crew is given up."""
+        if idle:  # the schedule counts the others against their items
+            self._idle_deaths += 1
         if not member.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
             return False
         for fd in member.watched:
             selector.unregister(fd)
-        member.watched = {}
+        member.watched, member.descriptors, member.writing = {}, (), False  # the new one's may have the same numbers
         number = member.worker.number
         member.worker.join(0)
         member.worker = self._start_worker(number)

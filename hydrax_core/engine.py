@@ -35,7 +35,7 @@ from hydrax_core.plan import Plan
 from hydrax_core.schedule import OnError, Schedule
 from hydrax_core.slots import SlotPool
 from hydrax_core.waker import Waker
-from hydrax_core.workers.messages import ChunkResult, StartFailure
+from hydrax_core.workers.messages import ChunkResult, Garbled, StartFailure
 from hydrax_core.workers.protocol import Worker, WorkerGoneError
 
 __all__ = ["Engine", "EngineSettings"]
@@ -58,6 +58,7 @@ class EngineSettings:
         loader_count: Workers.
         deterministic: Whether batches keep the order of the plan.
         on_error: What to do about a failing item.
+        batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
         threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
     """
 
@@ -68,6 +69,7 @@ class EngineSettings:
     loader_count: int
     deterministic: bool
     on_error: OnError
+    batched: bool
     threaded: bool
 
 
@@ -101,7 +103,9 @@ class Engine:
         self._waker = waker
         self._settings = settings
         self._pid = os.getpid()
-        self._schedule = Schedule(groups, settings.loader_count, settings.on_error, plan.substitute)
+        self._schedule = Schedule(
+            groups, settings.loader_count, settings.on_error, plan.substitute, batched=settings.batched
+        )
         self._crew = Crew(start_worker, settings.loader_count)
         self._selector = selectors.DefaultSelector()
         self._selector.register(waker, selectors.EVENT_READ)
@@ -109,18 +113,16 @@ class Engine:
         self._jobs: dict[int, BatchJob] = {}
         self._ready: deque[HostBatch | Exception] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._admitted = 0
-        self._settled = 0
-        """Batches taken by the consumer, failed or dropped; in the consumer's thread only for the first."""
-        self._taken = 0
         self._waiting = False
         self._stopping = False
         self._ended = False
-        self._fatal: Exception | None = None
+        self._fatal: BaseException | None = None
         self._said: set[str] = set()
         self.skipped_batches = 0
         self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
         """Numbers of batches that failed; whoever keeps the position takes them out."""
+        self.at_end = False
+        """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
         self.started = time.perf_counter()
         self.first_ready: float | None = None
         self.first_complete: float | None = None
@@ -156,14 +158,14 @@ class Engine:
             BatchTimeoutError: None arrived within ``seconds``.
             HydraxError: What went wrong on the way; after a ``LoaderError`` the next call goes on behind that batch.
         """
+        if os.getpid() != self._pid:
+            raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
         deadline = None if seconds is None else time.monotonic() + seconds
         while not self._ready:
             if self._fatal is not None:
                 raise self._fatal
             if self._ended:
                 return None
-            if os.getpid() != self._pid:
-                raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
             if not self._settings.threaded:
                 self._turn(block=False)
                 continue
@@ -181,7 +183,6 @@ class Engine:
         assert isinstance(batch, HostBatch)
         if batch.slot is not None:
             self._pool.annotate(batch.slot, note)
-        self._taken += 1
         self._waker.wake()
 
     @property
@@ -237,24 +238,26 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
+            while not self._stopping and self._fatal is None:
                 self._turn(block=True)
-        except Exception as error:  # the consumer must hear of a defect of ours, too
+        except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
             if not self._stopping:
                 _logger.exception("the engine failed")
                 self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._fatal = error
         self._ring()
 
     def _turn(self, *, block: bool) -> None:
         """Hand out work, wait for something to happen, take in what came."""
+        settled = False
         if self._fatal is None:
             self._admit()
             self._feed()
+            settled = self._deliver()  # a batch whose items cannot even be sent is done already
         self._crew.watch(self._selector)
-        for key, _ in self._selector.select(None if block else 0):
+        for key, _ in self._selector.select(None if block and not settled else 0):
             if key.data is None:
                 self._waker.clear()
             elif key.fd in key.data.watched:  # not one that was replaced a moment ago
@@ -266,7 +269,7 @@ class Engine:
 
     def _admit(self) -> None:
         settings = self._settings
-        while self._admitted - self._taken - self._settled < settings.depth:
+        while len(self._jobs) + len(self._ready) < settings.depth:  # errors count, or a failing run would race ahead
             if settings.end is not None and self._next >= settings.end:
                 return
             if self._next in settings.skipped:
@@ -281,15 +284,12 @@ class Engine:
             group = planned.address.group_index
             if planned.address.kind == "validation":
                 group += self._training_groups
-            content = planned.content
-            seeds = None if content.seeds is None else content.seeds.tolist()
-            job = BatchJob(planned, group, slot, content.indices.tolist(), seeds)
+            job = BatchJob(planned, group, slot, list(planned.content.indices), planned.content.seeds)
             if len(job.indices) < self._groups[group].batch_size:
                 self._clear_padding(job)
             self._jobs[self._next] = job
             self._schedule.add(job)
             self._next += 1
-            self._admitted += 1
 
     def _clear_padding(self, job: BatchJob) -> None:
         mapping, offset = self._pool.memory.locate(job.slot)
@@ -323,6 +323,8 @@ class Engine:
                 self._schedule.accept(report)
                 for notice in report.notices:
                     self._say_once(notice)
+            elif isinstance(report, Garbled):
+                self._schedule.reject(member.oldest(), report)
             elif isinstance(report, StartFailure):
                 trace = f"\n\nIn the worker:\n{report.traceback}"
                 self._fail(WorkerStartError(f"worker {member.worker.number} could not start: {report.cause}{trace}"))
@@ -339,21 +341,24 @@ class Engine:
         doing = "idle" if what is None else f"at item {what[1]} of {what[0]}"
         _logger.warning("worker %d ended: %s; it was %s; it is replaced", member.worker.number, how, doing)
         self._schedule.lose(member.unanswered(), busy, how)
-        if not self._crew.replace(member, self._selector):
-            message = f"workers end before they do any work; of the last: {how}"
+        if not self._crew.replace(member, self._selector, idle=busy is None):
+            which = "workers end before they do any work; of the last" if member.worker.replaceable else "a worker ended"
+            message = f"{which}: {how}"
             self._fail(WorkerDiedError(message, None, None, None, how))
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
+        """Pass on the batches that are complete; whether there were any."""
+        before = len(self._jobs)
         for number, job in list(self._jobs.items()):
             if job.complete:
                 del self._jobs[number]
                 self._settle(job)
             elif self._settings.deterministic:
                 break
-        at_end = self._settings.end is not None and self._next >= self._settings.end
-        if at_end and not self._jobs and not self._ended:
-            self._ended = True
+        if not self._jobs and self._settings.end is not None and self._next >= self._settings.end:
+            self.at_end = self._ended = True
             self._ring()
+        return len(self._jobs) < before
 
     def _settle(self, job: BatchJob) -> None:
         error = job.error
@@ -364,7 +369,6 @@ class Engine:
             self._ring()
             return
         self._pool.release(job.slot)
-        self._settled += 1
         self.dropped.append(job.planned.number)
         if self._settings.on_error == "skip":
             self.skipped_batches += 1
@@ -382,7 +386,8 @@ class Engine:
 
     def _out_of_slots(self) -> None:
         """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
-        if self._waiting and not self._jobs and not self._ready:
+        waiting = self._waiting or not self._settings.threaded
+        if waiting and not self._jobs and not self._ready:
             notes = self._pool.held()
             self._ready.append(
                 BatchesHeldError(

@@ -66,6 +66,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         loader_count=count,
         deterministic=arguments.deterministic,
         on_error=arguments.on_error,
+        batched=bool(getattr(arguments.loader_func, "__hydrax_batched__", False)),
         threaded=not inline,
     )
     start_worker = _worker_starter(arguments, groups, pool, functions)

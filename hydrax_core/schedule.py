@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
 from hydrax_core.jobs import BatchJob, JobGroup
-from hydrax_core.workers.messages import Chunk, ChunkResult
+from hydrax_core.workers.messages import Chunk, ChunkResult, Garbled
 
 __all__ = ["MOST_DEATHS", "OnError", "Schedule"]
 
@@ -47,10 +47,20 @@ class Schedule:
         workers: How many workers share the work.
         on_error: What to do about a failing item.
         substitute: Gives the item that stands in for a failing one, see ``GroupOrder.substitute``.
+        batched: Whether a loader takes many items at once, so that it is not known which of them it is at.
     """
 
-    def __init__(self, groups: Sequence[JobGroup], workers: int, on_error: OnError, substitute: Substitute) -> None:
+    def __init__(
+        self,
+        groups: Sequence[JobGroup],
+        workers: int,
+        on_error: OnError,
+        substitute: Substitute,
+        *,
+        batched: bool = False,
+    ) -> None:
         self._groups = groups
+        self._batched = batched
         self._workers = workers
         self._on_error = on_error
         self._substitute = substitute
@@ -75,7 +85,11 @@ class Schedule:
         """The next items to load, or ``None`` when all are handed out."""
         while self._again or self._uncut:
             if self._again:
-                chunk = self._chunk(self._again.popleft())
+                rows = self._again.popleft()
+                if rows.job.failures and rows.first > min(rows.job.failures):
+                    rows.job.open -= rows.count  # its batch is lost, and these cannot change the error
+                    continue
+                chunk = self._chunk(rows)
             else:
                 job = self._uncut[0]
                 if job.failures:
@@ -104,6 +118,8 @@ class Schedule:
                 if values:
                     job.add(rows.first + offset, values, batch_size)
         job.open -= rows.count
+        for row in range(rows.first, rows.first + rows.count) if self._deaths else ():
+            self._deaths.pop((job.group, job.indices[row]), None)  # it killed the last worker by chance
         for failure in result.failures:
             descriptor = self._groups[job.group].data[job.indices[failure.row]]
             self._fail(job, failure.row, job.failed(failure.row, descriptor, failure.cause, failure.traceback))
@@ -125,7 +141,9 @@ class Schedule:
             rows = self._sent.pop(number)
             jobs.append(rows.job)
             row = busy[1] if busy is not None and busy[0] == number else -1
-            if rows.first <= row < rows.first + rows.count and self._died_of(rows.job, row, how):
+            if row >= 0 and self._batched and rows.count > 1:
+                self._go_singly(rows)  # which of them it is will show
+            elif rows.first <= row < rows.first + rows.count and self._died_of(rows.job, row, how):
                 after = rows.first + rows.count - row - 1
                 if after:
                     self._again.appendleft(_Rows(rows.job, row + 1, after))
@@ -147,6 +165,21 @@ class Schedule:
         job.open -= 1
         self._fail(job, row, job.failed(row, chunk.items[before], cause, ""))
         return job
+
+    def reject(self, number: int, garbled: Garbled) -> None:
+        """A chunk or its result could not be unpickled: find out by which item, and fail it."""
+        rows = self._sent.pop(number)
+        if rows.count > 1:
+            self._go_singly(rows)
+            return
+        job = rows.job
+        job.open -= 1
+        descriptor = self._groups[job.group].data[job.indices[rows.first]]
+        self._fail(job, rows.first, job.failed(rows.first, descriptor, garbled.cause, garbled.traceback))
+
+    def _go_singly(self, rows: _Rows) -> None:
+        for row in reversed(range(rows.first, rows.first + rows.count)):
+            self._again.appendleft(_Rows(rows.job, row, 1))
 
     def describe(self, number: int, row: int) -> tuple[BatchAddress, int] | None:
         """The batch and the index of the item at a row of a chunk in work."""
@@ -211,12 +244,12 @@ class Schedule:
         if self._on_error != "substitute" or attempt >= most:
             job.failures[row] = error
             return
-        original = int(job.planned.content.indices[row])
+        original = job.planned.content.indices[row]
         job.attempts[row] = attempt + 1
         job.indices[row], seed = self._substitute(job.address, original, attempt)
         if job.seeds is not None:
             assert seed is not None
-            job.seeds[row] = seed
+            job.seeds = [*job.seeds[:row], seed, *job.seeds[row + 1 :]]
         for values in job.additional.values():
             values[row] = None
         job.open += 1

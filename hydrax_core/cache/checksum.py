@@ -1,7 +1,7 @@
 """Checksums of entries: xxh3 over what an entry holds and over what says which entry it is.
 
-Promise: an entry that lies in another place, belongs to other settings or has any byte changed has another checksum. It
-finds accidents; who wants to deceive can compute it.
+Promise: an entry that lies in another place, belongs to other settings or has any byte changed has another checksum.
+It finds accidents; who wants to deceive can compute it.
 """
 
 from __future__ import annotations

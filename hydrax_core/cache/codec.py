@@ -1,10 +1,11 @@
 """Additional data as bytes: a small code for plain values that runs nothing when it is read.
 
-Promise: what ``encode`` takes comes back from ``decode`` with equal value and the same type. ``decode`` takes any bytes
-whatever and either returns a value or raises ``DecodeError``; it allocates at most a constant times the bytes given,
-imports nothing that they name, and unpickles only where ``allow_pickle`` says so.
+Promise: what ``encode`` takes comes back from ``decode`` with equal value and the same type. ``decode`` takes any
+bytes whatever and either returns a value or raises ``DecodeError``; it allocates at most a constant times the bytes
+given, imports nothing that they name, and unpickles only where ``allow_pickle`` says so.
 
-Refused: types other than those of ``encode``, their subclasses included, since they would come back as something else.
+Refused: types other than those of ``encode``, their subclasses included, since they would come back as something
+else.
 
 The code: a tag byte, then fixed fields or a length (LEB128) and that many bytes. Containers hold a count and values.
 """

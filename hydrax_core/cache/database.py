@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import urllib.parse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from hydrax_core.cache.folder import is_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DamagedIndexError", "check_database", "check_journal_mode", "connect", "is_damage", "integrity_error"]
+__all__ = ["DamagedIndexError", "check_database", "check_journal_mode", "connect", "integrity_error", "is_damage", "play_back_journal"]
 
 _APPLICATION: Final = 0x68647861  # "hdxa"
 _VERSION: Final = 1
@@ -62,8 +62,8 @@ class DamagedIndexError(Exception):
     """The file is no index of ours, or no longer."""
 
 
-def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
-    """Open the file; where ``writable``, create it with its table if it is missing or empty.
+def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+    """Open the file to read, to write, or to write and create it with its table if it is missing or empty.
 
     Raises:
         DamagedIndexError: It is no plain file, or in WAL mode.
@@ -72,7 +72,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
     if path.is_symlink() or (path.exists() and not is_regular(path)):
         raise DamagedIndexError("it is no plain file")
     check_journal_mode(path)
-    uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={'rwc' if writable else 'ro'}"
+    uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(
         uri, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False, uri=True, cached_statements=16
     )
@@ -80,7 +80,7 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         connection.text_factory = bytes  # a damaged row may hold what is no text
         for setting in ("cell_size_check=ON", "trusted_schema=OFF", "temp_store=MEMORY", "synchronous=FULL"):
             connection.execute(f"PRAGMA {setting}")
-        if writable:
+        if mode == "rwc":
             _create(connection)
     except BaseException:
         connection.close()
@@ -126,6 +126,14 @@ def integrity_error(connection: sqlite3.Connection) -> str:
     found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
     return "" if text == "ok" else text
+
+
+def play_back_journal(path: Path) -> None:
+    """Let SQLite undo what a killed writer left half done, where it can; a read-only connection could not."""
+    with contextlib.suppress(DamagedIndexError, sqlite3.Error, OSError):
+        connection = connect(path, "rw")
+        with contextlib.closing(connection):
+            connection.execute("SELECT count(*) FROM sqlite_master")
 
 
 def is_damage(error: Exception) -> bool:

@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hydrax_core.cache.checksum import CHECKSUM_BYTES
-from hydrax_core.cache.database import DamagedIndexError, check_database, connect, is_damage, integrity_error
+from hydrax_core.cache.database import DamagedIndexError, check_database, connect, integrity_error, is_damage
 from hydrax_core.cache.folder import INDEX, INDEX_SIDE_FILES, OLD_INDEX
 from hydrax_core.errors import CacheError
 
@@ -241,9 +241,9 @@ class Index:
     def _open(self) -> None:
         if not self._writable and not self._path.exists():
             return
-        self._reader = connect(self._path, writable=self._writable)
+        self._reader = connect(self._path, "rwc" if self._writable else "ro")
         check_database(self._reader, self._path)
-        self._writer = connect(self._path, writable=True) if self._writable else None
+        self._writer = connect(self._path, "rw") if self._writable else None
 
     def _close(self) -> None:
         for connection in (self._reader, self._writer):

@@ -1,7 +1,7 @@
 """Who uses a cache folder and who writes which entry, by advisory locks on bytes of one empty file.
 
-Promise: a lock ends with its process, however that ends, so nothing stale is left behind. Locks belong to an open file
-(Linux ``F_OFD_SETLK``), not to a process: two stores in one process exclude each other like two processes do.
+Promise: a lock ends with its process, however that ends, so nothing stale is left behind. Locks belong to an open
+file (Linux ``F_OFD_SETLK``), not to a process: two stores in one process exclude each other like two processes do.
 
 Byte 0: in use (shared by every open store; alone for removing). Byte 1: being set up. From byte 64 on: one an entry.
 """

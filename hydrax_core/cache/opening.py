@@ -1,8 +1,8 @@
 """Opening the cache of a group: creating it, mending it, refusing it, or doing without.
 
-Promise: what is opened was made for exactly this group. Of several processes that create a cache at once one does. Where
-the folder cannot be written it is only read, and where the disk is full or broken there is no cache; both are logged, and
-training goes on.
+Promise: what is opened was made for exactly this group. Of several processes that create a cache at once one does.
+Where the folder cannot be written it is only read, and where the disk is full or broken there is no cache; both are
+logged, and training goes on.
 """
 
 from __future__ import annotations

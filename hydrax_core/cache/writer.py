@@ -1,9 +1,9 @@
 """Writing entries: cacher threads put arrays into the files, one more makes them last.
 
-Promise: nobody who hands over an entry waits for the disk, only for a place in the queue. An entry's row is added when its
-data is on the disk, many entries at a time. An entry that the index holds, or that another process is writing, is not
-written. After the first error nothing more is written, which is logged once; ``on_done`` is called once for every job,
-whatever happens.
+Promise: nobody who hands over an entry waits for the disk, only for a place in the queue. An entry's row is added
+when its data is on the disk, many entries at a time. An entry that the index holds, or that another process is
+writing, is not written. After the first error nothing more is written, which is logged once; ``on_done`` is called
+once for every job, whatever happens.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class Writer:
         self._closing = False
         self._claimed: set[int] = set()
         self._epochs: dict[int, _OpenEpoch] = {}
-        self._threads = [threading.Thread(target=self._cache, name=f"hydrax-cacher-{n}", daemon=True) for n in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._cache, name=f"hydrax-cacher-{n}", daemon=True) for n in range(threads)
+        ]
         self._threads.append(threading.Thread(target=self._commit, name="hydrax-cache-commit", daemon=True))
         self._started = False
         self.error = ""
@@ -281,5 +283,5 @@ def _done(job: Job) -> None:
         return
     try:
         job.on_done()
-    except Exception:
+    except Exception:  # noqa: BLE001  it is the caller's, and this thread is needed by others; it is logged
         _log.exception("a callback of the cache failed")

@@ -118,7 +118,10 @@ def _open(path: str) -> _Arrays:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz archive; rename it to .npz")  # noqa: TRY004, TRY301  the file's content is wrong
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:
+        # Damage shows as whatever it makes NumPy, zipfile and zlib stumble over.
         raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
     return {"data": array}
 

@@ -34,6 +34,7 @@ from hydrax_core.workers.messages import (
     StartFailure,
     WorkerSetup,
     define,
+    garbled,
 )
 
 __all__ = ["main"]
@@ -62,14 +63,22 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         cause = "".join(traceback.format_exception_only(error)).strip()
         channel.send(pickle.dumps(StartFailure(cause, traceback.format_exc().rstrip())))
         return
-    channel.send(pickle.dumps(Ready(os.getpid())))
+    pid = os.getpid()
+    channel.send(pickle.dumps(Ready(pid)))
     while True:
         frame = channel.receive()
-        message = pickle.loads(frame)
-        if isinstance(message, Definitions):
-            define(message)
+        try:
+            message = pickle.loads(frame)
+            if isinstance(message, Definitions):
+                define(message)
+                continue
+        except BaseException as error:  # noqa: BLE001  the user's classes may raise anything here
+            channel.send(pickle.dumps(garbled("the descriptor cannot be unpickled in the worker", error)))
             continue
-        channel.send(_encode(runner.run(message), message))
+        result = runner.run(message)
+        if os.getpid() != pid:  # the loader forked and let the child return, too: it has no business on the socket
+            return
+        channel.send(_encode(result, message))
 
 
 def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:

@@ -14,6 +14,7 @@ import pickle
 import socket
 import struct
 import sys
+import traceback
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ __all__ = [
     "ChunkResult",
     "Definitions",
     "DescriptorEncoder",
+    "Garbled",
     "GroupSetup",
     "ItemFailure",
     "Ready",
@@ -114,6 +116,19 @@ class ChunkResult(NamedTuple):
     additional: list[dict[str, Any] | None] | None
     failures: tuple[ItemFailure, ...]
     notices: tuple[str, ...]
+
+
+class Garbled(NamedTuple):
+    """Stands in the place of a result: the chunk, or its result, cannot be unpickled."""
+
+    cause: str
+    traceback: str
+
+
+def garbled(what: str, error: BaseException) -> Garbled:
+    """The message that says so; ``error`` is being handled."""
+    cause = "".join(traceback.format_exception_only(error)).strip()
+    return Garbled(f"{what}: {cause}", traceback.format_exc().rstrip())
 
 
 class Ready(NamedTuple):

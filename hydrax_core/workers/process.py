@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hydrax_core.slots import SlotMemory
-from hydrax_core.workers.messages import Channel, Chunk, DescriptorEncoder, WorkerSetup
+from hydrax_core.workers.messages import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
 from hydrax_core.workers.protocol import Report, WorkerGoneError
 
 __all__ = ["ProcessWorker", "ProcessWorkers"]
@@ -150,7 +150,7 @@ class ProcessWorker:
         except EOFError:
             frames = []
             self._gone = True
-        messages: list[Report] = [pickle.loads(frame) for frame in frames]
+        messages = [_read(frame) for frame in frames]
         if not messages and (self._gone or self._process.poll() is not None):
             raise WorkerGoneError(self._how_it_ended())
         return messages
@@ -256,6 +256,14 @@ class _Output:
             stream.flush()
         except (OSError, ValueError) as error:
             _logger.debug("a worker's output is lost, sys.%s cannot be written: %s", self._name, error)
+
+
+def _read(frame: bytes) -> Report:
+    try:
+        report: Report = pickle.loads(frame)
+    except Exception as error:  # noqa: BLE001  whatever a value's own unpickling raises
+        report = garbled("the additional data cannot be unpickled; return plain values such as numbers and strings", error)
+    return report
 
 
 def _pidfd(pid: int) -> int | None:

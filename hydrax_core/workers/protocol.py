@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hydrax_core.workers.messages import Chunk, ChunkResult, Ready, StartFailure
+from hydrax_core.workers.messages import Chunk, ChunkResult, Garbled, Ready, StartFailure
 
 __all__ = ["Report", "Worker", "WorkerGoneError"]
 
-Report = ChunkResult | Ready | StartFailure
+Report = ChunkResult | Garbled | Ready | StartFailure
 
 
 class WorkerGoneError(Exception):

@@ -1,0 +1,323 @@
+import hashlib
+import pickle
+import sys
+import tempfile
+import warnings
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hydrax_core import Dataloader
+from hydrax_core.sources import image_folder, numpy_rows, uci_digits
+
+
+def rows_of(source, items=None):
+    """What the loader fills for these items, all of them by default."""
+    group = source.training
+    items = list(group) if items is None else items
+    arrays = {
+        name: np.zeros((len(items), *layout.shape[1:]), layout.numpy_dtype)
+        for name, layout in group.loader_layouts.items()
+    }
+    if getattr(source.loader_func, "__hydrax_batched__", False):
+        source.loader_func(items, arrays, list(range(len(items))))
+    else:
+        for row, item in enumerate(items):
+            source.loader_func(item, {name: array[row, ...] for name, array in arrays.items()}, row)
+    return arrays
+
+
+# --- digits
+
+
+def test_the_digits_are_those_that_the_readme_beside_them_names():
+    folder = files("hydrax_core.sources").joinpath("data")
+    with np.load(str(folder.joinpath("digits.npz")), allow_pickle=False) as archive:
+        image, label = archive["image"], archive["label"]
+    assert image.shape == (1797, 8, 8)
+    assert hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest() in folder.joinpath("README.md").read_text()
+    assert np.bincount(label).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_every_digit_is_either_for_training_or_for_validation():
+    source = uci_digits()
+    assert len(source.training) == 1437
+    assert len(source.validation) == 360
+    assert sorted([*source.training, *source.validation]) == list(range(1797))
+
+
+def test_digits_come_as_pictures_with_their_labels():
+    source = uci_digits(32)
+    with Dataloader(source.loader_func, source.validation, loader_kind="inline", end_at=("epoch", 1)) as loader:
+        batches = [batch for batch in loader if batch.is_training]
+    labels = np.concatenate([np.asarray(batch.arrays["label"])[: batch.size] for batch in batches])
+    picture = np.asarray(batches[0].arrays["image"])[0]
+    assert len(labels) == 360
+    assert labels[:4].tolist() == [0, 5, 0, 5]
+    assert picture.dtype == np.float32
+    assert picture.max() == 15
+
+
+# --- images
+
+
+def save(path, colour=(10, 20, 30), shape=(6, 4), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = shape
+    PIL.Image.new(mode, (width, height), colour).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for label, colour in (("cat", (200, 0, 0)), ("dog", (0, 200, 0))):
+        for number in range(3):
+            save(tmp_path / "set" / label / f"{number}.png", colour)
+    return tmp_path / "set"
+
+
+def test_sub_folders_are_labels_in_the_order_of_their_names(folder):
+    save(folder / "ant" / "deep" / "er" / "0.PNG", (0, 0, 200))
+    source = image_folder(folder, size=(3, 5), batch_size=2)
+    assert source.classes == ("ant", "cat", "dog")
+    assert list(source.training)[:2] == [("ant/deep/er/0.PNG", 0), ("cat/0.png", 1)]
+    arrays = rows_of(source)
+    assert arrays["image"].shape == (7, 3, 5, 3)
+    assert arrays["label"].tolist() == [0, 1, 1, 1, 2, 2, 2]
+    assert (arrays["image"][1] == (200, 0, 0)).all()
+
+
+def test_a_folder_without_sub_folders_has_no_labels(tmp_path):
+    save(tmp_path / "b.png")
+    save(tmp_path / "a.png")
+    source = image_folder(tmp_path, batch_size=1)
+    assert source.classes == ()
+    assert [path for path, _ in source.training] == ["a.png", "b.png"]
+    assert set(source.training.loader_layouts) == {"image"}
+
+
+def test_hidden_files_and_other_files_are_ignored(folder):
+    save(folder / ".thumbnails" / "0.png")
+    save(folder / "cat" / ".hidden.png")
+    save(folder / "cat" / ".cache" / "0.png")
+    (folder / "readme.txt").write_text("no image")
+    assert len(image_folder(folder, batch_size=1).training) == 6
+
+
+def test_items_do_not_depend_on_where_the_folder_lies(folder, tmp_path):
+    before = image_folder(folder, batch_size=2).training.fingerprint()
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert image_folder(moved, batch_size=2).training.fingerprint() == before
+
+
+def test_the_loader_returns_the_path_and_can_be_sent_to_a_worker(folder):
+    source = image_folder(folder, size=2, batch_size=2)
+    loader = pickle.loads(pickle.dumps(source.loader_func))
+    arrays = {"image": np.zeros((2, 2, 3), np.uint8), "label": np.zeros((), np.int32)}
+    assert loader(("dog/1.png", 1), arrays, None) == {"path": "dog/1.png"}
+    assert arrays["label"] == 1
+
+
+def test_an_image_is_cropped_to_the_middle_not_squeezed(tmp_path):
+    picture = np.zeros((4, 12, 3), np.uint8)
+    picture[:, 4:8] = 255
+    PIL.Image.fromarray(picture).save(tmp_path / "a.png")
+    assert (rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"] == 255).all()
+
+
+def test_a_photo_is_turned_upright(tmp_path):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[0] = 255
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # orientation: upside down
+    PIL.Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    image = rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"][0]
+    assert (image[3] == 255).all()
+    assert (image[:3] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_all_8_bit_modes_become_rgb_without_a_warning(tmp_path, mode):
+    suffix = "tif" if mode == "CMYK" else "png"
+    options = {"transparency": b"\x00\xff"} if mode == "P" else {}
+    PIL.Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / f"a.{suffix}", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"]
+    assert (image == 255).all()
+
+
+def test_more_than_8_bits_a_channel_are_refused_by_name(tmp_path):
+    PIL.Image.fromarray(np.full((4, 4), 60_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png.*more than 8 bits"):
+        rows_of(image_folder(tmp_path, batch_size=1))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_damaged_image_is_named(tmp_path, keep):
+    rng = np.random.default_rng(0)
+    PIL.Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "bad.jpg")
+    whole = (tmp_path / "bad.jpg").read_bytes()
+    (tmp_path / "bad.jpg").write_bytes(whole[:keep])
+    with pytest.raises(ValueError, match=r"bad\.jpg: the image cannot be read"):
+        rows_of(image_folder(tmp_path, batch_size=1))
+
+
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
+    save(tmp_path / "bomb.png", shape=(20, 20))
+    for limit in (399, 300, 100):  # Pillow itself warns below and raises above twice the limit
+        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+            with pytest.raises(ValueError, match=r"bomb\.png.*decompression bomb"):
+                rows_of(image_folder(tmp_path, batch_size=1))
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(ValueError, match="holds no image"):
+        image_folder(tmp_path)
+
+
+def test_images_beside_sub_folders_of_images_are_refused(folder):
+    save(folder / "stray.png")
+    with pytest.raises(ValueError, match=r"stray\.png.*cat/"):
+        image_folder(folder)
+
+
+def test_a_missing_folder_and_a_wrong_size_are_refused(folder):
+    with pytest.raises(NotADirectoryError, match="is no folder"):
+        image_folder(folder / "nothing")
+    with pytest.raises(ValueError, match=r"size: .* got \(0, 4\)"):
+        image_folder(folder, size=(0, 4))
+
+
+def test_without_pillow_the_error_says_how_to_install_it(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'hydrax-toolkit\[image\]'"):
+        image_folder(folder)
+
+
+# --- NumPy files
+
+rows_strategy = hnp.arrays(
+    st.sampled_from(["u1", "<i4", ">i4", "<f4", ">f4", "<f2", "?", "<c8"]),
+    hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=4),
+    elements={"allow_nan": False},
+)
+
+
+@given(array=rows_strategy, save_archive=st.sampled_from([None, np.savez, np.savez_compressed]), fortran=st.booleans())
+def test_rows_come_as_they_were_saved(array, save_archive, fortran):
+    array = np.asfortranarray(array) if fortran else array
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("rows.npz" if save_archive else "rows.npy")
+        if save_archive:
+            save_archive(path, data=array, number=np.arange(len(array), dtype=np.int32))
+        else:
+            np.save(path, array)
+        source = numpy_rows(path, batch_size=1)
+        backwards = list(range(len(array)))[::-1]
+        loaded = rows_of(source, backwards)
+    np.testing.assert_array_equal(loaded["data"], array[::-1])
+    assert loaded["data"].dtype == array.dtype.newbyteorder("=")
+    if save_archive:
+        assert loaded["number"].tolist() == backwards
+
+
+def test_stored_arrays_are_mapped_and_not_read(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 2)))
+    np.savez(tmp_path / "b.npz", x=np.zeros((4, 2)))
+    for name in ("a.npy", "b.npz"):
+        arrays = numpy_rows(tmp_path / name, batch_size=2).loader_func.arrays
+        assert all(isinstance(array, np.memmap) for array in arrays.values())
+
+
+def test_a_loader_travels_without_its_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(100_000, dtype=np.float32))
+    loader = numpy_rows(tmp_path / "a.npy").loader_func
+    assert len(pickle.dumps(loader)) < 1000
+    assert len(pickle.loads(pickle.dumps(loader)).arrays["data"]) == 100_000
+
+
+def test_64_bit_numbers_become_32_bit_ones(tmp_path):
+    np.savez(tmp_path / "a.npz", f=np.full(3, 0.1), i=np.arange(3), u=np.arange(3, dtype="u8"), c=np.ones(3, "c16"))
+    source = numpy_rows(tmp_path / "a.npz", batch_size=3)
+    dtypes = {name: layout.numpy_dtype.name for name, layout in source.training.loader_layouts.items()}
+    assert dtypes == {"f": "float32", "i": "int32", "u": "uint32", "c": "complex64"}
+    assert rows_of(source)["f"].tolist() == [np.float32(0.1)] * 3
+
+
+def test_an_integer_that_needs_64_bits_fails_its_row(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([1, 2**40]))
+    source = numpy_rows(tmp_path / "a.npy", batch_size=1)
+    assert rows_of(source, [0])["data"].tolist() == [1]
+    with pytest.raises(OverflowError, match=r"a\.npy: 'data' holds an integer that does not fit into int32"):
+        rows_of(source, [1])
+
+
+class Tripwire:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+@pytest.mark.parametrize("save_file", [np.save, np.savez, np.savez_compressed])
+def test_pickled_objects_are_refused_and_not_run(tmp_path, save_file):
+    path = tmp_path / ("a.npy" if save_file is np.save else "a.npz")
+    save_file(path, np.array([Tripwire(), Tripwire()], object))
+    with pytest.raises(ValueError, match=str(path)):
+        numpy_rows(path, batch_size=1)
+
+
+def test_arrays_of_different_length_are_named(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(3), y=np.zeros(4))
+    with pytest.raises(ValueError, match="one length; x: 3, y: 4"):
+        numpy_rows(tmp_path / "a.npz")
+
+
+def test_a_single_value_and_an_empty_archive_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(3), scale=np.float32(2))
+    with pytest.raises(ValueError, match="'scale' is a single value"):
+        numpy_rows(tmp_path / "a.npz")
+    zipfile.ZipFile(tmp_path / "b.npz", "w").close()
+    with pytest.raises(ValueError, match="it holds none"):
+        numpy_rows(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+@pytest.mark.parametrize("keep", [0, 5, 100, -8])
+def test_a_truncated_file_is_refused_by_name(tmp_path, name, keep):
+    path = tmp_path / name
+    (np.save if name == "a.npy" else np.savez)(path, np.zeros((100, 3), np.float32))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=f"{name}: cannot be read as a NumPy file"):
+        numpy_rows(path)
+
+
+@given(st.sampled_from([np.save, np.savez, np.savez_compressed]), st.data())
+def test_a_damaged_file_loads_or_is_refused(save_file, data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("a.npy" if save_file is np.save else "a.npz")
+        save_file(path, np.arange(60, dtype=np.float32).reshape(20, 3))
+        damaged = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(damaged)
+        try:
+            source = numpy_rows(path, batch_size=1)
+        except ValueError:
+            return  # refused; anything else that is raised fails the test
+        assert set(rows_of(source)) == set(source.training.loader_layouts)
+
+
+def test_strings_are_no_rows_for_jax(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(["a", "b"]))
+    with pytest.raises(ValueError, match="jax has no dtype"):
+        numpy_rows(tmp_path / "a.npy", batch_size=1)

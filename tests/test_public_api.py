@@ -1,0 +1,63 @@
+"""The public names are what ``__init__`` says, and the two reference pages find every member under its name here."""
+
+import inspect
+
+import pytest
+
+import hydrax_core
+from hydrax_core import Batch, DataGroup, Dataloader, TrainingBatch, ValidationBatch, errors
+
+REFERENCE_MEMBERS = {  # hydrax.TrainingBatch, and ai.djl.training.dataset.Batch in Python's spelling
+    TrainingBatch: """additional arrays batch_num cache data epoch epoch_batch get_additional get_array get_data
+        is_training is_validation layouts seed seeds
+        group_index size progress progress_total inputs labels close split indices""",
+    ValidationBatch: "validation_epoch validation_epoch_batch validation_batch_num group uncached mask",
+    DataGroup: "batch_size batch_count loader_layouts cache_layouts loader_size cache_size",
+    Dataloader: """batches_per_epoch batches_per_validation first_batch last_batch deterministic interrupted interrupt
+        idle_usec stats state_dict load_state_dict""",
+}
+
+
+def test_every_public_name_exists_and_is_listed():
+    for name in hydrax_core.__all__:
+        assert getattr(hydrax_core, name) is not None
+    assert set(dir(hydrax_core)) == set(hydrax_core.__all__)
+    assert sorted(hydrax_core.__all__) == sorted(set(hydrax_core.__all__))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = hydrax_core.nonsense
+
+
+def test_every_error_is_public_and_drawn_in_the_tree():
+    for name in errors.__all__:
+        assert name in hydrax_core.__all__
+        made = getattr(errors, name)
+        if issubclass(made, Exception):
+            assert issubclass(made, errors.HydraxError)
+            assert name in errors.__doc__
+
+
+@pytest.mark.parametrize("owner", REFERENCE_MEMBERS)
+def test_the_members_of_the_reference_pages_exist_and_are_explained(owner):
+    for name in REFERENCE_MEMBERS[owner].split():
+        member = inspect.getattr_static(owner, name)
+        assert inspect.getdoc(member), f"{owner.__name__}.{name}"
+
+
+def test_the_batch_types_are_final_and_abstract_as_said():
+    assert inspect.isabstract(Batch)
+    for final in (TrainingBatch, ValidationBatch):
+        assert not inspect.isabstract(final)
+        assert final.__final__
+
+
+def test_the_signatures_are_those_of_the_documentation():
+    group = inspect.signature(DataGroup)
+    assert list(group.parameters)[:2] == ["batch_size", "data"]
+    defaults = {name: parameter.default for name, parameter in group.parameters.items()}
+    assert defaults["shuffle_later"] == "default"
+    assert defaults["remainder"] == "drop"
+    assert not defaults["shuffle_first"]
+    loader = {name: p.default for name, p in inspect.signature(Dataloader).parameters.items()}
+    assert (loader["depth"], loader["loader_count"], loader["timeout_sec"]) == (3, 1, 60)
+    assert (loader["loader_kind"], loader["on_error"], loader["start_at"]) == ("process", "raise", (0, 0))
+    assert all(p.kind is p.KEYWORD_ONLY for p in list(inspect.signature(Dataloader).parameters.values())[2:])
