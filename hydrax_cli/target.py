@@ -26,6 +26,7 @@ import cloudpickle
 import hydrax_core
 from hydrax_cli.convert import convert
 from hydrax_cli.errors import TargetError
+from hydrax_core.errors import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -168,8 +169,8 @@ def _attribute(module: ModuleType, place: str, attribute: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            close = difflib.get_close_matches(part, _candidates(found), n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            close = difflib.get_close_matches(part, _candidates(found), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
             raise click.UsageError(f"TARGET: {place} has no {attribute!r}{hint}") from None
     return found
 
@@ -181,12 +182,12 @@ def _candidates(owner: Any) -> list[str]:
 def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataloader[Any]:
     if not callable(function):
         kind = type(function).__name__
-        raise TargetError(f"{target} is a {kind}; expected a Dataloader, or a function that returns one")
+        raise TargetError(f"{target} is of type {kind}; expected a Dataloader, or a function that returns one")
     arguments = _arguments(function, target, parameters)
     with _users_code(target):
         result = function(**arguments)
     if not isinstance(result, hydrax_core.Dataloader):
-        raise TargetError(f"{target} returned a {type(result).__name__}; expected a Dataloader")
+        raise TargetError(f"{target} returned {shorten(result, 60)}; expected a Dataloader")
     return result
 
 

@@ -88,7 +88,7 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
         inline: Whether the loader runs in the consumer's own thread.
         cores: Cores that the workers may use.
     """
-    if measured.batches <= measured.depth:
+    if measured.batches <= measured.depth or measured.seconds <= 0:
         return f"too few batches to tell: {measured.batches} after the first, and {measured.depth} are loaded ahead"
     if not has_step:
         return _no_step(measured)

@@ -4,15 +4,13 @@ Promise: batches come in the order of the plan (or, if asked, as they become rea
 a dead worker is replaced and its items are done again; an error of any kind reaches the consumer, who never waits for
 something that cannot come. Nothing here polls: the thread sleeps until a worker, the consumer or a lease wakes it.
 
-The consumer's thread only looks at ``_ready`` and takes from it; everything else belongs to the engine's thread. That
-is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
+The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread. That is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import queue
 import selectors
 import threading
 import time
@@ -29,6 +27,7 @@ from hydrax_core.errors import (
     WorkerDiedError,
     WorkerStartError,
 )
+from hydrax_core.handover import Handover
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.layout import views
 from hydrax_core.plan import Plan
@@ -111,12 +110,8 @@ class Engine:
         self._selector.register(waker, selectors.EVENT_READ)
         self._next = settings.first
         self._jobs: dict[int, BatchJob] = {}
-        self._ready: deque[HostBatch | Exception] = deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._waiting = False
+        self._handover = Handover(waker.wake)
         self._stopping = False
-        self._ended = False
-        self._fatal: BaseException | None = None
         self._said: set[str] = set()
         self.skipped_batches = 0
         self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
@@ -161,29 +156,20 @@ class Engine:
         if os.getpid() != self._pid:
             raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
         deadline = None if seconds is None else time.monotonic() + seconds
-        while not self._ready:
-            if self._fatal is not None:
-                raise self._fatal
-            if self._ended:
-                return None
+        handover = self._handover
+        while (batch := handover.first()) is None and not handover.ended:
             if not self._settings.threaded:
                 self._turn(block=False)
                 continue
-            self._await_arrival(deadline, seconds)
-        item = self._ready[0]
-        if isinstance(item, Exception):
-            self._ready.popleft()
-            self._waker.wake()
-            raise item
-        return item
+            if not handover.await_news(deadline, knock=self._pool.short):
+                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._crew.report(self._schedule)}")
+        return batch
 
     def take(self, note: str) -> None:
         """Take the batch that ``wait()`` returned; ``note`` says where, for error texts."""
-        batch = self._ready.popleft()
-        assert isinstance(batch, HostBatch)
+        batch = self._handover.take()
         if batch.slot is not None:
             self._pool.annotate(batch.slot, note)
-        self._waker.wake()
 
     @property
     def filling_slots(self) -> frozenset[int]:
@@ -193,7 +179,7 @@ class Engine:
     @property
     def ready_slots(self) -> frozenset[int]:
         """Slots of complete batches not taken yet."""
-        return frozenset(b.slot for b in list(self._ready) if isinstance(b, HostBatch) and b.slot is not None)
+        return self._handover.slots()
 
     def close(self) -> None:
         """End thread and workers, within two seconds, and free what is not held."""
@@ -206,57 +192,34 @@ class Engine:
         self._crew.close(_GRACE_SECONDS)
         self._selector.close()
         self._waker.close()
-        self._ready.clear()
+        self._handover.clear()
         self._jobs.clear()
         self.interrupt()
         self._pool.close()
         _engines.discard(self)
 
-    def _await_arrival(self, deadline: float | None, seconds: float | None) -> None:
-        self._waiting = True  # set before looking again: the bell rings only for who waits
-        try:
-            if self._ready or self._ended or self._fatal is not None:
-                return
-            if self._pool.short:
-                self._waker.wake()  # so that the engine sees that somebody waits while no slot is left
-            self._bell.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            text = f"no batch arrived within {seconds:g} s; {self._crew.report(self._schedule)}"
-            raise BatchTimeoutError(text) from None
-        finally:
-            self._waiting = False
-
-    def _ring(self) -> None:
-        """Wake the consumer; a SimpleQueue, unlike an Event, is safe in signal handlers."""
-        if self._waiting:
-            self._bell.put(None)
-
     def interrupt(self) -> None:
-        """Let ``wait()`` return ``None`` from now on; safe in threads and signal handlers."""
-        self._ended = True
-        self._bell.put(None)
+        """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
+        self._handover.end()
 
     def _run(self) -> None:
         try:
-            while not self._stopping and self._fatal is None:
+            while not self._stopping and self._handover.fatal is None:
                 self._turn(block=True)
         except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
             if not self._stopping:
                 _logger.exception("the engine failed")
-                self._fail(error)
-
-    def _fail(self, error: BaseException) -> None:
-        self._fatal = error
-        self._ring()
+                self._handover.fail(error)
 
     def _turn(self, *, block: bool) -> None:
         """Hand out work, wait for something to happen, take in what came."""
         settled = False
-        if self._fatal is None:
+        if self._handover.fatal is None:
             self._admit()
             self._feed()
             settled = self._deliver()  # a batch whose items cannot even be sent is done already
         self._crew.watch(self._selector)
+        self._handover.sleeping(hungry=not self._schedule.has_uncut)
         for key, _ in self._selector.select(None if block and not settled else 0):
             if key.data is None:
                 self._waker.clear()
@@ -269,7 +232,7 @@ class Engine:
 
     def _admit(self) -> None:
         settings = self._settings
-        while len(self._jobs) + len(self._ready) < settings.depth:  # errors count, or a failing run would race ahead
+        while len(self._jobs) + len(self._handover) < settings.depth:  # errors count, or a failing run would race ahead
             if settings.end is not None and self._next >= settings.end:
                 return
             if self._next in settings.skipped:
@@ -327,14 +290,15 @@ class Engine:
                 self._schedule.reject(member.oldest(), report)
             elif isinstance(report, StartFailure):
                 trace = f"\n\nIn the worker:\n{report.traceback}"
-                self._fail(WorkerStartError(f"worker {member.worker.number} could not start: {report.cause}{trace}"))
+                text = f"worker {member.worker.number} could not start: {report.cause}{trace}"
+                self._handover.fail(WorkerStartError(text))
             else:
                 member.ready = True
                 if self.first_ready is None:
                     self.first_ready = time.perf_counter()
 
     def _replace(self, member: Member, how: str) -> None:
-        if self._stopping or self._fatal is not None:
+        if self._stopping or self._handover.fatal is not None:
             return
         busy = member.busy()
         what = self._schedule.describe(*busy) if busy is not None else None
@@ -342,9 +306,11 @@ class Engine:
         _logger.warning("worker %d ended: %s; it was %s; it is replaced", member.worker.number, how, doing)
         self._schedule.lose(member.unanswered(), busy, how)
         if not self._crew.replace(member, self._selector, idle=busy is None):
-            which = "workers end before they do any work; of the last" if member.worker.replaceable else "a worker ended"
+            which = (
+                "workers end before they do any work; of the last" if member.worker.replaceable else "a worker ended"
+            )
             message = f"{which}: {how}"
-            self._fail(WorkerDiedError(message, None, None, None, how))
+            self._handover.fail(WorkerDiedError(message, None, None, None, how))
 
     def _deliver(self) -> bool:
         """Pass on the batches that are complete; whether there were any."""
@@ -356,17 +322,16 @@ class Engine:
             elif self._settings.deterministic:
                 break
         if not self._jobs and self._settings.end is not None and self._next >= self._settings.end:
-            self.at_end = self._ended = True
-            self._ring()
+            self.at_end = True
+            self._handover.end()
         return len(self._jobs) < before
 
     def _settle(self, job: BatchJob) -> None:
         error = job.error
         if error is None:
-            self._ready.append(self._host_batch(job))
+            self._handover.offer(self._host_batch(job))
             if self.first_complete is None:
                 self.first_complete = time.perf_counter()
-            self._ring()
             return
         self._pool.release(job.slot)
         self.dropped.append(job.planned.number)
@@ -376,8 +341,7 @@ class Engine:
                 f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip"
             )
             return
-        self._ready.append(error)
-        self._ring()
+        self._handover.offer(error)
 
     def _host_batch(self, job: BatchJob) -> HostBatch:
         root = self._pool.lease(job.slot)
@@ -386,16 +350,15 @@ class Engine:
 
     def _out_of_slots(self) -> None:
         """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
-        waiting = self._waiting or not self._settings.threaded
-        if waiting and not self._jobs and not self._ready:
+        waiting = self._handover.waiting or not self._settings.threaded
+        if waiting and not self._jobs and not self._handover:
             notes = self._pool.held()
-            self._ready.append(
+            self._handover.offer(
                 BatchesHeldError(
                     f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
                     f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
                 )
             )
-            self._ring()
 
     def _warn_if_hoarding(self) -> None:
         held = self._pool.count - self._settings.depth

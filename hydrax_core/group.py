@@ -148,6 +148,11 @@ class DataGroup(Sequence[D], Generic[D]):
         return f"DataGroup({self._batch_size} x {self._batch_count} batches of {self._size} items)"
 
     @property
+    def items(self) -> Sequence[D]:
+        """The data as it was given."""
+        return self._data
+
+    @property
     def batch_size(self) -> int:
         """Rows of a batch, padding included."""
         return self._batch_size

@@ -54,7 +54,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     waker = Waker()
     pool = SlotPool(size, depth + max_held, count, depth + 2, waker.wake)
     groups = [
-        JobGroup(group, group.loader_layouts, group.batch_size, group.zeroed)
+        JobGroup(group.items, group.loader_layouts, group.batch_size, group.zeroed)
         for group in (*arguments.training, *arguments.validation)
     ]
     plan, last = arguments.plan, arguments.last_batch

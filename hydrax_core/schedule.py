@@ -12,7 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
 from hydrax_core.jobs import BatchJob, JobGroup
@@ -76,6 +76,11 @@ class Schedule:
     def add(self, job: BatchJob) -> None:
         """Take a batch to load; batches are worked on in the order of this call."""
         self._uncut.append(job)
+
+    @property
+    def has_uncut(self) -> bool:
+        """Whether there is work that no worker has."""
+        return bool(self._uncut or self._again)
 
     def estimate(self, chunk: Chunk) -> float:
         """Seconds that a chunk will take, 0 where nothing is known."""
@@ -202,29 +207,36 @@ class Schedule:
 
     def _chunk(self, rows: _Rows) -> Chunk | None:
         job = rows.job
-        data = self._groups[job.group].data
         end = rows.first + rows.count
-        items = []
-        for row in range(rows.first, end):
-            try:
-                items.append(data[job.indices[row]])
-            except Exception as error:  # noqa: BLE001  the user's sequence may raise anything
-                cause = "".join(traceback.format_exception_only(error)).strip()
-                after = end - row - 1
-                if after:
-                    self._again.appendleft(_Rows(job, row + 1, after))
-                job.open -= 1
-                self._fail(
-                    job, row, job.failed(row, None, f"data[{job.indices[row]}]: {cause}", traceback.format_exc())
-                )
-                if not items:
-                    return None
-                rows = _Rows(job, rows.first, row - rows.first)
-                break
+        try:
+            items = list(map(self._groups[job.group].data.__getitem__, job.indices[rows.first : end]))
+        except Exception:  # noqa: BLE001  the user's sequence may raise anything
+            items = self._items_before_the_bad_one(rows)
+            if not items:
+                return None
+            rows = _Rows(job, rows.first, len(items))
         seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.count]
         self._numbers += 1
         self._sent[self._numbers] = rows
         return Chunk(self._numbers, job.group, job.slot, rows.first, items, seeds)
+
+    def _items_before_the_bad_one(self, rows: _Rows) -> list[Any]:
+        """Fail the first item that the data does not give; those after it go again."""
+        job = rows.job
+        end = rows.first + rows.count
+        items: list[Any] = []
+        for row in range(rows.first, end):
+            try:
+                items.append(self._groups[job.group].data[job.indices[row]])
+            except Exception as error:  # noqa: BLE001  see _chunk
+                cause = f"data[{job.indices[row]}]: {''.join(traceback.format_exception_only(error)).strip()}"
+                after = end - row - 1
+                if after:
+                    self._again.appendleft(_Rows(job, row + 1, after))
+                job.open -= 1
+                self._fail(job, row, job.failed(row, None, cause, traceback.format_exc()))
+                break
+        return items
 
     def _died_of(self, job: BatchJob, row: int, how: str) -> bool:
         """Count a worker's death against an item; true when the item is given up."""

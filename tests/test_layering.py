@@ -18,7 +18,7 @@ ROOMS = [  # from the top of the house to its bottom; a file imports only from e
     "jobs workers.messages",
     "workers.body workers.protocol",
     "workers.child workers.process workers.thread workers.inline",
-    "schedule",
+    "schedule handover",
     "crew",
     "engine state",
     "arguments",

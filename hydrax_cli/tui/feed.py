@@ -349,8 +349,8 @@ class LoaderFeed:
             self._steps = max(0, self._steps - 1)
         now = time.perf_counter()
         self._keep(batch, now - started)
-        pause = max(self._step_seconds, 1 / self._limit if self._limit else 0.0)
-        self._due = max(now, self._due) + pause if pause > self._step_seconds else now + pause
+        paced = self._due + 1 / self._limit if self._limit else 0.0
+        self._due = max(now + self._step_seconds, paced)
         if self._preview_wanted and now - self._preview_at > _PREVIEW_SECONDS:
             self._sample()
 

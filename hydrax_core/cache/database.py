@@ -7,11 +7,12 @@ mode is refused before SQLite believes it.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import urllib.parse
 from typing import TYPE_CHECKING, Final, Literal
 
-from hydrax_core.cache.folder import is_regular
+from hydrax_core.cache.folder import INDEX_SIDE_FILES, is_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +70,10 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
         DamagedIndexError: It is no plain file, or in WAL mode.
         sqlite3.Error: It cannot be opened.
     """
-    if path.is_symlink() or (path.exists() and not is_regular(path)):
-        raise DamagedIndexError("it is no plain file")
+    for name in (path.name, *INDEX_SIDE_FILES):  # SQLite would follow a link, and write through it
+        beside = path.with_name(name)
+        if os.path.lexists(beside) and not is_regular(beside):
+            raise DamagedIndexError(f"{name} is no plain file")
     check_journal_mode(path)
     uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(

@@ -190,7 +190,7 @@ class Index:
     def _change(self, sql: str, rows: Sequence[Sequence[Any]] | None) -> None:
         with self._writing:
             if self._writer is None:
-                raise sqlite3.OperationalError("the index is closed or read-only")
+                raise sqlite3.ProgrammingError("the index is closed or read-only")
             if rows is None:
                 self._writer.execute(sql)
                 return
@@ -241,9 +241,13 @@ class Index:
     def _open(self) -> None:
         if not self._writable and not self._path.exists():
             return
-        self._reader = connect(self._path, "rwc" if self._writable else "ro")
-        check_database(self._reader, self._path)
-        self._writer = connect(self._path, "rw") if self._writable else None
+        try:
+            self._reader = connect(self._path, "rwc" if self._writable else "ro")
+            check_database(self._reader, self._path)
+            self._writer = connect(self._path, "rw") if self._writable else None
+        except BaseException:
+            self._close()
+            raise
 
     def _close(self) -> None:
         for connection in (self._reader, self._writer):
@@ -255,15 +259,12 @@ class Index:
 def _row(fields: Sequence[Any]) -> IndexRow:
     """A row; one with fields of other types than ours gets a checksum that nothing has."""
     epoch, number, checksum, created, size, additional = fields
-    good = (
+    if (
         type(checksum) is bytes
         and len(checksum) == CHECKSUM_BYTES
         and type(created) is float
         and type(size) is int
         and (additional is None or type(additional) is bytes)
-    )
-    return (
-        IndexRow(epoch, number, checksum, created, size, additional)
-        if good
-        else IndexRow(epoch, number, b"", 0.0, 0, None)
-    )
+    ):
+        return IndexRow(epoch, number, checksum, created, size, additional)
+    return IndexRow(epoch, number, b"", 0.0, 0, None)

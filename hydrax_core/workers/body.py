@@ -285,8 +285,12 @@ def _failure(row: int, error: BaseException) -> ItemFailure:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == own and frames.tb_next is not None:
         frames = frames.tb_next
-    if isinstance(error, TypeError) and "mappingproxy" in str(error) and "item assignment" in str(error):
-        error.add_note("hydrax: fill the arrays in place: arrays[name][...] = value")
-    cause = "".join(traceback.format_exception_only(error)).strip()
-    text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    try:
+        cause = "".join(traceback.format_exception_only(error)).strip()
+        if isinstance(error, TypeError) and "mappingproxy" in cause and "item assignment" in cause:
+            error.add_note("hydrax: fill the arrays in place: arrays[name][...] = value")
+            cause = "".join(traceback.format_exception_only(error)).strip()
+        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    except Exception as own:  # noqa: BLE001  what an exception says of itself may raise anything; no memory may be left
+        return ItemFailure(row, f"{type(error).__name__}, whose text cannot be made: {type(own).__name__}", "")
     return ItemFailure(row, cause, text)

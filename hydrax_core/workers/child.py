@@ -60,8 +60,7 @@ def _serve(channel: Channel, memory_fd: int) -> None:
     try:
         runner = _start(setup, memory_fd)
     except BaseException as error:  # noqa: BLE001  whatever ends the start is told to the main process
-        cause = "".join(traceback.format_exception_only(error)).strip()
-        channel.send(pickle.dumps(StartFailure(cause, traceback.format_exc().rstrip())))
+        channel.send(_start_failure(error))
         return
     pid = os.getpid()
     channel.send(pickle.dumps(Ready(pid)))
@@ -69,16 +68,25 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         frame = channel.receive()
         try:
             message = pickle.loads(frame)
-            if isinstance(message, Definitions):
-                define(message)
-                continue
-        except BaseException as error:  # noqa: BLE001  the user's classes may raise anything here
+        except BaseException as error:  # noqa: BLE001  a descriptor's own unpickling may raise anything
             channel.send(pickle.dumps(garbled("the descriptor cannot be unpickled in the worker", error)))
+            continue
+        if isinstance(message, Definitions):
+            try:
+                define(message)
+            except BaseException as error:  # noqa: BLE001  the imports of the user's classes may raise anything
+                channel.send(_start_failure(error))
+                return
             continue
         result = runner.run(message)
         if os.getpid() != pid:  # the loader forked and let the child return, too: it has no business on the socket
             return
         channel.send(_encode(result, message))
+
+
+def _start_failure(error: BaseException) -> bytes:
+    cause = "".join(traceback.format_exception_only(error)).strip()
+    return pickle.dumps(StartFailure(cause, traceback.format_exc().rstrip()))
 
 
 def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:

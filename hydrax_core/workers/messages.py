@@ -35,6 +35,8 @@ __all__ = [
     "Ready",
     "StartFailure",
     "WorkerSetup",
+    "define",
+    "garbled",
 ]
 
 _HEADER = struct.Struct("<Q")

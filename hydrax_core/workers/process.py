@@ -32,6 +32,7 @@ _PROGRAM = (
     "sys.path.pop(0); main()"
 )
 _LONGEST_LINE = 1 << 16
+_MOST_READS = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _logger = logging.getLogger("hydrax")
 
@@ -168,7 +169,8 @@ class ProcessWorker:
             if self._pidfd is not None:
                 selector.register(self._pidfd, selectors.EVENT_READ)
             for output in self._outputs:  # a worker that still prints must not be stuck in a full pipe
-                selector.register(output.fileno(), selectors.EVENT_READ)
+                if not output.ended:
+                    selector.register(output.fileno(), selectors.EVENT_READ)
             while self._process.poll() is None and (rest := deadline - time.monotonic()) > 0:
                 selector.select(rest if self._pidfd is not None else min(rest, 0.01))
                 for output in self._outputs:
@@ -228,7 +230,9 @@ class _Output:
         return self._fd
 
     def forward(self) -> None:
-        while not self.ended:
+        for _ in range(_MOST_READS):  # a worker may print faster than this reads
+            if self.ended:
+                return
             try:
                 data = os.read(self._fd, _LONGEST_LINE)
             except BlockingIOError:

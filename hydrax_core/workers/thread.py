@@ -19,7 +19,7 @@ from typing import Any
 from hydrax_core import _worker
 from hydrax_core.workers.body import ChunkRunner
 from hydrax_core.workers.messages import Chunk, Ready, StartFailure
-from hydrax_core.workers.protocol import Report
+from hydrax_core.workers.protocol import Report, WorkerGoneError
 
 __all__ = ["ThreadWorker"]
 
@@ -39,6 +39,7 @@ class ThreadWorker:
         self._startup = startup
         self._chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self._reports: deque[Report] = deque()
+        self._end = ""
         self._bell, self._ring = socket.socketpair()
         self._bell.setblocking(False)
         self._ring.setblocking(False)
@@ -65,6 +66,8 @@ class ThreadWorker:
         found: list[Report] = []
         while self._reports:
             found.append(self._reports.popleft())
+        if self._end and not found:
+            raise WorkerGoneError(self._end)
         return found
 
     def stop(self) -> None:
@@ -95,10 +98,18 @@ class ThreadWorker:
             self._report(StartFailure(cause, traceback.format_exc().rstrip()))
             return
         self._report(Ready(0))
-        while (chunk := self._chunks.get()) is not None:
-            self._report(self._runner.run(chunk))
+        try:
+            while (chunk := self._chunks.get()) is not None:
+                self._report(self._runner.run(chunk))
+        except BaseException as error:
+            _logger.exception("a worker thread ended")
+            self._end = "".join(traceback.format_exception_only(error)).strip()
+            self._wake()
 
     def _report(self, report: Report) -> None:
         self._reports.append(report)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):  # a full bell rings already; a closed one has nobody to hear it
             self._ring.send(b"\0")

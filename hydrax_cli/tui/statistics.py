@@ -1,0 +1,169 @@
+"""What the values of an array look like, in numbers and in warnings.
+
+Promise: exact over the values looked at; of an array with more than ``MOST_VALUES`` the first rows are looked at, which
+is said. Padding rows are left out by whoever calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["MOST_VALUES", "ArrayStats", "array_stats", "as_numbers"]
+
+MOST_VALUES = 1 << 24
+_BINS = 48
+_MOST_NAMED_ROWS = 3
+_LARGE_FLOAT = 1000.0
+_HALF_OF_RANGE = 0.5
+_SMALL_EXPONENTS = frozenset({"float16"})
+_BYTE = 255
+_FEW_LEVELS = 16
+_SMALLEST_ROW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayStats:
+    """One array in numbers; minimum, maximum, mean and deviation are those of its finite values.
+
+    Attributes:
+        values: How many values were looked at.
+        partial: Whether there are more.
+        minimum: Smallest; ``None`` where no value is finite, as for the next three.
+        maximum: Largest.
+        mean: Mean.
+        std: Standard deviation, of the whole population.
+        nans: Values that are no number.
+        infs: Infinite values.
+        histogram: Counts of equally wide bins from minimum to maximum; one bin a value where there are few integers.
+        warnings: What a person would want to know.
+    """
+
+    values: int
+    partial: bool
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    std: float | None
+    nans: int
+    infs: int
+    histogram: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
+    """The numbers of an array of shape (rows, ...)."""
+    rows = len(array)
+    row_size = max(1, array.size // max(1, rows))
+    looked = max(1, min(rows, MOST_VALUES // row_size))
+    numbers = as_numbers(array[:looked])
+    nans, infs, finite = 0, 0, numbers.reshape(-1)
+    if numbers.dtype.kind == "f":
+        is_finite = np.isfinite(finite)
+        if not is_finite.all():
+            nans = int(np.isnan(finite).sum())
+            infs = int(finite.size - is_finite.sum() - nans)
+            finite = finite[is_finite]
+    warnings = [
+        *_bad_values(nans, infs),
+        *_odd_range(array.dtype, finite, row_size),
+        *_odd_rows(numbers, row_size, rows),
+    ]
+    if not finite.size:
+        return ArrayStats(
+            int(numbers.size), looked < rows, None, None, None, None, nans, infs, (), tuple(warnings)
+        )
+    wide = np.float64 if finite.dtype.itemsize > 2 or finite.dtype.kind != "f" else np.float32  # noqa: PLR2004  bytes
+    return ArrayStats(
+        values=int(numbers.size),
+        partial=looked < rows,
+        minimum=float(finite.min()),
+        maximum=float(finite.max()),
+        mean=float(finite.mean(dtype=wide)),
+        std=float(finite.std(dtype=wide)),
+        nans=nans,
+        infs=infs,
+        histogram=_histogram(finite),
+        warnings=tuple(warnings),
+    )
+
+
+def as_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array in a dtype that NumPy calculates with: bool as uint8, complex as magnitude, bfloat16 as float32."""
+    if array.dtype.kind == "b":
+        return array.view(np.uint8)
+    if array.dtype.kind == "c":
+        return np.abs(array)
+    if array.dtype.kind not in "iuf":
+        return array.astype(np.float32)
+    return array
+
+
+def _histogram(finite: npt.NDArray[Any]) -> tuple[int, ...]:
+    low, high = finite.min(), finite.max()
+    if low == high:
+        return (int(finite.size),)
+    if finite.dtype.kind in "iu":
+        width = int(high) - int(low) + 1
+        if width <= _BINS:
+            return tuple(int(n) for n in np.bincount((finite - low).astype(np.int64), minlength=width))
+    counts, _ = np.histogram(finite.astype(np.float64, copy=False), bins=_BINS, range=(float(low), float(high)))
+    return tuple(int(n) for n in counts)
+
+
+def _bad_values(nans: int, infs: int) -> list[str]:
+    return [f"{count:,} {name}" for count, name in ((nans, "NaN"), (infs, "Inf")) if count]
+
+
+def _odd_range(dtype: np.dtype[Any], finite: npt.NDArray[Any], row_size: int) -> list[str]:
+    if not finite.size:
+        return ["no value is finite"]
+    low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        if finite.size == 1:
+            return []
+        return ["all zeros"] if low == 0 else [f"constant: every value is {low:g}"]
+    if finite.dtype.kind == "f":
+        largest = max(abs(low), abs(high))
+        if dtype.name in _SMALL_EXPONENTS and largest > _HALF_OF_RANGE * float(np.finfo(dtype).max):
+            return [f"{largest:g} is close to the largest {dtype.name}, {float(np.finfo(dtype).max):g}"]
+        if largest > _LARGE_FLOAT:
+            return [f"values up to {largest:g}: not normalised?"]
+        is_bytes = low >= 0 and _FEW_LEVELS < high <= _BYTE and row_size > 1
+        if is_bytes and bool((finite == np.rint(finite)).all()):
+            return [f"whole numbers up to {high:g} in {dtype.name}: bytes, not scaled?"]
+    elif dtype == np.uint8 and row_size >= _SMALLEST_ROW and high <= 1:
+        return ["only 0 and 1 in uint8: a mask, or scaled before the conversion?"]
+    return []
+
+
+def _odd_rows(numbers: npt.NDArray[Any], row_size: int, rows: int) -> list[str]:
+    """Rows that nobody filled, and rows that were filled twice; a row of a few values may well equal the next."""
+    if rows < 2 or row_size < _SMALLEST_ROW:  # noqa: PLR2004  a neighbour
+        return []
+    flat = numbers.reshape(len(numbers), -1)
+    zero = ~flat.any(axis=1)
+    if zero.all():
+        return []
+    found = []
+    if zero.any():
+        found.append(f"{_named(np.flatnonzero(zero))} all zeros")
+    equal = np.flatnonzero((flat[1:] == flat[:-1]).all(axis=1) & ~zero[1:])
+    if equal.size:
+        pairs = ", ".join(f"{row} and {row + 1}" for row in equal[:_MOST_NAMED_ROWS])
+        found.append(f"equal rows: {pairs}{_and_more(equal.size)}")
+    return found
+
+
+def _named(rows: npt.NDArray[np.intp]) -> str:
+    names = ", ".join(str(row) for row in rows[:_MOST_NAMED_ROWS])
+    return f"row {names} is" if rows.size == 1 else f"rows {names}{_and_more(rows.size)} are"
+
+
+def _and_more(count: int) -> str:
+    return f" and {count - _MOST_NAMED_ROWS} more" if count > _MOST_NAMED_ROWS else ""

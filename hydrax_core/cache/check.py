@@ -1,0 +1,133 @@
+"""Reading every entry of a cache from its files and comparing checksums.
+
+Promise: nothing is unpickled or decoded, nothing is mapped (a file cut meanwhile is a short read), and memory is bounded.
+Several threads read, since reading and hashing both let others run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
+
+from hydrax_core.cache.checksum import entry_checksum
+from hydrax_core.cache.folder import epoch_folder, open_folder, open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from hydrax_core.cache.arrays import ArrayFile
+    from hydrax_core.cache.index import IndexRow
+
+__all__ = ["CheckedRow", "Fault", "check_rows"]
+
+Fault: TypeAlias = Literal["", "corrupt", "cut", "missing"]
+
+_CHUNK: Final = 1 << 18
+"""Bytes read at once: they are hashed while still in the processor's cache."""
+_ROWS: Final = 256
+_THREADS: Final = 4
+
+
+class CheckedRow(NamedTuple):
+    """A row of the index, and what is wrong with its entry."""
+
+    row: IndexRow
+    fault: Fault
+
+
+class _CutError(Exception):
+    """A file ends before the entry does."""
+
+
+def check_rows(
+    folder: Path, files: Sequence[ArrayFile], identity: bytes, rows: Iterable[IndexRow]
+) -> Iterator[CheckedRow]:
+    """Check entries; ``rows`` are in the order of their epochs."""
+    source = iter(rows)
+    buffers = threading.local()
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        opened: list[int | None] = []
+        epoch: int | None = None
+        try:
+            while page := list(islice(source, _ROWS)):
+                while page:
+                    if page[0].epoch != epoch:
+                        _close(opened)
+                        epoch = page[0].epoch
+                        opened = _open(folder, epoch, files)
+                    part = [row for row in page if row.epoch == epoch]
+                    page = [row for row in page if row.epoch != epoch]
+                    descriptors = tuple(opened)
+                    faults = pool.map(lambda row, d=descriptors: _fault(files, d, identity, row, buffers), part)
+                    for row, fault in zip(part, faults, strict=True):
+                        yield CheckedRow(row, fault)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            _close(opened)
+
+
+def _open(folder: Path, epoch: int, files: Sequence[ArrayFile]) -> list[int | None]:
+    """A file descriptor of each file, ``None`` where it is missing or no plain file."""
+    opened: list[int | None] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            base = open_folder(folder)
+            stack.callback(os.close, base)
+            within = open_folder(epoch_folder(epoch), within=base)
+            stack.callback(os.close, within)
+        except OSError:
+            return [None] * len(files)
+        for file in files:
+            try:
+                opened.append(open_regular(file.file_name, os.O_RDONLY, within=within))
+            except OSError:
+                opened.append(None)
+    return opened
+
+
+def _close(opened: Iterable[int | None]) -> None:
+    for descriptor in opened:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _fault(
+    files: Sequence[ArrayFile],
+    descriptors: Sequence[int | None],
+    identity: bytes,
+    row: IndexRow,
+    buffers: threading.local,
+) -> Fault:
+    if None in descriptors:
+        return "missing"
+    if not 0 <= row.number < files[0].entries:
+        return "corrupt"
+    if not hasattr(buffers, "view"):
+        buffers.view = memoryview(bytearray(_CHUNK))
+    parts = _parts(files, descriptors, row.number, buffers.view)
+    try:
+        checksum = entry_checksum(identity, row.epoch, row.number, row.created, row.size, row.additional, parts)
+    except _CutError:
+        return "cut"
+    except OSError:
+        return "corrupt"  # the disk cannot read it
+    return "" if checksum == row.checksum else "corrupt"
+
+
+def _parts(
+    files: Sequence[ArrayFile], descriptors: Sequence[int | None], number: int, buffer: memoryview
+) -> Iterator[Any]:
+    for file, descriptor in zip(files, descriptors, strict=True):
+        assert descriptor is not None
+        position, end = file.offset(number), file.offset(number + 1)
+        while position < end:
+            count = os.preadv(descriptor, [buffer[: min(_CHUNK, end - position)]], position)
+            if not count:
+                raise _CutError
+            yield buffer[:count]
+            position += count

@@ -1,0 +1,99 @@
+"""``info``: what a cache holds.
+
+Promise: it reads the manifest and the index, not the arrays, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydrax_core.cache.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
+from hydrax_core.cache.survey import disk_bytes, epoch_paths, is_used, readonly_index, survey
+from hydrax_core.errors import CacheError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from hydrax_core.cache.index import EpochCount
+    from hydrax_core.cache.manifest import CacheBy, StoredArray
+
+__all__ = ["CacheInfo", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """What a cache holds.
+
+    Attributes:
+        path: Its folder.
+        kind: ``"training"`` or ``"validation"``.
+        group_index: Place among the training groups; ``None`` for validation.
+        cache_by: Whether an entry is a batch or an item.
+        settings: Settings of the group, and the digest of its data.
+        arrays: The arrays of an entry.
+        made: When, by whom and by which version it was made: ``at`` (UTC), ``by``, ``hydrax``.
+        entries_per_epoch: Entries of a complete content epoch.
+        epochs: What is there of each content epoch.
+        disk_bytes: Room it takes on the disk.
+        in_use: Whether a run has it open.
+        problem: What is wrong with the index, ``""`` for nothing.
+    """
+
+    path: Path
+    kind: str
+    group_index: int | None
+    cache_by: CacheBy
+    settings: Mapping[str, Any]
+    arrays: tuple[StoredArray, ...]
+    made: Mapping[str, str]
+    entries_per_epoch: int
+    epochs: tuple[EpochCount, ...]
+    disk_bytes: int
+    in_use: bool
+    problem: str
+
+    @property
+    def entries(self) -> int:
+        """Entries in all."""
+        return sum(epoch.entries for epoch in self.epochs)
+
+
+def info(path: str | os.PathLike[str]) -> CacheInfo:
+    """What the cache at ``path`` holds.
+
+    Raises:
+        NotACacheError: There is no cache.
+        CacheError: Its manifest is missing or damaged.
+    """
+    folder = require_cache(path)
+    found = survey(folder)
+    manifest = found.manifest
+    if manifest is None:
+        what = f"is damaged ({found.damage})" if found.damage else "is missing"
+        raise CacheError(f"{folder}: {MANIFEST} {what}; the next run that uses this cache writes it anew")
+    index, problem = readonly_index(folder)
+    counts: list[EpochCount] = []
+    if index is not None:
+        with contextlib.closing(index):
+            counts = index.counts()
+            problem = index.damage
+    own = [folder / name for name in (MANIFEST, LOCK, INDEX, OLD_INDEX, *found.leftovers)]
+    arrays = [file for epoch in found.epochs for file in epoch_paths(folder, found, epoch)]
+    return CacheInfo(
+        path=folder,
+        kind=manifest.kind,
+        group_index=manifest.group_index,
+        cache_by=manifest.cache_by,
+        settings=manifest.settings,
+        arrays=manifest.arrays,
+        made=manifest.made,
+        entries_per_epoch=manifest.entries,
+        epochs=tuple(counts),
+        disk_bytes=sum(disk_bytes(file) for file in (*own, *arrays)),
+        in_use=is_used(folder),
+        problem=problem,
+    )

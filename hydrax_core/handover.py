@@ -1,0 +1,117 @@
+"""Complete batches between the engine's thread and the consumer's.
+
+Promise: the consumer wakes for every batch, error and end, and never misses one; a batch stays here until it is taken,
+so that a KeyboardInterrupt on the way to the consumer loses nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+
+from hydrax_core.jobs import HostBatch
+
+__all__ = ["Handover"]
+
+
+class Handover:
+    """A queue of batches and errors with one consumer at a time.
+
+    Args:
+        wake: Wakes the engine.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._ready: deque[HostBatch | Exception] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._hungry = False
+        self.waiting = False
+        self.ended = False
+        self.fatal: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    # --- the engine's side
+
+    def offer(self, item: HostBatch | Exception) -> None:
+        """Pass on a batch, or an error in its place."""
+        self._ready.append(item)
+        self._ring()
+
+    def end(self) -> None:
+        """Nothing comes after what is here. Safe in any thread, in signal handlers too."""
+        self.ended = True
+        self._bell.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing comes after what is here but this error, again and again."""
+        self.fatal = error
+        self._bell.put(None)
+
+    def sleeping(self, *, hungry: bool) -> None:
+        """The engine is about to sleep; ``hungry`` says whether it has use for room as soon as there is some."""
+        self._hungry = hungry
+
+    def clear(self) -> None:
+        """Drop what is here."""
+        self._ready.clear()
+
+    def slots(self) -> frozenset[int]:
+        """Slots of the batches that are here."""
+        return frozenset(b.slot for b in list(self._ready) if isinstance(b, HostBatch) and b.slot is not None)
+
+    # --- the consumer's side
+
+    def first(self) -> HostBatch | None:
+        """The first batch, which stays here; ``None`` when there is none, or the run has ended.
+
+        Raises:
+            Exception: The error in its place, which goes.
+        """
+        if not self._ready:
+            if self.fatal is not None:
+                raise self.fatal
+            return None
+        item = self._ready[0]
+        if isinstance(item, Exception):
+            self._ready.popleft()
+            self._wake()
+            raise item
+        return item
+
+    def await_news(self, deadline: float | None, *, knock: bool) -> bool:
+        """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
+
+        Args:
+            deadline: When to give up.
+            knock: Have the engine see that somebody waits.
+        """
+        self.waiting = True  # set before looking again: the bell rings only for who waits
+        try:
+            if knock:
+                self._wake()
+            if self._ready or self.ended or self.fatal is not None:
+                return True
+            # SimpleQueue, unlike Event and Condition, can be rung in signal handlers.
+            self._bell.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return False
+        finally:
+            self.waiting = False
+        return True
+
+    def take(self) -> HostBatch:
+        """Take the batch that ``first()`` returned."""
+        batch = self._ready.popleft()
+        assert isinstance(batch, HostBatch)
+        if self._hungry:
+            self._wake()
+        return batch
+
+    def _ring(self) -> None:
+        if self.waiting:
+            self._bell.put(None)
