@@ -184,7 +184,7 @@ class Crew:
         deadline = time.monotonic() + seconds
         while self.members:
             self.members[-1].worker.join(max(0.0, deadline - time.monotonic()))
-            self.members.pop()
+            del self.members[-1:]  # a signal handler may have closed all meanwhile
 
     def abandon(self) -> None:
         """Let go of the workers in a fork's child, without ending them."""

@@ -229,16 +229,22 @@ class Dataloader(Generic[D]):
             if self._interrupted or self._ended:
                 raise StopIteration
             engine = self._start()
+            if self._interrupted:  # while it started
+                raise StopIteration
             started = time.perf_counter()
             try:
                 host = engine.wait(self._arguments.timeout_sec)
+            except BaseException as error:
+                if self.loader_kind == "inline" and not isinstance(error, Exception):
+                    self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
+                raise
             finally:
                 self._tally.waited(time.perf_counter() - started)
             if host is None:
-                self._finish()
+                self._finish(engine)
                 raise StopIteration
             batch = self._make(host)
-            engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}")
+            engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values())
             self._pass(engine, host)
             self._tally.handed_out(batch.is_training, len(host.indices), host.arrays)
             return batch
@@ -277,9 +283,8 @@ class Dataloader(Generic[D]):
                 raise
         return self._engine
 
-    def _finish(self) -> None:
-        if not self._interrupted:
-            self._ended = True
+    def _finish(self, engine: Engine) -> None:
+        self._ended = engine.at_end  # else interrupted, or closed by another thread
         if not self._entered:
             self.close()
 

@@ -9,6 +9,7 @@ The consumer's thread only takes from the ``Handover``; everything else belongs 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import selectors
@@ -16,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hydrax_core.crew import Crew, Member
@@ -42,6 +43,8 @@ __all__ = ["Engine", "EngineSettings"]
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
 _MOST_DROPPED = 4096
+_LEASE_POLL_SECONDS = 0.01
+_STARVED_SECONDS = 2.0
 _logger = logging.getLogger("hydrax")
 
 
@@ -116,12 +119,14 @@ class Engine:
         self.skipped_batches = 0
         self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
         """Numbers of batches that failed; whoever keeps the position takes them out."""
+        self._starved_since: float | None = None
         self.at_end = False
         """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
         self.started = time.perf_counter()
         self.first_ready: float | None = None
         self.first_complete: float | None = None
         self._thread: threading.Thread | None = None
+        self._closing = threading.RLock()
         _engines.add(self)
 
     def start(self) -> None:
@@ -157,19 +162,26 @@ class Engine:
             raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
         deadline = None if seconds is None else time.monotonic() + seconds
         handover = self._handover
-        while (batch := handover.first()) is None and not handover.ended:
+        while True:
+            ended = handover.ended  # read before looking: the last batch comes right before the end
+            batch = handover.first()
+            if batch is not None or ended:
+                return batch
             if not self._settings.threaded:
                 self._turn(block=False)
-                continue
-            if not handover.await_news(deadline, knock=self._pool.short):
+            elif not handover.await_news(deadline, knock=lambda: self._pool.short):
                 raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._crew.report(self._schedule)}")
-        return batch
 
-    def take(self, note: str) -> None:
-        """Take the batch that ``wait()`` returned; ``note`` says where, for error texts."""
+    def take(self, note: str, holders: Iterable[Any]) -> None:
+        """Take the batch that ``wait()`` returned.
+
+        Args:
+            note: Where it is handed out, for error texts.
+            holders: The objects that are; as long as they live the consumer is said to hold the batch.
+        """
         batch = self._handover.take()
         if batch.slot is not None:
-            self._pool.annotate(batch.slot, note)
+            self._pool.annotate(batch.slot, note, holders)
 
     @property
     def filling_slots(self) -> frozenset[int]:
@@ -185,18 +197,20 @@ class Engine:
         """End thread and workers, within two seconds, and free what is not held."""
         if os.getpid() != self._pid:
             return
-        self._stopping = True
-        self._waker.wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_GRACE_SECONDS)
-        self._crew.close(_GRACE_SECONDS)
-        self._selector.close()
-        self._waker.close()
-        self._handover.clear()
-        self._jobs.clear()
-        self.interrupt()
-        self._pool.close()
-        _engines.discard(self)
+        with self._closing:  # several threads may leave at once
+            self._stopping = True
+            self._waker.wake()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(_GRACE_SECONDS)
+            self._crew.close(_GRACE_SECONDS)
+            self.at_end = False  # what is dropped here was not handed out
+            self._selector.close()
+            self._waker.close()
+            self._handover.clear()
+            self._jobs.clear()
+            self.interrupt()
+            self._pool.close()
+            _engines.discard(self)
 
     def interrupt(self) -> None:
         """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
@@ -220,7 +234,7 @@ class Engine:
             settled = self._deliver()  # a batch whose items cannot even be sent is done already
         self._crew.watch(self._selector)
         self._handover.sleeping(hungry=not self._schedule.has_uncut)
-        for key, _ in self._selector.select(None if block and not settled else 0):
+        for key, _ in self._selector.select(self._patience() if block and not settled else 0):
             if key.data is None:
                 self._waker.clear()
             elif key.fd in key.data.watched:  # not one that was replaced a moment ago
@@ -229,6 +243,11 @@ class Engine:
             if not member.worker.descriptors:
                 self._hear(member, -1)
         self._deliver()
+
+    def _patience(self) -> float | None:
+        """How long to sleep at most: for ever, but where only jaxlib, which rings no bell, can free a slot."""
+        stuck = self._pool.short and self._handover.waiting and not self._jobs
+        return _LEASE_POLL_SECONDS if stuck else None
 
     def _admit(self) -> None:
         settings = self._settings
@@ -351,24 +370,32 @@ class Engine:
     def _out_of_slots(self) -> None:
         """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
         waiting = self._handover.waiting or not self._settings.threaded
-        if waiting and not self._jobs and not self._handover:
-            notes = self._pool.held()
-            self._handover.offer(
-                BatchesHeldError(
-                    f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
-                    f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
-                )
+        if not waiting or self._jobs or self._handover:
+            self._starved_since = None
+            return
+        now = time.monotonic()
+        self._starved_since = self._starved_since or now
+        # Arrays that only computations in flight still need come free by themselves; NumPy views of them may not.
+        if len(self._pool.held()) < self._pool.limit and now - self._starved_since < _STARVED_SECONDS:
+            return
+        gc.collect()  # batches in reference cycles are held by nobody
+        notes = self._pool.notes()
+        self._handover.offer(
+            BatchesHeldError(
+                f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
+                f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
             )
+        )
 
     def _warn_if_hoarding(self) -> None:
-        held = self._pool.count - self._settings.depth
-        if held <= self._settings.depth + 1 or "held" in self._said:
+        depth = self._settings.depth
+        if self._pool.count <= 2 * depth + 1 or "held" in self._said:
             return
         notes = self._pool.held()
-        if len(notes) > self._settings.depth:
+        if len(notes) > depth + 1:  # the one that the consumer works on is none too many
             self._say_once(
-                f"{len(notes)} batches are held, more than depth={self._settings.depth}: the loader takes more memory "
-                f"for new ones and gives it back later; they were handed out: {_places(notes)}",
+                f"{len(notes)} batches are held, more than depth={depth}: the loader takes more memory for new ones and "
+                f"gives it back later; they were handed out: {_places(notes)}",
                 key="held",
             )
 

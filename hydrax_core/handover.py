@@ -83,16 +83,16 @@ class Handover:
             raise item
         return item
 
-    def await_news(self, deadline: float | None, *, knock: bool) -> bool:
+    def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
         """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
 
         Args:
             deadline: When to give up.
-            knock: Have the engine see that somebody waits.
+            knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
         self.waiting = True  # set before looking again: the bell rings only for who waits
         try:
-            if knock:
+            if knock():
                 self._wake()
             if self._ready or self.ended or self.fatal is not None:
                 return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import mmap
 import pickle
 import sys
 from collections.abc import Callable
@@ -50,9 +52,8 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     max_held = arguments.max_held
     if max_held is None:
         max_held = max(depth + 2, min(memory_budget() // size, _MOST_SLOTS))
+    _check_size(size, depth)
     functions = _functions(arguments) if arguments.loader_kind == "process" else b""
-    waker = Waker()
-    pool = SlotPool(size, depth + max_held, count, depth + 2, waker.wake)
     groups = [
         JobGroup(group.items, group.loader_layouts, group.batch_size, group.zeroed)
         for group in (*arguments.training, *arguments.validation)
@@ -69,14 +70,28 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         batched=bool(getattr(arguments.loader_func, "__hydrax_batched__", False)),
         threaded=not inline,
     )
-    start_worker = _worker_starter(arguments, groups, pool, functions)
-    engine = Engine(plan, groups, len(arguments.training), pool, waker, start_worker, settings)
-    try:
+    with contextlib.ExitStack() as undo:
+        waker = Waker()
+        undo.callback(waker.close)
+        pool = SlotPool(size, depth + min(max_held, _MOST_SLOTS), count, depth + 2, waker.wake)
+        undo.callback(pool.close)
+        start_worker = _worker_starter(arguments, groups, pool, functions)
+        engine = Engine(plan, groups, len(arguments.training), pool, waker, start_worker, settings)
+        undo.pop_all()
+        undo.callback(engine.close)
         engine.start()
-    except BaseException:
-        engine.close()
-        raise
+        undo.pop_all()
     return engine
+
+
+def _check_size(size: int, depth: int) -> None:
+    memory = 2 * memory_budget()
+    size = max(size, mmap.PAGESIZE)
+    if (depth + 2) * size > memory:
+        raise MemoryError(
+            f"batch_size, depth: a batch takes {size:,} bytes and depth={depth} needs {depth + 2} places for one, "
+            f"{(depth + 2) * size:,} bytes in all; this machine (or its control group) has {memory:,}"
+        )
 
 
 def _functions(arguments: Arguments) -> bytes:

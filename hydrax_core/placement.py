@@ -57,7 +57,11 @@ def place(
         PlacementError: ``placement_func`` returned something else than declared.
     """
     if placement_func is not None:
-        return _checked(placement_func(arrays, layouts, additional, group), layouts)
+        try:
+            own = placement_func(arrays, layouts, additional, group)
+        except StopIteration as error:  # in an iteration, it would be taken for the end of the run
+            raise PlacementError("placement_func: it raised StopIteration") from error
+        return _checked(own, layouts)
     placed: dict[str, jax.Array] = jax.device_put(dict(arrays))
     for name, layout in layouts.items():
         if layout.jax_dtype != layout.numpy_dtype:

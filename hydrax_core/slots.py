@@ -19,7 +19,7 @@ import os
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,12 @@ class SlotMemory:
         if segment not in self._segments:
             slots = self.base if segment == 0 else first
             offset = self._header + first * self.stride
-            self._segments[segment] = mmap.mmap(self.fd, slots * self.stride, offset=offset)
+            try:
+                self._segments[segment] = mmap.mmap(self.fd, slots * self.stride, offset=offset)
+            except OSError as error:
+                raise MemoryError(
+                    f"{slots * self.stride:,} bytes for {slots} batches cannot be mapped: {error}"
+                ) from error
         return self._segments[segment], (slot - first) * self.stride
 
     def prefault(self, slot: int) -> None:
@@ -98,11 +103,12 @@ class SlotMemory:
 
 
 class _Lease(weakref.ref[Any]):
-    """A weak reference to a lease's root that remembers the slot."""
+    """A weak reference to a lease's root that remembers the slot, and who got what lies in it."""
 
-    __slots__ = ("note", "slot")
+    __slots__ = ("holders", "note", "slot")
     slot: int
     note: str
+    holders: tuple[weakref.ref[Any], ...]
 
 
 class SlotPool:
@@ -143,8 +149,17 @@ class SlotPool:
         return self._short
 
     def held(self) -> list[str]:
-        """The note of each annotated lease that has not ended, oldest first."""
-        return [lease.note for lease in list(self._leases.values()) if lease.note and lease() is not None]
+        """The note of each lease whose holders are alive, oldest first.
+
+        A lease may outlast its holders: while a computation on them is in flight, and until jaxlib drops its hold.
+        """
+        return [
+            lease.note for lease in list(self._leases.values()) if any(holder() is not None for holder in lease.holders)
+        ]
+
+    def notes(self) -> list[str]:
+        """The note of each lease that was handed out, oldest first."""
+        return [lease.note for lease in list(self._leases.values()) if lease.note]
 
     def leased(self) -> frozenset[int]:
         """The slots under a lease."""
@@ -165,7 +180,7 @@ class SlotPool:
             return self._count - 1
         if not self._free:
             self._short = True  # set before looking again: a lease may end at any moment
-            gc.collect()
+            gc.collect(0)
             self._reclaim()
         if not self._free:
             return None
@@ -184,18 +199,21 @@ class SlotPool:
         lease = _Lease(root, self._end)
         lease.slot = slot
         lease.note = ""
+        lease.holders = ()
         self._leases[slot] = lease
         return root
 
-    def annotate(self, slot: int, note: str) -> None:
-        """Note where the batch in a slot was handed out."""
-        self._leases[slot].note = note
+    def annotate(self, slot: int, note: str, holders: Iterable[Any]) -> None:
+        """Note where the batch in a slot was handed out, and the objects that were."""
+        lease = self._leases[slot]
+        lease.holders = tuple(weakref.ref(holder) for holder in holders)
+        lease.note = note
 
     def close(self) -> None:
         """Close the file; arrays still alive keep the memory they lie in."""
         if self._fd >= 0:
             os.close(self._fd)
-            self._fd = -1
+            self._fd = self.memory.fd = -1  # a thread left behind must not map a file that gets this number
 
     def _end(self, lease: Any) -> None:
         self._released.append(lease.slot)

@@ -1,5 +1,27 @@
 """The cache on disk; see ``docs/cache.md`` for format, promises and modes.
 
 It knows no loader, no engine and no jax: it is given arrays and a place, and gives them back or says that it has
-none.
+none. ``CacheStore`` is for the engine; ``info``, ``verify`` and ``clear`` are for users and for the command line.
 """
+
+from __future__ import annotations
+
+from hydrax_core.cache.clear import Cleared, clear
+from hydrax_core.cache.folder import caches
+from hydrax_core.cache.info import CacheInfo, info
+from hydrax_core.cache.store import CacheCounters, CachedBatch, CachedItems, CacheStore
+from hydrax_core.cache.verify import Finding, verify
+
+__all__ = [
+    "CacheCounters",
+    "CacheInfo",
+    "CacheStore",
+    "CachedBatch",
+    "CachedItems",
+    "Cleared",
+    "Finding",
+    "caches",
+    "clear",
+    "info",
+    "verify",
+]

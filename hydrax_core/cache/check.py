@@ -1,12 +1,11 @@
 """Reading every entry of a cache from its files and comparing checksums.
 
-Promise: nothing is unpickled or decoded, nothing is mapped (a file cut meanwhile is a short read), and memory is bounded.
-Several threads read, since reading and hashing both let others run.
+Promise: nothing is unpickled or decoded, nothing is mapped (a file cut meanwhile is a short read), and memory is
+bounded. Several threads read, since reading and hashing both let others run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from hydrax_core.cache.checksum import entry_checksum
-from hydrax_core.cache.folder import epoch_folder, open_folder, open_regular
+from hydrax_core.cache.folder import open_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -74,19 +73,11 @@ def check_rows(
 def _open(folder: Path, epoch: int, files: Sequence[ArrayFile]) -> list[int | None]:
     """A file descriptor of each file, ``None`` where it is missing or no plain file."""
     opened: list[int | None] = []
-    with contextlib.ExitStack() as stack:
+    for file in files:
         try:
-            base = open_folder(folder)
-            stack.callback(os.close, base)
-            within = open_folder(epoch_folder(epoch), within=base)
-            stack.callback(os.close, within)
+            opened.append(open_within(folder, epoch, file.file_name, os.O_RDONLY))
         except OSError:
-            return [None] * len(files)
-        for file in files:
-            try:
-                opened.append(open_regular(file.file_name, os.O_RDONLY, within=within))
-            except OSError:
-                opened.append(None)
+            opened.append(None)
     return opened
 
 

@@ -17,7 +17,15 @@ from hydrax_core.cache.folder import INDEX_SIDE_FILES, is_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DamagedIndexError", "check_database", "check_journal_mode", "connect", "integrity_error", "is_damage", "play_back_journal"]
+__all__ = [
+    "DamagedIndexError",
+    "check_database",
+    "check_journal_mode",
+    "connect",
+    "integrity_error",
+    "is_damage",
+    "play_back_journal",
+]
 
 _APPLICATION: Final = 0x68647861  # "hdxa"
 _VERSION: Final = 1

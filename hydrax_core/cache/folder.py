@@ -32,6 +32,7 @@ __all__ = [
     "is_temporary",
     "open_folder",
     "open_regular",
+    "open_within",
     "require_cache",
 ]
 
@@ -157,3 +158,20 @@ def open_regular(name: Path | str, flags: int, *, within: int | None = None) -> 
         os.close(descriptor)
         raise OSError(f"{name} is no plain file")
     return descriptor
+
+
+def open_within(folder: Path, epoch: int, file_name: str, flags: int) -> int:
+    """A file descriptor of an array file of a content epoch, with no link on the way below the cache's folder.
+
+    Raises:
+        OSError: There is none, or it cannot be opened.
+    """
+    base = open_folder(folder)
+    try:
+        within = open_folder(epoch_folder(epoch), within=base)
+    finally:
+        os.close(base)
+    try:
+        return open_regular(file_name, flags, within=within)
+    finally:
+        os.close(within)

@@ -1,7 +1,7 @@
 """Looking at a cache folder from outside, without a group: for ``info``, ``verify`` and ``clear``.
 
-Promise: nothing is changed by looking, but for what SQLite itself does when a writer was killed in the middle of a commit:
-it undoes that commit, as it would for the next run.
+Promise: nothing is changed by looking, but for what SQLite itself does when a writer was killed in the middle of a
+commit: it undoes that commit, as it would for the next run.
 """
 
 from __future__ import annotations

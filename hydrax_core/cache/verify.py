@@ -1,7 +1,7 @@
 """``verify``: find everything that is wrong with a cache, and with ``repair`` drop what is bad so that it loads anew.
 
-Promise: every entry is read. What is found is returned, nothing is printed, nothing is executed. Without ``repair`` nothing
-is changed; with it only files of the format are, and only while nobody uses the cache. What is foreign stays.
+Promise: every entry is read. What is found is returned, nothing is printed, nothing is executed. Without ``repair``
+nothing is changed; with it only files of the format are, and only while nobody uses the cache. What is foreign stays.
 """
 
 from __future__ import annotations
@@ -10,22 +10,30 @@ import contextlib
 import errno
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from hydrax_core.cache.arrays import HEADER_BYTES, ArrayFile, EpochWriter, punch
+from hydrax_core.cache.arrays import HEADER_BYTES, ArrayFile, EpochWriter
 from hydrax_core.cache.check import check_rows
-from hydrax_core.cache.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, epoch_folder, open_regular, require_cache
+from hydrax_core.cache.folder import (
+    INDEX,
+    INDEX_SIDE_FILES,
+    MANIFEST,
+    OLD_INDEX,
+    epoch_folder,
+    open_within,
+    require_cache,
+)
 from hydrax_core.cache.index import Index
-from hydrax_core.cache.locks import FolderLock
+from hydrax_core.cache.removal import exclusive_lock, free_entries, remove_epoch
 from hydrax_core.cache.survey import Survey, epoch_paths, is_used, readonly_index, survey
-from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from hydrax_core.cache.locks import FolderLock
     from hydrax_core.cache.manifest import Manifest
 
 __all__ = ["Finding", "FindingKind", "verify"]
@@ -33,6 +41,12 @@ __all__ = ["Finding", "FindingKind", "verify"]
 FindingKind: TypeAlias = Literal["corrupt", "cut", "missing", "unfinished", "orphaned", "foreign"]
 
 _CHUNK: Final = 1 << 20
+_UNKNOWN, _GOOD, _BAD, _UNFINISHED = range(4)
+_DETAILS: Final = {
+    "corrupt": "its checksum does not fit",
+    "cut": "a file ends before it",
+    "missing": "a file is missing or no plain file",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +107,6 @@ def verify(
         raise
 
 
-def exclusive_lock(folder: Path) -> FolderLock:
-    """Make sure that nobody uses a cache, until the lock is closed.
-
-    Raises:
-        CacheBusyError: Somebody does.
-        CacheError: The folder cannot be written.
-    """
-    try:
-        lock = FolderLock(folder, writable=True)
-    except OSError as error:
-        raise CacheError(f"{folder}: this cache cannot be changed: {error.strerror or error}") from error
-    try:
-        lock.exclude_use()
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
 def _repair(lock: FolderLock, scope: _Scope) -> Iterator[Finding]:
     with contextlib.closing(lock):
         for finding in _findings(scope):
@@ -120,13 +115,12 @@ def _repair(lock: FolderLock, scope: _Scope) -> Iterator[Finding]:
 
 def _findings(scope: _Scope) -> Iterator[Finding]:
     yield from _folder_findings(scope)
-    manifest = scope.found.manifest
     index, problem = _index(scope)
+    seen: set[int] = set()
     if index is None:
-        if not scope.found.epochs and not os.path.lexists(scope.folder / INDEX):
-            return  # a cache without entries
-        what: FindingKind = "missing" if not os.path.lexists(scope.folder / INDEX) else "corrupt"
-        yield Finding(what, INDEX, _modified(scope.folder / INDEX), problem)
+        there = os.path.lexists(scope.folder / INDEX)
+        if there or scope.found.epochs:
+            yield Finding("corrupt" if there else "missing", INDEX, _modified(scope.folder / INDEX), problem)
     else:
         with contextlib.closing(index):
             problem = index.damage or index.check()
@@ -134,11 +128,12 @@ def _findings(scope: _Scope) -> Iterator[Finding]:
                 yield Finding("corrupt", INDEX, _modified(scope.folder / INDEX), problem)
                 if scope.repair and not index.damage:
                     index.mend(problem)
-            if manifest is not None:
-                yield from _entry_findings(scope, manifest, index)
-    yield from _old_index(scope)
-    if index is None and manifest is not None:
-        yield from _orphans(scope, set())
+            if scope.found.manifest is not None:
+                yield from _entry_findings(scope, scope.found.manifest, index, seen)
+    if scope.repair:
+        for name in INDEX_SIDE_FILES:  # what SQLite had no use for
+            (scope.folder / name).unlink(missing_ok=True)
+    yield from _leftover_findings(scope, seen)
 
 
 def _folder_findings(scope: _Scope) -> Iterator[Finding]:
@@ -155,16 +150,8 @@ def _folder_findings(scope: _Scope) -> Iterator[Finding]:
             if since is None:
                 continue  # a journal that SQLite has played back by now
             yield Finding("unfinished", name, since, "a killed writer left it")
-            if scope.repair and not name.startswith(INDEX):
+            if scope.repair and name not in INDEX_SIDE_FILES:
                 (folder / name).unlink(missing_ok=True)
-
-
-def _old_index(scope: _Scope) -> Iterator[Finding]:
-    path = scope.folder / OLD_INDEX
-    if os.path.lexists(path):
-        yield Finding("orphaned", OLD_INDEX, _modified(path), "a damaged index that was set aside")
-        if scope.repair:
-            path.unlink(missing_ok=True)
 
 
 def _index(scope: _Scope) -> tuple[Index | None, str]:
@@ -173,3 +160,132 @@ def _index(scope: _Scope) -> tuple[Index | None, str]:
     if not os.path.lexists(scope.folder / INDEX):
         return None, "it is missing"
     return Index(scope.folder, writable=True, alone=contextlib.nullcontext), ""
+
+
+def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[int]) -> Iterator[Finding]:
+    """Check all entries; the epochs that have any are added to ``seen``."""
+    files = scope.found.files
+    entry_bytes = sum(file.entry_bytes for file in files)
+    total = entry_bytes * sum(count.entries for count in index.counts())
+    done = 0
+    epoch: _Epoch | None = None
+    for row, fault in check_rows(scope.folder, files, manifest.identity_digest(), index.rows()):
+        if epoch is None or row.epoch != epoch.number:
+            if epoch is not None:
+                yield from _epoch_findings(scope, epoch, index)
+            epoch = _Epoch(row.epoch, np.zeros(manifest.entries, np.uint8), [])
+            seen.add(row.epoch)
+        if 0 <= row.number < manifest.entries:
+            epoch.states[row.number] = _BAD if fault else _GOOD
+        if fault:
+            epoch.bad.append((row.epoch, row.number))
+            where = f"epoch {row.epoch}, {manifest.cache_by} {row.number}"
+            yield Finding(fault, where, row.created or None, _DETAILS[fault], row.epoch, row.number)
+        done += entry_bytes
+        if scope.progress is not None:
+            scope.progress(done, total)
+    if epoch is not None:
+        yield from _epoch_findings(scope, epoch, index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    number: int
+    states: np.ndarray[Any, np.dtype[np.uint8]]
+    bad: list[tuple[int, int]]
+
+
+def _epoch_findings(scope: _Scope, epoch: _Epoch, index: Index) -> Iterator[Finding]:
+    """What is wrong with the files of an epoch, apart from the entries that the index names."""
+    for file in scope.found.files:
+        name = f"{epoch_folder(epoch.number)}/{file.file_name}"
+        since = _modified(scope.folder / name)
+        try:
+            descriptor = open_within(scope.folder, epoch.number, file.file_name, os.O_RDONLY)
+        except OSError as error:
+            yield Finding("missing", name, since, error.strerror or str(error))
+            continue
+        try:
+            size = os.fstat(descriptor).st_size
+            if size != file.size:
+                yield Finding("cut" if size < file.size else "corrupt", name, since, f"{size} bytes of {file.size}")
+            if os.pread(descriptor, HEADER_BYTES, 0) != file.header:
+                yield Finding("corrupt", name, since, "its header")
+            if scope.settled:
+                for number in _unfinished(descriptor, file, epoch.states):
+                    where = f"{name}, entry {number}"
+                    epoch.states[number] = _UNFINISHED  # once an entry, not once an array
+                    yield Finding("unfinished", where, since, "data without a row", epoch.number, number)
+        finally:
+            os.close(descriptor)
+    if scope.repair:
+        index.remove(epoch.bad)
+        if _GOOD in epoch.states:
+            _mend_files(scope, epoch)
+        else:
+            remove_epoch(scope.folder, scope.found, epoch.number)
+
+
+def _unfinished(descriptor: int, file: ArrayFile, states: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[int]:
+    """Entries that have data and no row."""
+    position = HEADER_BYTES
+    while True:
+        try:
+            position = os.lseek(descriptor, position, os.SEEK_DATA)
+            hole = min(os.lseek(descriptor, position, os.SEEK_HOLE), file.size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but holes from here on
+                return
+            raise
+        if position >= file.size:
+            return
+        first = (position - HEADER_BYTES) // file.entry_bytes
+        last = (hole - 1 - HEADER_BYTES) // file.entry_bytes
+        for number in (np.flatnonzero(states[first : last + 1] == _UNKNOWN) + first).tolist():
+            start, end = max(file.offset(number), position), min(file.offset(number + 1), hole)
+            if _has_data(descriptor, start, end):
+                yield number
+        position = hole
+
+
+def _has_data(descriptor: int, start: int, end: int) -> bool:
+    while start < end:
+        part = os.pread(descriptor, min(_CHUNK, end - start), start)
+        if not part:
+            return False
+        if any(part):
+            return True
+        start += len(part)
+    return False
+
+
+def _mend_files(scope: _Scope, epoch: _Epoch) -> None:
+    files = scope.found.files
+    EpochWriter(scope.folder, epoch.number, files).close()  # restores missing files, lengths and headers
+    numbers = np.flatnonzero((epoch.states == _BAD) | (epoch.states == _UNFINISHED)).tolist()
+    free_entries(scope.folder, files, epoch.number, numbers)
+
+
+def _leftover_findings(scope: _Scope, seen: set[int]) -> Iterator[Finding]:
+    """Whole files that no row refers to."""
+    path = scope.folder / OLD_INDEX
+    if os.path.lexists(path):
+        yield Finding("orphaned", OLD_INDEX, _modified(path), "a damaged index that was set aside")
+        if scope.repair:
+            path.unlink(missing_ok=True)
+    if scope.found.manifest is None or not scope.settled:
+        return
+    for epoch in scope.found.epochs:
+        if epoch not in seen:
+            for path in epoch_paths(scope.folder, scope.found, epoch):
+                name = f"{path.parent.name}/{path.name}"
+                yield Finding("orphaned", name, _modified(path), "the index has no entry in it")
+            if scope.repair:
+                remove_epoch(scope.folder, scope.found, epoch)
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return None

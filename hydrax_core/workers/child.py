@@ -41,7 +41,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serve the engine on the descriptors given as arguments: socket, memory file, lifeline."""
+    """Serve the engine on the descriptors given as arguments: socket, memory file, lifeline; then comes the path."""
     socket_fd, memory_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:4])
     for fd in (socket_fd, memory_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # not for programs that the loader starts

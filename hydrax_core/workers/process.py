@@ -20,17 +20,15 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from hydrax_core.errors import WorkerStartError
 from hydrax_core.slots import SlotMemory
 from hydrax_core.workers.messages import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
 from hydrax_core.workers.protocol import Report, WorkerGoneError
 
 __all__ = ["ProcessWorker", "ProcessWorkers"]
 
-_PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop()); "
-    "from hydrax_core.workers.child import main; "
-    "sys.path.pop(0); main()"
-)
+_PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from hydrax_core.workers.child import main; main()"
+"""On the main process's own search path, or a ``selectors.py`` in the current folder would be taken for Python's."""
 _LONGEST_LINE = 1 << 16
 _MOST_READS = 4
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -53,7 +51,13 @@ class ProcessWorkers:
 
     def start(self, number: int) -> ProcessWorker:
         """Start a worker, or its replacement."""
-        worker = ProcessWorker(self._setup._replace(number=number), self._memory, self)
+        try:
+            worker = ProcessWorker(self._setup._replace(number=number), self._memory, self)
+        except OSError as error:
+            raise WorkerStartError(
+                f"worker {number} could not be started: {error}; each takes a process and five open files "
+                "(ulimit -u, ulimit -n), see loader_count"
+            ) from error
         definitions = self._encoder.definitions()
         if definitions is not None:
             worker.send_frame(definitions)
@@ -80,28 +84,29 @@ class ProcessWorker:
         self.status = memory.status(setup.number)
         self.status[0] = 0
         self._workers = workers
-        own, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
         environment = dict(os.environ)
         for name in _THREAD_VARIABLES:  # as many BLAS threads as cores in every worker would fight each other
             environment.setdefault(name, "1")
-        fds = (theirs.fileno(), memory.fd, lifeline)
-        try:
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
-                [sys.executable, "-c", _PROGRAM, *map(str, fds), str(Path(__file__).parents[2])],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-            )
-        except BaseException:
-            own.close()
-            os.close(self._lifeline)
-            raise
-        finally:
-            theirs.close()
-            os.close(lifeline)
+        search_path = [*(path for path in setup.search_path if isinstance(path, str)), str(Path(__file__).parents[2])]
+        with contextlib.ExitStack() as undo:
+            own, theirs = socket.socketpair()
+            undo.callback(own.close)
+            with theirs:
+                lifeline, self._lifeline = os.pipe()
+                undo.callback(os.close, self._lifeline)
+                fds = (theirs.fileno(), memory.fd, lifeline)
+                try:
+                    self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
+                        [sys.executable, "-c", _PROGRAM, *map(str, fds), *search_path],
+                        pass_fds=fds,
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                        env=environment,
+                    )
+                finally:
+                    os.close(lifeline)
+            undo.pop_all()
         self.pid: int | None = self._process.pid
         own.setblocking(False)
         self._channel = Channel(own)
@@ -165,7 +170,7 @@ class ProcessWorker:
         """Wait for the end; past ``seconds``, kill it."""
         self.stop()
         deadline = time.monotonic() + seconds
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # takes no descriptor, of which none may be left
             if self._pidfd is not None:
                 selector.register(self._pidfd, selectors.EVENT_READ)
             for output in self._outputs:  # a worker that still prints must not be stuck in a full pipe

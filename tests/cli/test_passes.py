@@ -20,10 +20,8 @@ def make(training=8, validation=5, interval=("epoch", 1), **options):
 
 def run(loader, *, ordered=True):
     """The passes, and what was told of them as it ended, one list a batch."""
-    passes, told = Passes(ordered=ordered), []
-    for batch in loader:
-        told.append([done.name for done in passes.add(batch, 2.0, 0.5)])
-    return passes, told
+    passes = Passes(ordered=ordered)
+    return passes, [[done.name for done in passes.add(batch, 2.0, 0.5)] for batch in loader]
 
 
 def test_a_pass_is_told_of_with_its_last_batch():

@@ -45,7 +45,7 @@ def test_a_single_other_value_changes_it():
         {"end_at": ("epoch", 1)},
         {"start_at": (0, 1)},
         {"validation": None},
-        {"items": range(7, 39)},
+        {"items": range(1, 33)},
         {"arrays": {"x": ((3,), "float32"), "y": ((), "uint8")}},
         {"arrays": {"z": ((3,), "float32", "bfloat16"), "y": ((), "uint8")}},
     ],
@@ -73,5 +73,5 @@ def test_the_boundaries_between_arrays_count():
     assert one.hexdigest() != other.hexdigest()
 
 
-def test_it_is_the_same_in_every_version():
-    assert digest() == "GOLDEN"
+def test_it_is_the_same_on_every_machine_and_in_every_version():
+    assert digest() == "0dc6efd2c5e6cd2897ce545bc30937de"

@@ -1,0 +1,291 @@
+"""The upper half of the main screen: title line, progress, speed, workers and slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.content import Content
+from textual.widget import Widget
+
+from hydrax_cli.tui.messages import Frame
+from hydrax_cli.tui.rates import Reading
+from hydrax_cli.tui.widgets.drawing import bar, columns
+from hydrax_cli.units import count, many, rate, size, span
+
+if TYPE_CHECKING:
+    from hydrax_core.stats import Stats, WorkerStats
+
+__all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
+
+_STATES = {
+    "opening": ("◌", "opening", "$text-muted"),
+    "starting": ("◌", "starting", "$text-accent"),
+    "running": ("►", "running", "$text-success"),
+    "paused": ("‖", "paused", "$text-primary"),
+    "starved": ("◔", "starved", "$text-warning"),
+    "done": ("✓", "done", "$text-success"),
+    "failed": ("✗", "failed", "$text-error"),
+}
+_WORKER_GLYPHS = {"busy": ("●", "$text-success"), "idle": ("○", "$text-muted"), "starting": ("◌", "$text-accent"), "ended": ("✗", "$text-error")}
+_SLOT_GLYPHS = {"ready": ("■", "$text-success"), "filling": ("◧", "$text-accent"), "held": ("▣", "$text-primary"), "free": ("□", "$text-disabled")}
+_LONG_ITEM_SECONDS = 1.0
+_VERY_LONG_ITEM_SECONDS = 10.0
+_LEAST_BAR = 8
+
+
+class FramePanel(Widget):
+    """A part that draws a frame and its reading."""
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self.frame = Frame("opening")
+        self.reading = Reading()
+
+    def show_frame(self, frame: Frame, reading: Reading) -> None:
+        """Draw a frame; the layout changes only where the number of lines does."""
+        before = self.wanted_height()
+        self.frame, self.reading = frame, reading
+        self.refresh(layout=self.wanted_height() != before)
+
+    def wanted_height(self) -> int:
+        """Lines that the content takes."""
+        return 1
+
+
+class TopBar(FramePanel):
+    """What is looked at, where it stands, and what it does."""
+
+    def render(self) -> Content:
+        """One line: the name to the left, the state to the right, in between what there is room for."""
+        frame, width = self.frame, self.content_size.width
+        glyph, word, style = _STATES[self.reading.state]
+        if self.reading.state == "starved" and frame.waiting_seconds > 1:
+            word = f"waiting {span(frame.waiting_seconds)}"
+        state = Content.assemble((f" {glyph} {word} ", f"{style} reverse bold"))
+        name = frame.subject.target if frame.subject is not None else "opening the target"
+        left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
+        facts = []
+        if frame.current is not None:
+            facts.append(("$foreground", f"{'epoch' if frame.current.kind == 'training' else 'validation'} {count(frame.current.epoch)}:{frame.current.epoch_batch}"))
+        if frame.limit is not None:
+            facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
+        if frame.subject is not None:
+            seeds = frame.subject.seeds
+            facts.append(("$text-muted", f"seed {', '.join(map(str, seeds[:3]))}{' …' if len(seeds) > 3 else ''}"))  # noqa: PLR2004  a few
+        if frame.device:
+            facts.append(("$text-muted", frame.device))
+        room = width - left.cell_length - state.cell_length
+        middle = Content()
+        for fact_style, text in facts:
+            piece = Content.assemble((f" {text} ", fact_style), ("·", "$text-disabled"))
+            if middle.cell_length + piece.cell_length - 1 > room:
+                break
+            middle += piece
+        middle = middle.right_crop(1) if middle.plain.endswith("·") else middle
+        gap = max(0, room - middle.cell_length)
+        return left + Content(" " * gap) + middle + state
+
+
+class ProgressPanel(FramePanel):
+    """How far the epoch, the run and the validation are."""
+
+    BORDER_TITLE = "progress"
+
+    def wanted_height(self) -> int:
+        """Three lines with validation, else two."""
+        return 3 if self.frame.subject is not None and self.frame.subject.validation_interval else 2
+
+    def get_content_height(self, *_: object) -> int:
+        """See ``wanted_height()``."""
+        return self.wanted_height()
+
+    def render(self) -> Content:
+        """The bars."""
+        subject, current = self.frame.subject, self.frame.current
+        if subject is None:
+            return Content.assemble(("opening the target …", "$text-muted"))
+        training = current if current is not None and current.kind == "training" else None
+        if training is not None:
+            epoch, done = training.epoch, training.epoch_batch + 1
+            number = training.batch_num + 1
+        elif current is not None:
+            number = (current.epoch + 1) * subject.validation_interval
+            epoch, done = divmod(number - 1, subject.batches_per_epoch)
+            done += 1
+        else:
+            number = subject.first_batch
+            epoch, done = divmod(number, subject.batches_per_epoch)
+        lines = [self._line(f"epoch {count(epoch)}", done, subject.batches_per_epoch, "$text-primary")]
+        if subject.last_batch is None or number > subject.last_batch:
+            lines.append(self._text("run", f"{many(number, 'batch', 'batches')}, endless"))
+        else:
+            lines.append(self._line("run", number, subject.last_batch, "$text-primary"))
+        if subject.validation_interval:
+            if current is not None and current.kind == "validation":
+                name = f"validation {count(current.epoch)}"
+                lines.append(self._line(name, current.epoch_batch + 1, subject.batches_per_validation, "$text-accent"))
+            else:
+                rest = subject.validation_interval - number % subject.validation_interval
+                lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
+        return Content("\n").join(lines)
+
+    def _line(self, name: str, done: int, total: int, style: str) -> Content:
+        numbers = f"{count(done)} / {count(total)}"
+        width = max(_LEAST_BAR, self.content_size.width - 16 - 22)
+        full, rest = bar(width, done / total if total else 0.0)
+        share = f"{100 * done / total:.0f} %" if total else ""
+        return Content.assemble(
+            (f"{name:<15} ", "$foreground"), (full, style), (rest, "$text-disabled"), f" {numbers:>15} ", (f"{share:>5}", "$text-muted")
+        )
+
+    def _text(self, name: str, text: str) -> Content:
+        return Content.assemble((f"{name:<15} ", "$foreground"), (text, "$text-muted"))
+
+
+class SpeedPanel(FramePanel):
+    """How fast it goes, who waits for whom, and how the speed was lately."""
+
+    BORDER_TITLE = "speed"
+    VERDICT_LINES: ClassVar[int] = 2
+
+    def render(self) -> Content:
+        """A graph as high as there is room for, the numbers, the verdict."""
+        width, height = self.content_size
+        reading, stats = self.reading, self.frame.stats
+        graph_height = max(0, height - 2 - self.VERDICT_LINES)
+        lines: list[Content] = []
+        if graph_height:
+            axis = f"{rate(max(reading.history, default=0.0), 1)} items/s "
+            drawn = columns(reading.history, width, graph_height)
+            lines.extend(Content.styled(text, "$accent") for text in drawn)
+            if reading.history:
+                lines[0] = _over(lines[0], axis)
+        lines.append(self._numbers(width, with_graph=not graph_height))
+        lines.append(self._first_batch(stats))
+        text = self.frame.fault.title if self.frame.fault is not None else reading.verdict
+        style = "$text-error" if self.frame.fault is not None else "$foreground"
+        lines.append(Content.styled(text, style))
+        return Content("\n").join(lines)
+
+    def _numbers(self, width: int, *, with_graph: bool) -> Content:
+        reading = self.reading
+        mega = reading.bytes / 1e6
+        line = Content.assemble(
+            (f"{rate(reading.items, 1):>9}", "bold $foreground"), (" items/s ", "$text-muted"),
+            (f"{rate(mega, 1):>8}", "bold $foreground"), (" MB/s ", "$text-muted"),
+            (f"{rate(reading.batches, 1):>8}", "bold $foreground"), (" batches/s ", "$text-muted"),
+            (f"{100 * reading.idle:>4.0f} %", "bold $foreground"), (" idle ", "$text-muted"),
+        )
+        room = width - line.cell_length - 1
+        if with_graph and room >= _LEAST_BAR:
+            line += Content.styled(" " + columns(reading.history, room, 1)[0], "$accent")
+        return line
+
+    def _first_batch(self, stats: Stats | None) -> Content:
+        first = stats.first_batch if stats is not None else None
+        if first is None:
+            return Content.assemble(("first batch after  ", "$text-muted"), ("…", "$text-accent"))
+        phases = f"workers {span(first.start)} + loading {span(first.load)} + placing {span(first.place)}"
+        line = Content.assemble(("first batch after ", "$text-muted"), span(first.total), (f" = {phases}", "$text-muted"))
+        assert stats is not None
+        told = [
+            (stats.errors, "failed item"), (stats.skipped_batches, "skipped batch"), (stats.worker_restarts, "restart"),
+        ]
+        bad = "  ".join(many(number, noun, "skipped batches" if noun == "skipped batch" else "") for number, noun in told if number)
+        return line + Content.styled(f"   {bad}", "$text-warning") if bad else line
+
+
+class CrewPanel(FramePanel):
+    """A lane for each worker and a cell for each slot."""
+
+    BORDER_TITLE = "workers and slots"
+    _LANE = 40
+    _CELL = 9
+    _MOST_LANES = 8
+
+    def wanted_height(self) -> int:
+        """Lines of the lanes and two of slots; many workers share lines."""
+        stats = self.frame.stats
+        workers = len(stats.workers) if stats is not None and stats.workers else 1
+        return min(self._MOST_LANES, workers) + 2
+
+    def get_content_height(self, *_: object) -> int:
+        """See ``wanted_height()``."""
+        return self.wanted_height()
+
+    def render(self) -> Content:
+        """Lanes where they fit, else a cell a worker; then the slots."""
+        stats = self.frame.stats
+        if stats is None or not stats.workers:
+            kind = self.frame.subject.kind if self.frame.subject is not None else ""
+            text = "the loader runs in the app itself" if kind == "inline" else "no worker is up"
+            return Content.assemble((text, "$text-muted"), "\n") + self._slots(stats)
+        width = self.content_size.width
+        room = max(1, self.content_size.height - 2)
+        if len(stats.workers) <= room:
+            lanes = [self._lane(worker, self._busy(worker), width) for worker in stats.workers]
+        else:
+            across = max(1, width // self._CELL)
+            cells = [self._cell(worker, self._busy(worker)) for worker in stats.workers]
+            lanes = [Content("").join(cells[i : i + across]) for i in range(0, len(cells), across)][:room]
+        return Content("\n").join([*lanes, self._slots(stats)])
+
+    def _busy(self, worker: WorkerStats) -> float:
+        return self.reading.busy[worker.number] if worker.number < len(self.reading.busy) else 0.0
+
+    def _lane(self, worker: WorkerStats, busy: float, width: int) -> Content:
+        glyph, style = _WORKER_GLYPHS[worker.state]
+        length = max(_LEAST_BAR, min(32, width - 62))
+        full, rest = bar(length, busy)
+        lane = Content.assemble(
+            (f"{worker.number:>2} ", "$text-muted"), (f"{glyph} ", style),
+            (full, "$success"), (rest, "$text-disabled"), f" {100 * busy:>3.0f} %  ",
+        )
+        doing, doing_style = self._doing(worker)
+        tail = Content.assemble((f"{count(worker.items):>11} items", "$text-muted"))
+        if worker.restarts:
+            tail += Content.styled(f"  ↻ {worker.restarts}", "$text-warning")
+        room = max(0, width - lane.cell_length - tail.cell_length)
+        return lane + Content.styled(doing, doing_style).truncate(room, ellipsis=True, pad=True) + tail
+
+    def _doing(self, worker: WorkerStats) -> tuple[str, str]:
+        if worker.item is None:
+            return worker.state, "$text-muted"
+        style = "$foreground"
+        if worker.item_seconds > _LONG_ITEM_SECONDS:
+            style = "$text-error bold" if worker.item_seconds > _VERY_LONG_ITEM_SECONDS else "$text-warning"
+        return f"item {count(worker.item)} for {span(worker.item_seconds)}", style
+
+    def _cell(self, worker: WorkerStats, busy: float) -> Content:
+        glyph, style = _WORKER_GLYPHS[worker.state]
+        if worker.restarts:
+            glyph, style = "↻", "$text-warning"
+        return Content.assemble((f"{worker.number:>3}", "$text-muted"), (glyph, style), f"{100 * busy:>3.0f}% ")
+
+    def _slots(self, stats: Stats | None) -> Content:
+        slots = stats.slots if stats is not None else ()
+        width = self.content_size.width
+        line = Content.assemble(("slots ", "$text-muted"))
+        for state in slots[: width - 12]:
+            glyph, style = _SLOT_GLYPHS[state]
+            line += Content.styled(f"{glyph} " if len(slots) * 2 < width - 8 else glyph, style)
+        if len(slots) > width - 12:
+            line += Content.styled(f" +{len(slots) - width + 12}", "$text-muted")
+        legend = Content("      ")
+        for state, (glyph, style) in _SLOT_GLYPHS.items():
+            legend += Content.assemble((f"{glyph} ", style), (f"{slots.count(state)} {state}  ", "$text-muted"))
+        if stats is not None:
+            legend += Content.styled(f"{size(stats.slot_bytes)} each", "$text-muted")
+        return line + Content("\n") + legend
+
+
+def _over(line: Content, text: str) -> Content:
+    """A label over the start of a line where that is empty."""
+    if line.plain[: len(text)].strip():
+        return line
+    return Content.styled(text, "$text-muted") + line[len(text) :]
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a text, which tells more of a path than its start."""
+    return text if len(text) <= width else f"…{text[1 - width:]}"

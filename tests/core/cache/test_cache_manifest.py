@@ -1,0 +1,196 @@
+import json
+import os
+import random
+import re
+
+import cachekit as kit
+import numpy as np
+import pytest
+import xxhash
+
+from hydrax_core.cache import CacheStore, clear, info
+from hydrax_core.cache.folder import MANIFEST, array_file_name, caches
+from hydrax_core.cache.manifest import DamagedManifestError, Manifest, read_manifest
+from hydrax_core.errors import CacheError, CacheMismatchError, NotACacheError
+
+
+def manifest_of(folder, **changes):
+    return Manifest.of(kit.group(folder, **changes), kind="training", group_index=0, cache_by="batch")
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("settings.batch_size", {"batch_size": 4}),
+        ("settings.seed", {"seed": 1}),
+        ("settings.shuffle_first", {"shuffle_first": True}),
+        ("settings.shuffle_later", {"shuffle_later": "itemwise"}),
+        ("settings.remainder", {"remainder": "pad"}),
+        ("settings.items", {"data": range(101)}),
+        ("settings.data", {"data": [*range(99), 5]}),
+        ("arrays.x.shape", {"loader_arrays": {**kit.ARRAYS, "x": ((4, 5), "float32")}}),
+        ("arrays.x.dtype", {"loader_arrays": {**kit.ARRAYS, "x": ((4, 4), "int32")}}),
+        ("arrays.x.jax_dtype", {"loader_arrays": {**kit.ARRAYS, "x": ((4, 4), "float32", "bfloat16")}}),
+        ("arrays.more.shape", {"loader_arrays": {**kit.ARRAYS, "more": ((4, 4), "int32")}}),
+        ("arrays.x.shape", {"loader_arrays": {"label": kit.ARRAYS["label"], "half": kit.ARRAYS["half"]}}),
+        ("cache_by", {"cache_by": "item"}),
+        ("kind", {"kind": "validation"}),
+        ("group_index", {"group_index": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_cache_made_for_something_else_is_refused_side_by_side(tmp_path, field, changes):
+    kit.fill(tmp_path / "c", batches=range(2))
+    before = kit.snapshot(tmp_path)
+    for readonly in (False, True):
+        with pytest.raises(CacheMismatchError, match=re.escape(field)) as error:
+            kit.open_store(tmp_path / "c", cache_readonly=readonly, **changes)
+        assert "cache" in str(error.value)
+        assert "group" in str(error.value)
+    assert kit.snapshot(tmp_path) == before
+
+
+def test_the_refusal_shows_both_values(tmp_path):
+    kit.fill(tmp_path, batches=range(1))
+    with pytest.raises(CacheMismatchError, match=r"settings.seed +0 +123"):
+        kit.open_store(tmp_path, seed=123)
+
+
+def test_the_order_in_which_arrays_are_declared_does_not_matter(tmp_path):
+    kit.fill(tmp_path)
+    turned = dict(reversed(kit.ARRAYS.items()))
+    with kit.open_store(tmp_path, loader_arrays=turned) as store:
+        assert kit.serve(store, 3)
+        assert list(store.read(0, 3).arrays) == list(turned)
+
+
+def test_validation_ignores_seed_and_shuffle_because_it_has_none(tmp_path):
+    kit.fill(tmp_path, kind="validation")
+    assert len(kit.served(tmp_path, kind="validation", group_index=3, seed=5, shuffle_first=True)[0]) == kit.BATCHES
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = kit.snapshot(tmp_path)
+    for act in (kit.open_store, info, clear):
+        with pytest.raises(NotACacheError, match="no hydrax cache"):
+            act(tmp_path)
+    with pytest.raises(NotACacheError):
+        kit.open_store(tmp_path / "thesis.tex")
+    assert kit.snapshot(tmp_path) == before
+
+
+def test_a_missing_cache_that_is_only_read_is_empty_or_refused(tmp_path, caplog):
+    with kit.open_store(tmp_path / "c", cache_readonly=True) as store:
+        assert store.read(0, 0) is None
+    assert "no cache yet" in caplog.text
+    with pytest.raises(NotACacheError, match="loader_arrays"):
+        kit.open_store(tmp_path / "c", loader_arrays=None, cache_arrays=kit.ARRAYS)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_later_version_of_the_format_is_refused(tmp_path):
+    kit.fill(tmp_path, batches=range(1))
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    content["version"] = 7
+    del content["checksum"]
+    coded = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    content["checksum"] = xxhash.xxh3_128_hexdigest(coded)
+    (tmp_path / MANIFEST).write_text(json.dumps(content, sort_keys=True, indent=1) + "\n")
+    with pytest.raises(CacheMismatchError, match="version 7"):
+        kit.open_store(tmp_path)
+
+
+def test_every_changed_byte_and_every_cut_of_the_manifest_is_noticed(tmp_path):
+    kit.fill(tmp_path, batches=range(1))
+    path = tmp_path / MANIFEST
+    whole, source = path.read_bytes(), random.Random(0)
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << source.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedManifestError):
+            read_manifest(tmp_path)
+    for size in range(0, len(whole), 7):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedManifestError):
+            read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "deleted"])
+def test_a_damaged_manifest_is_written_anew_and_the_entries_stay(tmp_path, damage):
+    kit.fill(tmp_path)
+    path = tmp_path / MANIFEST
+    whole = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:40] + (b"~" + whole[41:] if damage == "flipped" else b""))
+    readonly, _ = kit.served(tmp_path, cache_readonly=True)
+    found, counters = kit.served(tmp_path)
+    assert len(readonly) == len(found) == kit.BATCHES
+    assert counters.corrupt == 0
+    assert read_manifest(tmp_path).identity() == manifest_of(tmp_path).identity()
+
+
+def test_entries_under_a_lost_manifest_are_not_served_to_another_group(tmp_path):
+    kit.fill(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    with kit.open_store(tmp_path, seed=1) as store:
+        assert [store.read(0, number) for number in range(kit.BATCHES)] == [None] * kit.BATCHES
+        assert store.counters().corrupt == kit.BATCHES
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[" * 100_000, '{"format": "hydrax-cache"}', "\x00" * 100, "1e999"])
+def test_a_manifest_of_nonsense_is_damaged(tmp_path, content):
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(DamagedManifestError):
+        read_manifest(tmp_path)
+    with pytest.raises(CacheError, match="damaged"):
+        info(tmp_path)
+
+
+def test_one_of_several_creators_at_once_makes_the_cache(tmp_path):
+    script = """
+        seed = int(arguments[1])
+        print("ready"); sys.stdin.readline()
+        try:
+            with kit.open_store(arguments[0], seed=seed) as store:
+                store.write(0, 0, kit.batch(0)); print("made", seed)
+        except kit.CacheStore.open.__globals__["CacheMismatchError"] if False else Exception as error:
+            print(type(error).__name__, seed)
+    """
+    children = [kit.start(script, tmp_path / "c", seed % 2) for seed in range(4)]
+    for child in children:
+        assert child.line() == "ready"
+    for child in children:
+        child.tell("go")
+    results = sorted(child.result().strip() for child in children)
+    winner = read_manifest(tmp_path / "c").settings["seed"]
+    assert results == sorted([f"made {winner}"] * 2 + [f"CacheMismatchError {1 - winner}"] * 2)
+    assert [path.name for path in (tmp_path / "c").iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_names_of_arrays_become_safe_and_different_file_names(tmp_path):
+    names = ["a/b", "a%2Fb", "..", ".", ".hidden", "é", "\ud800", "x" * 500, "x" * 499 + "y", "A b\n", "~", "\x00"]
+    files = [array_file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9._%~-]*\.npy", file) for file in files)
+    arrays = {name: ((2,), "int32") for name in names}
+    group = kit.group(tmp_path / "c", loader_arrays=arrays)
+    data = {name: np.full((kit.BATCH, 2), place, np.int32) for place, name in enumerate(names)}
+    with CacheStore.open(group, kind="training", group_index=0) as store:
+        store.write(0, 1, data)
+        store.flush()
+        assert kit.equal(store.read(0, 1).arrays, data)
+    assert sorted(os.listdir(tmp_path)) == ["c"]
+
+
+def test_a_folder_of_caches_is_found_through_its_parent(tmp_path):
+    for name in ("b", "a"):
+        kit.fill(tmp_path / name, batches=range(1))
+    (tmp_path / "other").mkdir()
+    assert caches(tmp_path) == (tmp_path / "a", tmp_path / "b")
+    assert caches(tmp_path / "a") == (tmp_path / "a",)
+    with pytest.raises(NotACacheError):
+        caches(tmp_path / "other")

@@ -1,0 +1,33 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "docs/examples"
+
+
+def run(name, *arguments):
+    program = [sys.executable, EXAMPLES / name, *arguments]
+    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=50)
+
+
+def test_the_quickstart_runs():
+    output = run("quickstart.py").stdout.splitlines()
+    assert len(output) == 2 * (8 + 2)
+    assert output[-1].startswith("validation batch 2/2: brightness follows the label by 1.000")
+
+
+def accuracy(output):
+    return float(re.search(r"([\d.]+)% after", output)[1])
+
+
+def test_a_classifier_of_the_digits_learns_them_and_a_stopped_training_goes_on_exactly(tmp_path):
+    finished = run("train_digits.py", "--epochs", "30")
+    assert finished.stderr == "", "an ordinary training gives no cause for warnings"
+    whole = finished.stdout
+    assert accuracy(whole) > 95
+    checkpoint = str(tmp_path / "digits.npz")
+    run("train_digits.py", "--epochs", "7", "--checkpoint", checkpoint)
+    resumed = run("train_digits.py", "--epochs", "30", "--workers", "1", "--checkpoint", checkpoint).stdout
+    assert resumed.startswith("epoch 7:")
+    assert whole.splitlines()[7:-1] == resumed.splitlines()[:-1]
