@@ -200,7 +200,7 @@ class _Encoder:
         if text is None or value.dtype.type is not type(value):
             return False
         self._tagged(b"n", text.encode())
-        self._tagged(b"", value.tobytes())
+        self._tagged(b"", value.tobytes()[: value.dtype.itemsize])  # NumPy gives b"" as a byte
         return True
 
     def put_date(self, value: dt.date, _depth: int) -> bool:
