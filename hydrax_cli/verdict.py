@@ -33,7 +33,7 @@ class Pace:
         seconds: Time that it took.
         idle_seconds: Time that the consumer waited for batches.
         item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
-        workers: Workers.
+        workers: Workers, at least 1.
         depth: Batches loaded ahead.
     """
 
@@ -74,7 +74,7 @@ def pace(before: Stats, after: Stats) -> Pace:
         seconds=after.seconds - before.seconds,
         idle_seconds=after.idle_seconds - before.idle_seconds,
         item_seconds=load_seconds / loaded if loaded else 0.0,
-        workers=after.loader_count,
+        workers=max(1, after.loader_count),
         depth=after.depth,
     )
 

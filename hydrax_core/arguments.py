@@ -19,13 +19,14 @@ __all__ = ["Arguments", "LoaderKind", "check_arguments"]
 
 LoaderKind: TypeAlias = Literal["process", "thread", "inline"]
 _MOST_WORKERS = 1024
+_MOST_AHEAD = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """Checked arguments; the names are those of ``Dataloader``, intervals and positions are in batches."""
 
-    loader_func: Callable[..., Any]
+    loader_func: Callable[..., Any] | None
     training: tuple[DataGroup[Any], ...]
     validation: tuple[DataGroup[Any], ...]
     validation_interval: int
@@ -75,7 +76,9 @@ def check_arguments(
     training_groups = _groups("training", training)
     per_epoch = sum(group.batch_count for group in training_groups)
     interval, validation_groups = _validation(validation, per_epoch)
-    _check_loader(loader_func)
+    loads = any(group.loader_layouts for group in (*training_groups, *validation_groups))
+    if loads or loader_func is not None:
+        _check_loader(loader_func)
     if startup_func is not None:
         _check_call("startup_func", startup_func, 0, "no argument")
     if placement_func is not None:
@@ -89,17 +92,13 @@ def check_arguments(
         interval,
         interleave=interleave,
     )
-    for argument, groups in (("training", training_groups), ("validation", validation_groups)):
-        for position, group in enumerate(groups):
-            if not group.loader_layouts:
-                raise ValueError(f"{argument}: group {position} has no loader_arrays, so there is nothing to load")
     return Arguments(
         loader_func=loader_func,
         training=training_groups,
         validation=validation_groups,
         validation_interval=interval,
-        depth=_count("depth", depth, 1),
-        loader_count=_count("loader_count", loader_count, 1, _MOST_WORKERS),
+        depth=_count("depth", depth, 1, _MOST_AHEAD),
+        loader_count=_count("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
         loader_nice=_count("loader_nice", loader_nice, -20, 19),
         cacher_count=_count("cacher_count", cacher_count, 0, _MOST_WORKERS),
         first_batch=first,
@@ -212,6 +211,6 @@ def _boolean(argument: str, value: Any) -> bool:
 
 
 def _choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
@@ -177,11 +177,19 @@ class Batch(ABC, Generic[D]):
             RuntimeError: The batch is cached already, or the group has no cache layouts.
             ValueError: Arrays or additional data do not match.
         """
+        from hydrax_core.placement import checked, host_arrays  # noqa: PLC0415  imported by whoever made the batch
+
         parts = self._open
-        if not parts.uncached or not parts.group.cache_layouts:
-            reason = "it is cached already" if parts.group.cache_layouts else "its group has no cache layouts"
-            raise RuntimeError(f"batch.cache(): {reason} ({self._text})")
-        raise NotImplementedError("storing batches comes with the cache on disk")
+        layouts = parts.group.cache_layouts
+        if not layouts:
+            raise RuntimeError(f"batch.cache(): its group has no cache layouts ({self._text})")
+        if not parts.uncached:
+            raise RuntimeError(f"batch.cache(): it is cached already ({self._text})")
+        converted = checked("arrays", arrays, layouts)
+        kept = parts.additional if additional is None else _checked_additional(additional, parts.rows)
+        if persist and parts.store is not None:
+            parts.store(host_arrays(converted, layouts), kept)
+        self._parts = replace(parts, arrays=converted, layouts=layouts, additional=kept, uncached=False)
 
     @property
     @abstractmethod
@@ -281,6 +289,14 @@ class Batch(ABC, Generic[D]):
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<{type(self).__name__}{state} {self._text}>"
+
+
+def _checked_additional(additional: Mapping[str, list[Any]], rows: int) -> dict[str, list[Any]]:
+    for name, values in additional.items():
+        if not isinstance(values, list | tuple) or len(values) != rows:
+            found = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
+            raise ValueError(f"additional[{name!r}]: expected a list of {rows} values, one a row, got {found}")
+    return {name: list(values) for name, values in additional.items()}
 
 
 @final

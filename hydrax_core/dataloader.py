@@ -12,6 +12,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from hydrax_core.arguments import LoaderKind, check_arguments
@@ -243,7 +245,7 @@ class Dataloader(Generic[D]):
             if host is None:
                 self._finish(engine)
                 raise StopIteration
-            batch = self._make(host)
+            batch = self._make(engine, host)
             engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values())
             self._pass(engine, host)
             self._tally.handed_out(batch.is_training, len(host.indices), host.arrays)
@@ -293,14 +295,18 @@ class Dataloader(Generic[D]):
 
         for group in (*self.training, *self.validation):
             check_layouts(group.loader_layouts)
+            check_layouts(group.cache_layouts)
 
-    def _make(self, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
+    def _make(self, engine: Engine, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
         from hydrax_core.placement import place  # noqa: PLC0415  imported by _start() already
 
         address = host.planned.address
         training = address.kind == "training"
         group = (self.training if training else self.validation)[address.group_index]
         layouts = group.cache_layouts if host.cached else group.loader_layouts
+        store = None
+        if not host.cached and group.cache_layouts and not group.cache_readonly:
+            store = partial(engine.shelf.store, replace(host, arrays={}))  # without its arrays, or they would be held
         arrays = place(host.arrays, layouts, host.additional, group, self._arguments.placement_func)
         parts = BatchParts(
             group=group,
@@ -314,6 +320,7 @@ class Dataloader(Generic[D]):
             rows=group.batch_size,
             uncached=not host.cached,
             progress_total=self.batches_per_epoch if training else self.batches_per_validation,
+            store=store,
         )
         batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
         watch(batch)

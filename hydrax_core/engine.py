@@ -4,35 +4,39 @@ Promise: batches come in the order of the plan (or, if asked, as they become rea
 a dead worker is replaced and its items are done again; an error of any kind reaches the consumer, who never waits for
 something that cannot come. Nothing here polls: the thread sleeps until a worker, the consumer or a lease wakes it.
 
-The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread. That is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
+The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread. That is why a
+KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
 """
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import selectors
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydrax_core.crew import Crew, Member
 from hydrax_core.errors import (
-    BatchesHeldError,
     BatchTimeoutError,
+    CacheError,
     HydraxError,
     WorkerDiedError,
     WorkerStartError,
 )
 from hydrax_core.handover import Handover
+from hydrax_core.hoarding import HoardWatch
+from hydrax_core.intake import Intake, Nothing
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.layout import views
 from hydrax_core.plan import Plan
 from hydrax_core.schedule import OnError, Schedule
+from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool
 from hydrax_core.waker import Waker
 from hydrax_core.workers.messages import ChunkResult, Garbled, StartFailure
@@ -44,7 +48,6 @@ _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
 _MOST_DROPPED = 4096
 _LEASE_POLL_SECONDS = 0.01
-_STARVED_SECONDS = 2.0
 _logger = logging.getLogger("hydrax")
 
 
@@ -53,9 +56,6 @@ class EngineSettings:
     """How an engine runs; the names are those of ``Dataloader``.
 
     Attributes:
-        first: Number of the first batch, see ``Plan``.
-        end: Number of the batch to stop before; ``None`` for none.
-        skipped: Numbers not to deliver, as they were handed out before.
         depth: Batches loaded ahead.
         loader_count: Workers.
         deterministic: Whether batches keep the order of the plan.
@@ -64,9 +64,6 @@ class EngineSettings:
         threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
     """
 
-    first: int
-    end: int | None
-    skipped: frozenset[int]
     depth: int
     loader_count: int
     deterministic: bool
@@ -80,8 +77,9 @@ class Engine:
 
     Args:
         plan: The plan.
-        groups: Training before validation; ``training_groups`` of them are training.
-        training_groups: See ``groups``.
+        groups: Training before validation.
+        intake: Where batches begin.
+        shelf: The caches; the engine closes them.
         pool: The slots; the engine closes it.
         waker: What the pool wakes when a slot comes free.
         start_worker: Starts a worker of a number.
@@ -92,7 +90,8 @@ class Engine:
         self,
         plan: Plan,
         groups: Sequence[JobGroup],
-        training_groups: int,
+        intake: Intake,
+        shelf: Shelf,
         pool: SlotPool,
         waker: Waker,
         start_worker: Callable[[int], Worker],
@@ -100,7 +99,6 @@ class Engine:
     ) -> None:
         self._plan = plan
         self._groups = groups
-        self._training_groups = training_groups
         self._pool = pool
         self._waker = waker
         self._settings = settings
@@ -111,15 +109,18 @@ class Engine:
         self._crew = Crew(start_worker, settings.loader_count)
         self._selector = selectors.DefaultSelector()
         self._selector.register(waker, selectors.EVENT_READ)
-        self._next = settings.first
-        self._jobs: dict[int, BatchJob] = {}
+        self._intake = intake
+        self._shelf = shelf
+        self._hoard = HoardWatch(pool, settings.depth)
+        self._jobs: dict[int, BatchJob | HostBatch] = {}
         self._handover = Handover(waker.wake)
         self._stopping = False
         self._said: set[str] = set()
         self.skipped_batches = 0
         self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
         """Numbers of batches that failed; whoever keeps the position takes them out."""
-        self._starved_since: float | None = None
+        self.dropped_batches = 0
+        self._dropped_in_a_row = 0
         self.at_end = False
         """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
         self.started = time.perf_counter()
@@ -184,9 +185,14 @@ class Engine:
             self._pool.annotate(batch.slot, note, holders)
 
     @property
+    def shelf(self) -> Shelf:
+        """The caches, for their counts and for ``Batch.cache()``."""
+        return self._shelf
+
+    @property
     def filling_slots(self) -> frozenset[int]:
         """Slots of batches being loaded."""
-        return frozenset(job.slot for job in list(self._jobs.values()))
+        return frozenset(job.slot for job in list(self._jobs.values()) if isinstance(job, BatchJob))
 
     @property
     def ready_slots(self) -> frozenset[int]:
@@ -209,6 +215,7 @@ class Engine:
             self._handover.clear()
             self._jobs.clear()
             self.interrupt()
+            self._shelf.close()
             self._pool.close()
             _engines.discard(self)
 
@@ -250,34 +257,39 @@ class Engine:
         return _LEASE_POLL_SECONDS if stuck else None
 
     def _admit(self) -> None:
-        settings = self._settings
-        while len(self._jobs) + len(self._handover) < settings.depth:  # errors count, or a failing run would race ahead
-            if settings.end is not None and self._next >= settings.end:
+        # Errors count, too, or a failing run would race ahead.
+        while len(self._jobs) + len(self._handover) < self._settings.depth:
+            batch = self._intake.take()
+            if batch is Nothing.NO_SLOT:
+                waiting = self._handover.waiting or not self._settings.threaded
+                error = self._hoard.starve(waiting=waiting and not self._jobs and not self._handover)
+                if error is not None:
+                    self._handover.offer(error)
                 return
-            if self._next in settings.skipped:
-                self._next += 1
+            if batch is Nothing.END:
+                return
+            if batch is Nothing.DROPPED:
+                self._drop()
+                if self._stopping or self._handover.fatal is not None:
+                    return
                 continue
-            slot = self._pool.acquire(settings.depth + 2)
-            if slot is None:
-                self._out_of_slots()
-                return
-            self._warn_if_hoarding()
-            planned = self._plan.batch(self._next)
-            group = planned.address.group_index
-            if planned.address.kind == "validation":
-                group += self._training_groups
-            job = BatchJob(planned, group, slot, list(planned.content.indices), planned.content.seeds)
-            if len(job.indices) < self._groups[group].batch_size:
-                self._clear_padding(job)
-            self._jobs[self._next] = job
-            self._schedule.add(job)
-            self._next += 1
+            self._dropped_in_a_row = 0
+            self._hoard.look()
+            self._jobs[batch.planned.number] = batch
+            if isinstance(batch, BatchJob):
+                self._schedule.add(batch)
 
-    def _clear_padding(self, job: BatchJob) -> None:
-        mapping, offset = self._pool.memory.locate(job.slot)
-        block = memoryview(mapping)[offset : offset + self._pool.memory.stride]
-        for array in views(block, self._groups[job.group].layouts).values():
-            array[len(job.indices) :] = 0
+    def _drop(self) -> None:
+        self.dropped_batches += 1
+        self._dropped_in_a_row += 1
+        epoch = self._plan.batches_per_epoch + self._plan.batches_per_validation
+        if self._dropped_in_a_row >= epoch:
+            self._handover.fail(
+                CacheError(
+                    f"the cache holds none of {epoch} batches in a row, and there are no loader_arrays to load them into: "
+                    "fill it with a loader first, or look at it with `hydrax cache verify`"
+                )
+            )
 
     def _feed(self) -> None:
         while (member := self._crew.least_busy()) is not None:
@@ -334,13 +346,16 @@ class Engine:
     def _deliver(self) -> bool:
         """Pass on the batches that are complete; whether there were any."""
         before = len(self._jobs)
-        for number, job in list(self._jobs.items()):
-            if job.complete:
+        for number, batch in list(self._jobs.items()):
+            if isinstance(batch, HostBatch):
                 del self._jobs[number]
-                self._settle(job)
+                self._offer(batch)
+            elif batch.complete:
+                del self._jobs[number]
+                self._settle(batch)
             elif self._settings.deterministic:
                 break
-        if not self._jobs and self._settings.end is not None and self._next >= self._settings.end:
+        if not self._jobs and self._intake.at_end:
             self.at_end = True
             self._handover.end()
         return len(self._jobs) < before
@@ -348,9 +363,15 @@ class Engine:
     def _settle(self, job: BatchJob) -> None:
         error = job.error
         if error is None:
-            self._handover.offer(self._host_batch(job))
-            if self.first_complete is None:
-                self.first_complete = time.perf_counter()
+            group = self._groups[job.group]
+            arrays = views(self._pool.lease(job.slot), group.layouts)
+            self._shelf.keep(job, arrays)
+            as_cached = group.stores_itself
+            self._offer(
+                HostBatch(
+                    job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=as_cached
+                )
+            )
             return
         self._pool.release(job.slot)
         self.dropped.append(job.planned.number)
@@ -362,51 +383,15 @@ class Engine:
             return
         self._handover.offer(error)
 
-    def _host_batch(self, job: BatchJob) -> HostBatch:
-        root = self._pool.lease(job.slot)
-        arrays = views(root, self._groups[job.group].layouts)
-        return HostBatch(job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=False)
-
-    def _out_of_slots(self) -> None:
-        """No slot is left: wait for a lease to end, and tell a consumer who waits for a batch that cannot come."""
-        waiting = self._handover.waiting or not self._settings.threaded
-        if not waiting or self._jobs or self._handover:
-            self._starved_since = None
-            return
-        now = time.monotonic()
-        self._starved_since = self._starved_since or now
-        # Arrays that only computations in flight still need come free by themselves; NumPy views of them may not.
-        if len(self._pool.held()) < self._pool.limit and now - self._starved_since < _STARVED_SECONDS:
-            return
-        gc.collect()  # batches in reference cycles are held by nobody
-        notes = self._pool.notes()
-        self._handover.offer(
-            BatchesHeldError(
-                f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
-                f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
-            )
-        )
-
-    def _warn_if_hoarding(self) -> None:
-        depth = self._settings.depth
-        if self._pool.count <= 2 * depth + 1 or "held" in self._said:
-            return
-        notes = self._pool.held()
-        if len(notes) > depth + 1:  # the one that the consumer works on is none too many
-            self._say_once(
-                f"{len(notes)} batches are held, more than depth={depth}: the loader takes more memory for new ones and "
-                f"gives it back later; they were handed out: {_places(notes)}",
-                key="held",
-            )
+    def _offer(self, batch: HostBatch) -> None:
+        self._handover.offer(batch)
+        if self.first_complete is None:
+            self.first_complete = time.perf_counter()
 
     def _say_once(self, text: str, key: str | None = None) -> None:
         if (key or text) not in self._said:
             self._said.add(key or text)
             _logger.warning("%s", text)
-
-
-def _places(notes: Sequence[str]) -> str:
-    return "; ".join(f"{count} at {place}" for place, count in Counter(notes).items())
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

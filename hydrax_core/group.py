@@ -86,7 +86,7 @@ class DataGroup(Sequence[D], Generic[D]):
         self._cache_location = _location(cache_location)
         self._cache_by: CacheBy = _choice("cache_by", cache_by, get_args(CacheBy))
         self._cache_pickle = _boolean("cache_pickle", cache_pickle)
-        self._size = len(self._data)
+        self._size = _length(self._data)
         self._batch_count = self._count_batches()
         later: ShuffleLater = _choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
         if later == "default":
@@ -127,10 +127,12 @@ class DataGroup(Sequence[D], Generic[D]):
     def _check_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
         if isinstance(labels, str):
             raise TypeError(f"labels: expected a tuple of array names, got the string {labels!r}; write ({labels!r},)")
+        if not isinstance(labels, Iterable):
+            raise TypeError(f"labels: expected a tuple of array names, got {labels!r}")
         names = tuple(labels)
         known = {**self._loader_layouts, **self._cache_layouts}
         for name in names:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise ValueError(f"labels: {name!r} is no declared array; declared are {', '.join(map(repr, known))}")
         return names
 
@@ -280,6 +282,15 @@ def _sequence(data: Any) -> Sequence[Any]:
         raise TypeError(f"data: expected a sequence or a finite iterable, got {type(data).__name__}") from error
 
 
+def _length(data: Sequence[Any]) -> int:
+    try:
+        return len(data)
+    except OverflowError as error:
+        raise ValueError(f"data: its length is more than Python can tell: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"data: expected a sequence of items, got {shorten(data, 60)}: {error}") from error
+
+
 def _integer(argument: str, value: Any, minimum: int | None = None) -> int:
     expected = "an int" if minimum is None else f"an int of at least {minimum}"
     if isinstance(value, bool):
@@ -300,7 +311,7 @@ def _boolean(argument: str, value: Any) -> bool:
 
 
 def _choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 

@@ -21,13 +21,17 @@ class JobGroup:
 
     Attributes:
         data: The descriptors.
-        layouts: Layouts of the loaded arrays.
+        layouts: Layouts of the loaded arrays; empty where nothing is loaded.
+        cache_layouts: Layouts of the cached arrays; empty without a cache.
+        stores_itself: Whether loaded batches go to the cache as they are.
         batch_size: Rows of a batch.
         zeroed: Whether rows are zeroed before the loader gets them.
     """
 
     data: Sequence[Any]
     layouts: Layouts
+    cache_layouts: Layouts
+    stores_itself: bool
     batch_size: int
     zeroed: bool
 
@@ -67,8 +71,9 @@ class BatchJob:
         slot: Where it is loaded.
         indices: Index of each real row; substitutes replace entries.
         seeds: Seed of each real row, ``None`` in validation.
-        cut: Rows handed out in chunks so far.
+        uncut: Runs of rows, (first, count), not handed out in chunks yet.
         open: Rows handed out whose outcome is not known.
+        loaded_rows: Rows that are loaded and not from the cache; ``None`` for all.
         additional: Additional data by name.
         failures: Errors by row.
         attempts: Substitutes tried by row.
@@ -79,11 +84,16 @@ class BatchJob:
     slot: int
     indices: list[int]
     seeds: list[int] | None
-    cut: int = 0
+    uncut: list[tuple[int, int]] = field(default_factory=list)
     open: int = 0
+    loaded_rows: list[int] | None = None
     additional: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.uncut:
+            self.uncut = [(0, len(self.indices))]
 
     @property
     def address(self) -> BatchAddress:
@@ -93,7 +103,7 @@ class BatchJob:
     @property
     def complete(self) -> bool:
         """Whether no row is left to wait for; after a failure, rows not handed out are left."""
-        return self.open == 0 and (self.cut == len(self.indices) or bool(self.failures))
+        return self.open == 0 and (not self.uncut or bool(self.failures))
 
     @property
     def error(self) -> LoaderError | WorkerDiedError | None:

@@ -13,9 +13,12 @@ from typing import Any
 import cloudpickle
 
 from hydrax_core.arguments import Arguments
+from hydrax_core.cache import CacheStore
 from hydrax_core.engine import Engine, EngineSettings
+from hydrax_core.intake import Intake, IntakeSettings
 from hydrax_core.jobs import JobGroup
 from hydrax_core.plan import Position
+from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool, memory_budget
 from hydrax_core.state import Progress
 from hydrax_core.waker import Waker
@@ -34,8 +37,10 @@ _logger = logging.getLogger("hydrax")
 
 
 def slot_bytes(arguments: Arguments) -> int:
-    """Bytes of a slot: the largest batch of any group."""
-    return max(group.loader_size for group in (*arguments.training, *arguments.validation))
+    """Bytes of a slot: the largest batch of any group that lies in one."""
+    groups = (*arguments.training, *arguments.validation)
+    sizes = [max(group.loader_size, group.cache_size if group.cache_by == "item" else 0) for group in groups]
+    return max(1, *sizes)
 
 
 def launch(arguments: Arguments, progress: Progress) -> Engine:
@@ -43,6 +48,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
 
     Raises:
         TypeError: ``loader_func`` or ``startup_func`` cannot be sent to a worker process.
+        CacheError: A cache cannot be opened, or holds something else than its group asks for.
         MemoryError: Not even the slots of ordinary use fit into memory.
     """
     inline = arguments.loader_kind == "inline"
@@ -55,14 +61,18 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     _check_size(size, depth)
     functions = _functions(arguments) if arguments.loader_kind == "process" else b""
     groups = [
-        JobGroup(group.items, group.loader_layouts, group.batch_size, group.zeroed)
+        JobGroup(
+            data=group.items,
+            layouts=group.loader_layouts,
+            cache_layouts=group.cache_layouts,
+            stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
+            batch_size=group.batch_size,
+            zeroed=group.zeroed,
+        )
         for group in (*arguments.training, *arguments.validation)
     ]
     plan, last = arguments.plan, arguments.last_batch
     settings = EngineSettings(
-        first=progress.next_number,
-        end=None if last is None else plan.number(Position(last, plan.batches_per_validation)),
-        skipped=frozenset(progress.ahead),
         depth=depth,
         loader_count=count,
         deterministic=arguments.deterministic,
@@ -70,18 +80,38 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         batched=bool(getattr(arguments.loader_func, "__hydrax_batched__", False)),
         threaded=not inline,
     )
+    intake_settings = IntakeSettings(
+        first=progress.next_number,
+        end=None if last is None else plan.number(Position(last, plan.batches_per_validation)),
+        skipped=frozenset(progress.ahead),
+        comfortable=depth + 2,
+    )
     with contextlib.ExitStack() as undo:
+        shelf = _open_shelf(arguments, groups, undo)
         waker = Waker()
         undo.callback(waker.close)
         pool = SlotPool(size, depth + min(max_held, _MOST_SLOTS), count, depth + 2, waker.wake)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
-        engine = Engine(plan, groups, len(arguments.training), pool, waker, start_worker, settings)
+        intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)
+        engine = Engine(plan, groups, intake, shelf, pool, waker, start_worker, settings)
         undo.pop_all()
         undo.callback(engine.close)
         engine.start()
         undo.pop_all()
     return engine
+
+
+def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> Shelf:
+    stores: list[CacheStore | None] = []
+    for kind, members in (("training", arguments.training), ("validation", arguments.validation)):
+        for index, group in enumerate(members):
+            store = None
+            if group.cache_location is not None:
+                store = CacheStore.open(group, kind=kind, group_index=index, cacher_count=arguments.cacher_count)
+                undo.callback(store.close)
+            stores.append(store)
+    return Shelf(stores, groups)
 
 
 def _check_size(size: int, depth: int) -> None:
@@ -131,7 +161,8 @@ def _worker_starter(
             functions=functions,
         )
         return ProcessWorkers(setup, memory).start
-    loader_func, startup_func = arguments.loader_func, arguments.startup_func
+    loader_func: Any = arguments.loader_func
+    startup_func = arguments.startup_func
     stop_at_failure = arguments.on_error != "substitute"
     kind: Any = ThreadWorker if arguments.loader_kind == "thread" else InlineWorker
 

@@ -21,7 +21,7 @@ from hydrax_core.layout import Layouts
 if TYPE_CHECKING:
     from hydrax_core.group import DataGroup
 
-__all__ = ["PlacementFunc", "check_layouts", "place", "split_rows"]
+__all__ = ["PlacementFunc", "check_layouts", "checked", "host_arrays", "place", "split_rows"]
 
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
@@ -33,10 +33,14 @@ def check_layouts(layouts: Layouts) -> None:
     """Refuse dtypes that jax would change in silence.
 
     Raises:
-        PlacementError: A 64-bit dtype is declared while jax is in its 32-bit mode.
+        PlacementError: A 64-bit dtype is declared while jax is in its 32-bit mode, or one that jax does not have.
     """
     for name, layout in layouts.items():
-        usable = jax.dtypes.canonicalize_dtype(layout.jax_dtype)
+        try:
+            usable = jax.dtypes.canonicalize_dtype(layout.jax_dtype)
+            _try_dtype(layout.numpy_dtype)
+        except (TypeError, jax.errors.JaxRuntimeError) as error:
+            raise PlacementError(f"array {name!r}: jax cannot take its dtypes: {error}") from error
         if usable != layout.jax_dtype:
             raise PlacementError(
                 f"array {name!r}: jax would turn {layout.jax_dtype} into {usable} in silence; declare the jax dtype "
@@ -61,7 +65,7 @@ def place(
             own = placement_func(arrays, layouts, additional, group)
         except StopIteration as error:  # in an iteration, it would be taken for the end of the run
             raise PlacementError("placement_func: it raised StopIteration") from error
-        return _checked(own, layouts)
+        return checked("placement_func", own, layouts)
     placed: dict[str, jax.Array] = jax.device_put(dict(arrays))
     for name, layout in layouts.items():
         if layout.jax_dtype != layout.numpy_dtype:
@@ -76,6 +80,12 @@ def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array
 
 
 @cache
+def _try_dtype(dtype: np.dtype[Any]) -> None:
+    """Raise what jax raises for a dtype that it, or the backend, does not have."""
+    jax.device_put(np.empty(1, dtype))
+
+
+@cache
 def _converter(dtype: np.dtype[Any]) -> Callable[[jax.Array], jax.Array]:
     def convert(array: jax.Array) -> jax.Array:
         return jax.lax.convert_element_type(array, dtype)
@@ -83,18 +93,28 @@ def _converter(dtype: np.dtype[Any]) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(convert)
 
 
-def _checked(placed: Any, layouts: Layouts) -> dict[str, jax.Array]:
+def host_arrays(arrays: Mapping[str, jax.Array], layouts: Layouts) -> dict[str, npt.NDArray[Any]]:
+    """NumPy arrays with the NumPy dtypes of ``layouts``; waits until the arrays are computed."""
+    return {name: np.asarray(arrays[name]).astype(layout.numpy_dtype, copy=False) for name, layout in layouts.items()}
+
+
+def checked(argument: str, placed: Any, layouts: Layouts) -> dict[str, jax.Array]:
+    """The arrays in the order of ``layouts``.
+
+    Raises:
+        PlacementError: Names, shapes or dtypes are not as ``layouts`` say; the text names ``argument``.
+    """
     if not isinstance(placed, Mapping):
-        raise PlacementError(f"placement_func: expected a dict of jax arrays, got {type(placed).__name__}")
+        raise PlacementError(f"{argument}: expected a dict of jax arrays, got {type(placed).__name__}")
     if placed.keys() != layouts.keys():
-        raise PlacementError(f"placement_func: expected the arrays {sorted(layouts)}, got {sorted(placed)}")
+        raise PlacementError(f"{argument}: expected the arrays {sorted(layouts)}, got {sorted(placed)}")
     for name, array in placed.items():
         layout = layouts[name]
         if not isinstance(array, jax.Array):
-            raise PlacementError(f"placement_func: {name!r} is a {type(array).__name__}, not a jax array")
+            raise PlacementError(f"{argument}: {name!r} is a {type(array).__name__}, not a jax array")
         if array.shape != layout.shape or array.dtype != layout.jax_dtype:
             raise PlacementError(
-                f"placement_func: {name!r} is {array.dtype}{list(array.shape)}, "
+                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, "
                 f"declared is {layout.jax_dtype}{list(layout.shape)}"
             )
     return {name: placed[name] for name in layouts}

@@ -100,12 +100,13 @@ class Schedule:
                 if job.failures:
                     self._uncut.popleft()
                     continue
-                count = min(self._items_a_chunk(job), len(job.indices) - job.cut)
-                rows = _Rows(job, job.cut, count)
-                job.cut += count
+                first, left = job.uncut[0]
+                count = min(self._items_a_chunk(job), left)
+                job.uncut[:1] = [(first + count, left - count)] if count < left else []
                 job.open += count
-                if job.cut == len(job.indices):
+                if not job.uncut:
                     self._uncut.popleft()
+                rows = _Rows(job, first, count)
                 chunk = self._chunk(rows)
             if chunk is not None:
                 return chunk

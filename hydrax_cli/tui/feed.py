@@ -8,6 +8,7 @@ Any batch that was seen can be looked at again, without keeping it: a batch is a
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import traceback
@@ -284,6 +285,7 @@ class LoaderFeed:
         now = time.perf_counter()
         if paused and self._paused_since is None:
             self._paused_since = now
+            gc.collect(0)  # jax lets go of the batches before this one at its next call, which may be long in coming
         elif not paused and self._paused_since is not None:
             self._paused += now - self._paused_since
             self._paused_since = None
@@ -331,7 +333,6 @@ class LoaderFeed:
     def _take(self) -> None:
         loader = self._loader
         assert loader is not None
-        self._batch = None  # as a training loop does before it asks for the next one
         self._fault = None
         started = self._waiting_since = time.perf_counter()
         try:

@@ -27,7 +27,6 @@ __all__ = [
     "Fault",
     "Feed",
     "Frame",
-    "FrameArrived",
     "GroupInfo",
     "LogLine",
     "RunState",
@@ -293,14 +292,6 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """End the run and leave nothing behind; takes up to two seconds."""
-
-
-class FrameArrived(Message):
-    """A frame for every screen that shows one."""
-
-    def __init__(self, frame: Frame) -> None:
-        super().__init__()
-        self.frame = frame
 
 
 class BatchOpened(Message):

@@ -23,6 +23,7 @@ Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 _CHANNELS = (1, 3, 4)
 _SMALLEST_SIDE = 4
+_SMALLEST_PICTURE = 16
 _BYTE = 255
 _GAP = 1
 # A scale of our own from dark to light, which stays ordered for who sees few colours.
@@ -109,7 +110,7 @@ def heat(array: npt.NDArray[Any], scale: Scale) -> Pixels:
     """A matrix of numbers as a heat map; what is no number stands out."""
     numbers = as_numbers(array)
     levels = _to_bytes(array, scale)
-    pixels: Pixels = _HEAT[levels]
+    pixels: Pixels = _few_levels(_HEAT[levels])
     if numbers.dtype.kind == "f":
         pixels[~np.isfinite(numbers)] = _NOT_A_NUMBER
     return pixels
@@ -127,9 +128,19 @@ def grid_of(area: tuple[int, int], shape: tuple[int, int], count: int, at_least:
         area: Width and height in pixels.
         shape: Height and width of a picture.
         count: How many there are.
-        at_least: How many should be seen at once.
+        at_least: How many should be seen at once, as long as that leaves them large enough to be made out.
     """
     wanted = max(1, min(count, at_least))
+    least = min(shape[0], _SMALLEST_PICTURE)
+    while wanted > 1 and _best(area, shape, wanted).height < least:
+        wanted -= 1
+    best = _best(area, shape, wanted)
+    columns = max(1, min(count, (area[0] - _GAP) // (best.width + _GAP)))
+    rows = max(1, (area[1] - _GAP) // (best.height + _GAP))
+    return Grid(columns, min(rows, -(-count // columns)), best.width, best.height)
+
+
+def _best(area: tuple[int, int], shape: tuple[int, int], wanted: int) -> Grid:
     best = Grid(1, 1, 1, 1)
     for columns in range(1, max(1, area[0] // (_SMALLEST_SIDE + _GAP)) + 1):
         width = (area[0] - _GAP) // columns - _GAP
@@ -143,9 +154,7 @@ def grid_of(area: tuple[int, int], shape: tuple[int, int], count: int, at_least:
         made = Grid(columns, 1, max(1, round(shape[1] * zoom)), max(1, round(shape[0] * zoom)))
         if made.height > best.height:
             best = made
-    columns = max(1, min(count, (area[0] - _GAP) // (best.width + _GAP)))
-    rows = max(1, (area[1] - _GAP) // (best.height + _GAP))
-    return Grid(columns, min(rows, -(-count // columns)), best.width, best.height)
+    return best
 
 
 def montage(
@@ -160,8 +169,13 @@ def montage(
         y, x = row * high, column * wide
         if place == chosen:
             canvas[y : y + high + _GAP, x : x + wide + _GAP] = mark
-        canvas[y + _GAP : y + high, x + _GAP : x + wide] = fit(picture, grid.width, grid.height)
+        canvas[y + _GAP : y + high, x + _GAP : x + wide] = _few_levels(fit(picture, grid.width, grid.height))
     return canvas
+
+
+def _few_levels(picture: Pixels) -> Pixels:
+    """64 levels a channel: no eye sees more here, and what is drawn for a colour can be used again."""
+    return picture & np.uint8(0xFC) | picture >> np.uint8(6)
 
 
 def _to_bytes(array: npt.NDArray[Any], scale: Scale) -> Pixels:

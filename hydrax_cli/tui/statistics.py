@@ -40,7 +40,7 @@ class ArrayStats:
         std: Standard deviation, of the whole population.
         nans: Values that are no number.
         infs: Infinite values.
-        histogram: Counts of equally wide bins from minimum to maximum; one bin a value where there are few integers.
+        histogram: Counts of equally wide bins from minimum to maximum; one bin a value where all are whole and near.
         warnings: What a person would want to know.
     """
 
@@ -108,10 +108,9 @@ def _histogram(finite: npt.NDArray[Any]) -> tuple[int, ...]:
     low, high = finite.min(), finite.max()
     if low == high:
         return (int(finite.size),)
-    if finite.dtype.kind in "iu":
-        width = int(high) - int(low) + 1
-        if width <= _BINS:
-            return tuple(int(n) for n in np.bincount((finite - low).astype(np.int64), minlength=width))
+    width = int(high) - int(low) + 1
+    if width <= _BINS and (finite.dtype.kind in "iu" or bool((finite == np.rint(finite)).all())):
+        return tuple(int(n) for n in np.bincount((finite - low).astype(np.int64), minlength=width))
     counts, _ = np.histogram(finite.astype(np.float64, copy=False), bins=_BINS, range=(float(low), float(high)))
     return tuple(int(n) for n in counts)
 

@@ -10,11 +10,12 @@ import contextlib
 import os
 import sqlite3
 import urllib.parse
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hydrax_core.cache.folder import INDEX_SIDE_FILES, is_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "integrity_error",
     "is_damage",
     "play_back_journal",
+    "salvage",
 ]
 
 _APPLICATION: Final = 0x68647861  # "hdxa"
@@ -35,6 +37,7 @@ _TABLE: Final = (
 )
 _SCHEMA: Final = [(b"index", b"sqlite_autoindex_entries_1", None), (b"table", b"entries", _TABLE.encode())]
 _WAIT_SECONDS: Final = 30.0
+_SALVAGED_ROWS: Final = 1000
 
 # The file's environment is at fault, not its content. All other codes mean that the content is damaged.
 _ENVIRONMENT: Final = {
@@ -107,8 +110,7 @@ def check_database(connection: sqlite3.Connection, path: Path) -> None:
         sqlite3.Error: It cannot be read.
     """
     # Reading the schema lets SQLite play a killed writer's journal back; only then do the first bytes count.
-    found = sorted(tuple(row) for row in connection.execute("SELECT type, name, sql FROM sqlite_master"))
-    if found != _SCHEMA:
+    if _schema(connection) != _SCHEMA:
         raise DamagedIndexError("it does not have the table of an index")
     start = _start(path)
     for offset, expected in _CONSTANT_FIELDS:
@@ -139,6 +141,23 @@ def integrity_error(connection: sqlite3.Connection) -> str:
     return "" if text == "ok" else text
 
 
+def salvage(path: Path) -> Iterator[list[tuple[Any, ...]]]:
+    """What can still be read of a damaged file's table, some rows at a time; every row may be wrong.
+
+    From both ends, as reading stops at the first bad page.
+    """
+    with contextlib.suppress(DamagedIndexError, sqlite3.Error, OSError):
+        connection = connect(path, "ro")
+        with contextlib.closing(connection):
+            if _schema(connection) != _SCHEMA:
+                return
+            for direction in ("ASC", "DESC"):
+                with contextlib.suppress(sqlite3.Error):
+                    rows = connection.execute(f"SELECT * FROM entries NOT INDEXED ORDER BY rowid {direction}")  # noqa: S608  see above
+                    while page := rows.fetchmany(_SALVAGED_ROWS):
+                        yield page
+
+
 def play_back_journal(path: Path) -> None:
     """Let SQLite undo what a killed writer left half done, where it can; a read-only connection could not."""
     with contextlib.suppress(DamagedIndexError, sqlite3.Error, OSError):
@@ -155,6 +174,10 @@ def is_damage(error: Exception) -> bool:
     if code is None:
         return not isinstance(error, sqlite3.ProgrammingError)
     return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF not in _ENVIRONMENT
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return sorted(tuple(row) for row in connection.execute("SELECT type, name, sql FROM sqlite_master"))
 
 
 def _create(connection: sqlite3.Connection) -> None:

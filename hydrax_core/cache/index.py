@@ -1,8 +1,8 @@
 """The index: one row of an SQLite table an entry.
 
 Promise: rows say where something may lie, and the checksum in them decides. Damage found when opening or at any later
-moment makes a writable index start empty, with the old file kept as ``index.damaged``; a read-only one then holds
-nothing. Once open, only ``add`` raises.
+moment makes a writable index start anew with the rows that can still be read, and keeps the old file as
+``index.damaged``; a read-only one then holds nothing. Once open, only ``add`` raises.
 
 A rollback journal, not WAL: that needs shared memory, which network file systems and read-only folders have not.
 """
@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hydrax_core.cache.checksum import CHECKSUM_BYTES
-from hydrax_core.cache.database import DamagedIndexError, check_database, connect, integrity_error, is_damage
+from hydrax_core.cache.database import DamagedIndexError, check_database, connect, integrity_error, is_damage, salvage
 from hydrax_core.cache.folder import INDEX, INDEX_SIDE_FILES, OLD_INDEX
 from hydrax_core.errors import CacheError
 
@@ -142,7 +142,9 @@ class Index:
         sql = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
         try:
             self._change(sql, rows)
-        except sqlite3.Error as error:
+            if not self._has(rows):  # damage that SQLite does not notice: keys out of order
+                raise DamagedIndexError("rows that were just added are not found")
+        except (DamagedIndexError, sqlite3.Error) as error:
             if not is_damage(error):
                 raise
             self._mend(error)
@@ -173,8 +175,16 @@ class Index:
                 return str(error)
 
     def mend(self, why: str) -> None:
-        """Set the index aside and start an empty one, unless another process has done so."""
+        """Start anew with the rows that can still be read, unless another process has done so."""
         self._mend(DamagedIndexError(why))
+
+    def _has(self, rows: Sequence[IndexRow]) -> bool:
+        found = {
+            (epoch, number)
+            for epoch in {row.epoch for row in rows}
+            for number in self.get_many(epoch, [row.number for row in rows if row.epoch == epoch])
+        }
+        return all((row.epoch, row.number) in found for row in rows)
 
     def _select(self, sql: str, parameters: Sequence[Any]) -> list[IndexRow]:
         return [_row(fields) for fields in self._fetch(sql, parameters) if type(fields[0]) is type(fields[1]) is int]
@@ -235,8 +245,21 @@ class Index:
         self._path.replace(self._folder / OLD_INDEX)
         for name in INDEX_SIDE_FILES:  # a journal would be played back into the new file
             (self._folder / name).unlink(missing_ok=True)
-        _log.warning("%s is damaged and set aside as %s; the cache starts empty: %s", self._path, OLD_INDEX, error)
         self._open()
+        assert self._writer is not None
+        for page in salvage(self._folder / OLD_INDEX):
+            rows = [row for row in map(_row, page) if row.checksum and type(row.epoch) is type(row.number) is int]
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.executemany("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._writer.execute("COMMIT")
+        kept = self._writer.execute("SELECT count(*) FROM entries").fetchone()[0]
+        _log.warning(
+            "%s is damaged and set aside as %s; %d entries could still be read from it: %s",
+            self._path,
+            OLD_INDEX,
+            kept,
+            error,
+        )
 
     def _open(self) -> None:
         if not self._writable and not self._path.exists():

@@ -153,6 +153,11 @@ class Reader:
         if self._writable and self._index is not None:
             self._index.remove([(epoch, number)])
 
+    def close(self) -> None:
+        """Let go of all mappings; those under arrays served live on."""
+        with self._lock:
+            self._epochs.clear()
+
     def drop(self, epoch: int) -> None:
         """Map the files of an epoch anew at their next use, and check their entries again."""
         with self._lock:

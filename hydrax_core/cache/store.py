@@ -321,6 +321,7 @@ class CacheStore:
         self._ahead.close()
         if self._writer is not None:
             self._writer.close()
+        self._reader.close()
         self._cache.close()
 
     def _submit(self, job: Job) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper here
     channel = Channel(socket.socket(fileno=socket_fd))
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         _serve(channel, memory_fd)
 
 

@@ -29,8 +29,9 @@ __all__ = ["ProcessWorker", "ProcessWorkers"]
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from hydrax_core.workers.child import main; main()"
 """On the main process's own search path, or a ``selectors.py`` in the current folder would be taken for Python's."""
-_LONGEST_LINE = 1 << 16
-_MOST_READS = 4
+_LONGEST_LINE = 1 << 20
+_READ = 1 << 16
+_MOST_READS = 32
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _logger = logging.getLogger("hydrax")
 
@@ -239,7 +240,7 @@ class _Output:
             if self.ended:
                 return
             try:
-                data = os.read(self._fd, _LONGEST_LINE)
+                data = os.read(self._fd, _READ)
             except BlockingIOError:
                 return
             if not data:

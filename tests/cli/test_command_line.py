@@ -42,17 +42,29 @@ loader = Dataloader(load, group, placement_func=place, loader_kind="thread")
 """
 
 
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [*HYDRAX, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **options
-    )
+@pytest.fixture
+def start():
+    """Starts processes that end with the test, also with a failing one."""
+    processes = []
+
+    def start(*arguments):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+        processes.append(subprocess.Popen([*HYDRAX, *arguments], **pipes))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
-def read_until(stream, text):
-    for line in stream:
+def read_until(process, text):
+    for line in process.stdout:
         if text in line:
             return
-    pytest.fail(f"the output ended without {text!r}")
+    pytest.fail(f"the output ended without {text!r}: {process.stderr.read()}")
 
 
 @pytest.fixture
@@ -73,7 +85,7 @@ def test_help_imports_neither_a_command_nor_what_commands_need():
     assert not heavy & set(modules.split())
 
 
-def test_the_digits_on_a_pipe(tmp_path):
+def test_the_digits_on_a_pipe(start, tmp_path):
     process = start("run", "--json", str(tmp_path / "result.json"))
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
@@ -99,13 +111,13 @@ def test_the_digits_on_a_terminal():
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
     assert b"\x1b[" in output
     assert "whole run" in text
-    assert text.rindex("whole run") < text.index("validation 2")
+    assert text.rindex("whole run") < text.index("first batch") < text.index("●")
     assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= 80
 
 
-def test_the_first_ctrl_c_finishes_the_batch_and_shows_the_result(endless):
+def test_the_first_ctrl_c_finishes_the_batch_and_shows_the_result(start, endless):
     process = start("run", endless, "--step-time", "20ms", "--epochs", "100000", "--digest")
-    read_until(process.stdout, "epoch 0:")
+    read_until(process, "epoch 0:")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, err) == (130, "")
@@ -114,23 +126,22 @@ def test_the_first_ctrl_c_finishes_the_batch_and_shows_the_result(endless):
     assert "digest" not in out
 
 
-def test_the_second_ctrl_c_stops_at_once(endless):
+def test_the_second_ctrl_c_stops_at_once(start, endless):
     process = start("run", endless, "--step-time", "1000s")
-    read_until(process.stdout, "a batch is out")
+    read_until(process, "a batch is out")
     process.send_signal(signal.SIGINT)
-    read_until(process.stdout, "interrupted once")
+    read_until(process, "interrupted once")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, "interrupted")
     assert "verdict" not in out
 
 
-def test_a_reader_that_has_had_enough_gets_no_traceback():
+def test_a_reader_that_has_had_enough_gets_no_traceback(start):
     process = start("run", "--kind", "inline", "--epochs", "50")
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
-    process.stderr.close()
     assert process.wait() == 1
 
 

@@ -556,7 +556,7 @@ def test_placement_is_the_users_if_wanted_and_checked():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth: expected an int of at least 1, got 0"),
+        ({"depth": 0}, "depth: expected an int from 1 to 4096, got 0"),
         ({"loader_count": 0}, "loader_count: expected an int from 1 to 1024, got 0"),
         ({"start_at": (0, -1)}, r"start_at\[1\]: expected an int of at least 0"),
         ({"end_at": ("hours", 3)}, r"end_at\[0\]: expected one of 'epoch', 'batch', got 'hours'"),

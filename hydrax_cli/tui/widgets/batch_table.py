@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
 
@@ -12,8 +12,6 @@ from hydrax_cli.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from textual.binding import BindingType
 
     from hydrax_cli.tui.messages import BatchRecord
 
@@ -96,7 +94,7 @@ class BatchTable(LineList):
     """The last few hundred batches."""
 
     BORDER_TITLE = "batches"
-    BINDINGS: ClassVar[list[BindingType]] = []
+    EMPTY = " no batch yet"
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)

@@ -47,8 +47,11 @@ class LineList(ScrollView, can_focus=True):
         Binding("pagedown", "page(1)", "Page down", show=False),
         Binding("home", "first", "First", show=False),
         Binding("end", "last", "Last", show=False),
-        Binding("enter", "select", "Open", show=False),
+        Binding("enter", "select", "open", key_display="↵"),
     ]
+
+    EMPTY: ClassVar[str] = ""
+    """What stands in the place of the first line while there is none."""
 
     class Chosen(Message):
         """The cursor is on another line."""
@@ -96,13 +99,14 @@ class LineList(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """One line of the widget."""
-        width = self.size.width
+        width = self.scrollable_content_region.width
         header_height = self._header_height()
         if y < header_height:
             return self._strip(self.header(width) or (), width, cursor=False)
         index = self.scroll_offset.y + y - header_height
         if index >= self.count():
-            return Strip.blank(width, self._look("plain", cursor=False))
+            text = self.EMPTY if index == 0 else ""
+            return self._strip([(text, "dim")], width, cursor=False)
         return self._strip(self.pieces(index, width), width, cursor=index == self.chosen)
 
     def notify_style_update(self) -> None:

@@ -25,6 +25,7 @@ class LogView(LineList):
     """The last lines of the log."""
 
     BORDER_TITLE = "log"
+    EMPTY = " what loaders print and raise comes here"
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.widget import Widget
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
 
 _STATES = {
-    "opening": ("◌", "opening", "$text-muted"),
+    "opening": ("◌", "opening", "$dim"),
     "starting": ("◌", "starting", "$text-accent"),
     "running": ("►", "running", "$text-success"),
     "paused": ("‖", "paused", "$text-primary"),
@@ -26,11 +26,12 @@ _STATES = {
     "done": ("✓", "done", "$text-success"),
     "failed": ("✗", "failed", "$text-error"),
 }
-_WORKER_GLYPHS = {"busy": ("●", "$text-success"), "idle": ("○", "$text-muted"), "starting": ("◌", "$text-accent"), "ended": ("✗", "$text-error")}
-_SLOT_GLYPHS = {"ready": ("■", "$text-success"), "filling": ("◧", "$text-accent"), "held": ("▣", "$text-primary"), "free": ("□", "$text-disabled")}
+_WORKER_GLYPHS = {"busy": ("●", "$text-success"), "idle": ("○", "$dim"), "starting": ("◌", "$text-accent"), "ended": ("✗", "$text-error")}
+_SLOT_GLYPHS = {"ready": ("■", "$text-success"), "filling": ("◧", "$text-accent"), "held": ("▣", "$text-primary"), "free": ("□", "$faint")}
 _LONG_ITEM_SECONDS = 1.0
 _VERY_LONG_ITEM_SECONDS = 10.0
 _LEAST_BAR = 8
+_WIDE_SLOTS = 76
 
 
 class FramePanel(Widget):
@@ -71,13 +72,13 @@ class TopBar(FramePanel):
             facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
         if frame.subject is not None:
             seeds = frame.subject.seeds
-            facts.append(("$text-muted", f"seed {', '.join(map(str, seeds[:3]))}{' …' if len(seeds) > 3 else ''}"))  # noqa: PLR2004  a few
+            facts.append(("$dim", f"seed {', '.join(map(str, seeds[:3]))}{' …' if len(seeds) > 3 else ''}"))  # noqa: PLR2004  a few
         if frame.device:
-            facts.append(("$text-muted", frame.device))
+            facts.append(("$dim", frame.device))
         room = width - left.cell_length - state.cell_length
         middle = Content()
         for fact_style, text in facts:
-            piece = Content.assemble((f" {text} ", fact_style), ("·", "$text-disabled"))
+            piece = Content.assemble((f" {text} ", fact_style), ("·", "$faint"))
             if middle.cell_length + piece.cell_length - 1 > room:
                 break
             middle += piece
@@ -103,7 +104,7 @@ class ProgressPanel(FramePanel):
         """The bars."""
         subject, current = self.frame.subject, self.frame.current
         if subject is None:
-            return Content.assemble(("opening the target …", "$text-muted"))
+            return Content.assemble(("opening the target …", "$dim"))
         training = current if current is not None and current.kind == "training" else None
         if training is not None:
             epoch, done = training.epoch, training.epoch_batch + 1
@@ -135,79 +136,80 @@ class ProgressPanel(FramePanel):
         full, rest = bar(width, done / total if total else 0.0)
         share = f"{100 * done / total:.0f} %" if total else ""
         return Content.assemble(
-            (f"{name:<15} ", "$foreground"), (full, style), (rest, "$text-disabled"), f" {numbers:>15} ", (f"{share:>5}", "$text-muted")
+            (f"{name:<15} ", "$foreground"), (full, style), (rest, "$faint"), f" {numbers:>15} ", (f"{share:>5}", "$dim")
         )
 
     def _text(self, name: str, text: str) -> Content:
-        return Content.assemble((f"{name:<15} ", "$foreground"), (text, "$text-muted"))
+        return Content.assemble((f"{name:<15} ", "$foreground"), (text, "$dim"))
 
 
 class SpeedPanel(FramePanel):
     """How fast it goes, who waits for whom, and how the speed was lately."""
 
     BORDER_TITLE = "speed"
-    VERDICT_LINES: ClassVar[int] = 2
+    _VERDICT_LINES = 2
 
     def render(self) -> Content:
-        """A graph as high as there is room for, the numbers, the verdict."""
+        """A graph as high as there is room for, the numbers, the first batch, the verdict."""
         width, height = self.content_size
-        reading, stats = self.reading, self.frame.stats
-        graph_height = max(0, height - 2 - self.VERDICT_LINES)
-        lines: list[Content] = []
-        if graph_height:
-            axis = f"{rate(max(reading.history, default=0.0), 1)} items/s "
-            drawn = columns(reading.history, width, graph_height)
-            lines.extend(Content.styled(text, "$accent") for text in drawn)
-            if reading.history:
-                lines[0] = _over(lines[0], axis)
+        history = self.reading.history
+        graph_height = max(0, height - 2 - self._VERDICT_LINES)
+        lines = [Content.styled(text, "$accent") for text in columns(history, width, graph_height)]
+        if lines and history:
+            lines[0] = _over(lines[0], f"{rate(max(history), 1)} items/s ")
         lines.append(self._numbers(width, with_graph=not graph_height))
-        lines.append(self._first_batch(stats))
-        text = self.frame.fault.title if self.frame.fault is not None else reading.verdict
-        style = "$text-error" if self.frame.fault is not None else "$foreground"
-        lines.append(Content.styled(text, style))
+        lines.append(self._first_batch(width))
+        fault = self.frame.fault
+        told = (fault.title, "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
+        lines.extend(_wrapped(*told, width, self._VERDICT_LINES))
         return Content("\n").join(lines)
 
     def _numbers(self, width: int, *, with_graph: bool) -> Content:
         reading = self.reading
-        mega = reading.bytes / 1e6
-        line = Content.assemble(
-            (f"{rate(reading.items, 1):>9}", "bold $foreground"), (" items/s ", "$text-muted"),
-            (f"{rate(mega, 1):>8}", "bold $foreground"), (" MB/s ", "$text-muted"),
-            (f"{rate(reading.batches, 1):>8}", "bold $foreground"), (" batches/s ", "$text-muted"),
-            (f"{100 * reading.idle:>4.0f} %", "bold $foreground"), (" idle ", "$text-muted"),
+        parts = (
+            (rate(reading.items, 1), "items/s"),
+            (rate(reading.bytes / 1e6, 1), "MB/s"),
+            (rate(reading.batches, 1), "batches/s"),
+            (f"{100 * reading.idle:.0f} %", "idle"),
         )
-        room = width - line.cell_length - 1
+        line = Content("   ").join(
+            Content.assemble((number, "bold $foreground"), (f" {unit}", "$dim")) for number, unit in parts
+        )
+        room = width - line.cell_length - 2
         if with_graph and room >= _LEAST_BAR:
-            line += Content.styled(" " + columns(reading.history, room, 1)[0], "$accent")
-        return line
+            line += Content.styled("  " + columns(reading.history, room, 1)[0], "$accent")
+        return line.truncate(width)
 
-    def _first_batch(self, stats: Stats | None) -> Content:
+    def _first_batch(self, width: int) -> Content:
+        stats = self.frame.stats
         first = stats.first_batch if stats is not None else None
-        if first is None:
-            return Content.assemble(("first batch after  ", "$text-muted"), ("…", "$text-accent"))
-        phases = f"workers {span(first.start)} + loading {span(first.load)} + placing {span(first.place)}"
-        line = Content.assemble(("first batch after ", "$text-muted"), span(first.total), (f" = {phases}", "$text-muted"))
-        assert stats is not None
-        told = [
-            (stats.errors, "failed item"), (stats.skipped_batches, "skipped batch"), (stats.worker_restarts, "restart"),
-        ]
-        bad = "  ".join(many(number, noun, "skipped batches" if noun == "skipped batch" else "") for number, noun in told if number)
-        return line + Content.styled(f"   {bad}", "$text-warning") if bad else line
+        if stats is None or first is None:
+            return Content.assemble(("first batch ", "$dim"), ("…", "$text-accent"))
+        line = Content.assemble(("first batch ", "$dim"), span(first.total))
+        phases = f" = {span(first.start)} start + {span(first.load)} load + {span(first.place)} place"
+        told = (
+            (stats.errors, "failed item", "failed items"),
+            (stats.skipped_batches, "skipped batch", "skipped batches"),
+            (stats.worker_restarts, "replaced worker", "replaced workers"),
+        )
+        bad = "".join(f"   {many(*what)}" for what in told if what[0])
+        if line.cell_length + len(phases) + len(bad) <= width:
+            line += Content.styled(phases, "$dim")
+        return (line + Content.styled(bad, "$text-warning")).truncate(width)
 
 
 class CrewPanel(FramePanel):
     """A lane for each worker and a cell for each slot."""
 
     BORDER_TITLE = "workers and slots"
-    _LANE = 40
     _CELL = 9
     _MOST_LANES = 8
 
     def wanted_height(self) -> int:
-        """Lines of the lanes and two of slots; many workers share lines."""
+        """Lines of the lanes and one of slots; many workers share lines."""
         stats = self.frame.stats
         workers = len(stats.workers) if stats is not None and stats.workers else 1
-        return min(self._MOST_LANES, workers) + 2
+        return min(self._MOST_LANES, workers) + 1
 
     def get_content_height(self, *_: object) -> int:
         """See ``wanted_height()``."""
@@ -216,41 +218,43 @@ class CrewPanel(FramePanel):
     def render(self) -> Content:
         """Lanes where they fit, else a cell a worker; then the slots."""
         stats = self.frame.stats
+        width = self.content_size.width
         if stats is None or not stats.workers:
             kind = self.frame.subject.kind if self.frame.subject is not None else ""
             text = "the loader runs in the app itself" if kind == "inline" else "no worker is up"
-            return Content.assemble((text, "$text-muted"), "\n") + self._slots(stats)
-        width = self.content_size.width
-        room = max(1, self.content_size.height - 2)
+            return Content.assemble((text, "$dim"), "\n") + self._slots(stats, width)
+        room = max(1, self.content_size.height - 1)
         if len(stats.workers) <= room:
             lanes = [self._lane(worker, self._busy(worker), width) for worker in stats.workers]
         else:
             across = max(1, width // self._CELL)
             cells = [self._cell(worker, self._busy(worker)) for worker in stats.workers]
             lanes = [Content("").join(cells[i : i + across]) for i in range(0, len(cells), across)][:room]
-        return Content("\n").join([*lanes, self._slots(stats)])
+        return Content("\n").join([*lanes, self._slots(stats, width)])
 
     def _busy(self, worker: WorkerStats) -> float:
         return self.reading.busy[worker.number] if worker.number < len(self.reading.busy) else 0.0
 
     def _lane(self, worker: WorkerStats, busy: float, width: int) -> Content:
         glyph, style = _WORKER_GLYPHS[worker.state]
-        length = max(_LEAST_BAR, min(32, width - 62))
-        full, rest = bar(length, busy)
+        full, rest = bar(max(_LEAST_BAR, min(40, width - 56)), busy)
         lane = Content.assemble(
-            (f"{worker.number:>2} ", "$text-muted"), (f"{glyph} ", style),
-            (full, "$success"), (rest, "$text-disabled"), f" {100 * busy:>3.0f} %  ",
+            (f"{worker.number:>2} ", "$dim"),
+            (f"{glyph} ", style),
+            (full, "$success"),
+            (rest, "$faint"),
+            f" {100 * busy:>3.0f} %  ",
         )
         doing, doing_style = self._doing(worker)
-        tail = Content.assemble((f"{count(worker.items):>11} items", "$text-muted"))
+        tail = Content.assemble((f"{count(worker.items)} items", "$dim"))
         if worker.restarts:
-            tail += Content.styled(f"  ↻ {worker.restarts}", "$text-warning")
+            tail = Content.styled(f"↻ {worker.restarts}  ", "$text-warning") + tail
         room = max(0, width - lane.cell_length - tail.cell_length)
         return lane + Content.styled(doing, doing_style).truncate(room, ellipsis=True, pad=True) + tail
 
     def _doing(self, worker: WorkerStats) -> tuple[str, str]:
         if worker.item is None:
-            return worker.state, "$text-muted"
+            return worker.state, "$dim"
         style = "$foreground"
         if worker.item_seconds > _LONG_ITEM_SECONDS:
             style = "$text-error bold" if worker.item_seconds > _VERY_LONG_ITEM_SECONDS else "$text-warning"
@@ -260,32 +264,45 @@ class CrewPanel(FramePanel):
         glyph, style = _WORKER_GLYPHS[worker.state]
         if worker.restarts:
             glyph, style = "↻", "$text-warning"
-        return Content.assemble((f"{worker.number:>3}", "$text-muted"), (glyph, style), f"{100 * busy:>3.0f}% ")
+        return Content.assemble((f"{worker.number:>3}", "$dim"), (glyph, style), f"{100 * busy:>3.0f}% ")
 
-    def _slots(self, stats: Stats | None) -> Content:
+    def _slots(self, stats: Stats | None, width: int) -> Content:
         slots = stats.slots if stats is not None else ()
-        width = self.content_size.width
-        line = Content.assemble(("slots ", "$text-muted"))
-        for state in slots[: width - 12]:
-            glyph, style = _SLOT_GLYPHS[state]
-            line += Content.styled(f"{glyph} " if len(slots) * 2 < width - 8 else glyph, style)
-        if len(slots) > width - 12:
-            line += Content.styled(f" +{len(slots) - width + 12}", "$text-muted")
-        legend = Content("      ")
+        legend = Content()
         for state, (glyph, style) in _SLOT_GLYPHS.items():
-            legend += Content.assemble((f"{glyph} ", style), (f"{slots.count(state)} {state}  ", "$text-muted"))
-        if stats is not None:
-            legend += Content.styled(f"{size(stats.slot_bytes)} each", "$text-muted")
-        return line + Content("\n") + legend
+            legend += Content.assemble((f"  {glyph} ", style), (f"{slots.count(state)} {state}", "$dim"))
+        if stats is not None and width >= _WIDE_SLOTS:
+            legend += Content.styled(f"  {size(stats.slot_bytes)} each", "$dim")
+        room = width - legend.cell_length - len("slots ")
+        line = Content.styled("slots ", "$dim")
+        shown = len(slots) if len(slots) <= room else max(0, room - 6)
+        gap = " " if 2 * len(slots) <= room else ""
+        for state in slots[:shown]:
+            glyph, style = _SLOT_GLYPHS[state]
+            line += Content.styled(glyph + gap, style)
+        if shown < len(slots):
+            line += Content.styled(f" +{len(slots) - shown}", "$dim")
+        return line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend
+
+
+def _wrapped(text: str, style: str, width: int, lines: int) -> list[Content]:
+    """A text in at most so many lines."""
+    if not text or width <= 0:
+        return []
+    made = Content.styled(text, style).wrap(width)
+    if len(made) > lines:
+        rest = Content(" ").join(line.rstrip() for line in made[lines - 1 :])
+        made = [*made[: lines - 1], rest.truncate(width, ellipsis=True)]
+    return made
 
 
 def _over(line: Content, text: str) -> Content:
     """A label over the start of a line where that is empty."""
     if line.plain[: len(text)].strip():
         return line
-    return Content.styled(text, "$text-muted") + line[len(text) :]
+    return Content.styled(text, "$dim") + line[len(text) :]
 
 
 def _tail(text: str, width: int) -> str:
     """The end of a text, which tells more of a path than its start."""
-    return text if len(text) <= width else f"…{text[1 - width:]}"
+    return text if len(text) <= width else f"…{text[1 - width :]}"

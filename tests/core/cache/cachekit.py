@@ -11,8 +11,19 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from hydrax_core.cache import CacheStore
+from hydrax_core.cache import CacheStore, clear, info, verify
+from hydrax_core.errors import HydraxError
 from hydrax_core.group import DataGroup
+
+__all__ = [
+    "CacheStore",
+    "HydraxError",
+    "clear",
+    "info",
+    "sys",
+    "textwrap",
+    "verify",
+]  # for scripts, besides what is made here
 
 HERE = Path(__file__).parent
 ARRAYS = {"x": ((4, 4), "float32"), "label": ((), "int64"), "half": ((3,), "bfloat16")}
@@ -154,3 +165,7 @@ def start(script, *arguments):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     return Child(process)
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -56,7 +56,7 @@ values = st.recursive(
 )
 
 
-def same(left, right):
+def same(left, right):  # noqa: PLR0911  one case a kind of value
     if type(left) is not type(right):
         return False
     if isinstance(left, list | tuple):

@@ -1,5 +1,4 @@
 import json
-import os
 import random
 import re
 
@@ -176,14 +175,14 @@ def test_names_of_arrays_become_safe_and_different_file_names(tmp_path):
     files = [array_file_name(name) for name in names]
     assert len(set(files)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9._%~-]*\.npy", file) for file in files)
-    arrays = {name: ((2,), "int32") for name in names}
+    arrays = dict.fromkeys(names, ((2,), "int32"))
     group = kit.group(tmp_path / "c", loader_arrays=arrays)
     data = {name: np.full((kit.BATCH, 2), place, np.int32) for place, name in enumerate(names)}
     with CacheStore.open(group, kind="training", group_index=0) as store:
         store.write(0, 1, data)
         store.flush()
         assert kit.equal(store.read(0, 1).arrays, data)
-    assert sorted(os.listdir(tmp_path)) == ["c"]
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 def test_a_folder_of_caches_is_found_through_its_parent(tmp_path):

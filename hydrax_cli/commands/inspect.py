@@ -1,0 +1,188 @@
+"""``hydrax inspect``: watch a loader at work and look into its batches."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hydrax_cli.errors import TargetError
+from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
+
+if TYPE_CHECKING:
+    from hydrax_cli.tui.app import InspectApp
+    from hydrax_cli.tui.feed import LoaderFeed, Opened
+    from hydrax_cli.tui.messages import Fault
+
+__all__ = ["inspect"]
+
+_DEMO_SPEED = 10.0
+"""Batches a second of the digits, which would be over before anybody has looked."""
+_SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter while another waits for it: a loader at full speed must not hold up a key."""
+_SCREEN = Pattern(
+    "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
+)
+_POLL_SECONDS = 0.05
+
+
+def _speed(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and value < 0:
+        raise click.BadParameter(f"expected batches a second, or 0 for as fast as it goes; got {value:g}")
+    return value
+
+
+def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """A picture must not be lost at the end because it cannot be written."""
+    if value is not None and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
+        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist")
+    return value
+
+
+@click.command(short_help="Watch a loader at work and look into its batches.")
+@loader_options
+@click.option(
+    "--speed",
+    type=float,
+    metavar="N",
+    callback=_speed,
+    help="Most batches a second, 0 for as fast as it goes.  [default: 0; 10 for the digits]",
+)
+@click.option("--paused", is_flag=True, help="Wait for a key before the first batch.")
+@click.option("--light", is_flag=True, help="Begin with the light theme.")
+@click.option("--screenshot", metavar="FILE.svg", callback=_svg_file, help="Save a picture, without a terminal.")
+@click.option("--screen", type=_SCREEN, default=(120, 40), help="Size of the picture.  [default: 120x40]")
+@click.option("--press", metavar="KEYS", default="", help="Keys to press before the picture: 'enter v'.")
+@click.option("--after", type=SPAN, default=5.0, help="Longest wait before the picture.  [default: 5s]")
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    target: str | None,
+    parameters: dict[str, str],
+    epochs: int | None,
+    batches: int | None,
+    start: tuple[int, int] | None,
+    workers: int | None,
+    kind: str | None,
+    depth: int | None,
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    step_seconds: float,
+    speed: float | None,
+    paused: bool,
+    light: bool,
+    screenshot: str | None,
+    screen: tuple[int, int],
+    press: str,
+    after: float,
+) -> None:
+    """Watch a loader at work and look into its batches: pause it, step it, go anywhere in it, look at any item.
+
+    TARGET is what `hydrax run` takes; without it, 1,797 handwritten digits are shown. Press ? for the keys.
+
+    With --screenshot no terminal is needed: the picture is taken when the run ends or --after has passed.
+    """
+    if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
+        )
+    from hydrax_cli.tui.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
+    from hydrax_cli.tui.capture import Capture, LogBuffer  # noqa: PLC0415  same
+    from hydrax_cli.tui.feed import LoaderFeed  # noqa: PLC0415  same
+
+    changes = {
+        "epochs": epochs,
+        "batches": batches,
+        "workers": workers,
+        "kind": kind,
+        "depth": depth,
+        "batch_size": batch_size,
+        "seed": seed,
+        "start": start,
+    }
+    command = reproduction(target, parameters, batch_size, seed, size)
+    limit = _DEMO_SPEED if speed is None and target is None else speed or None
+    log = LogBuffer()
+    feed = LoaderFeed(
+        partial(_open, target, parameters, size, changes, command),
+        log,
+        step_seconds=step_seconds,
+        limit=limit,
+        playing=not paused,
+    )
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with Capture(log, descriptors=screenshot is None) as capture:
+        app = InspectApp(feed, on_ready=capture.take_streams, light=light)
+        try:
+            if screenshot is None:
+                app.run()
+            else:
+                picture = asyncio.run(_picture(app, feed, screen, press.split(), after))
+        finally:
+            capture.release_streams()
+            feed.close()
+    if screenshot is not None:
+        Path(screenshot).write_text(picture, "utf-8")
+    _report(ctx, app.fatal_fault)
+
+
+def _open(
+    target: str | None,
+    parameters: dict[str, str],
+    size: tuple[int, int] | None,
+    changes: dict[str, Any],
+    command: str,
+) -> Opened:
+    """Find the target; this imports the user's code, and so is done while the screens are up already."""
+    from hydrax_cli.overrides import Overrides, override  # noqa: PLC0415  see above
+    from hydrax_cli.target import SourceOptions, load_target  # noqa: PLC0415  see above
+    from hydrax_cli.tui.feed import Opened  # noqa: PLC0415  see above
+
+    options = SourceOptions(batch_size=changes["batch_size"], seed=changes["seed"], size=size)
+    found = load_target(target, parameters, options)
+    loader = override(found.loader, Overrides(**changes))
+    if changes["epochs"] is None and changes["batches"] is None:
+        # Watching has no end of its own: the digits and a loader without an end go on.
+        last = found.loader.last_batch if target is not None else None
+        loader = loader.replace(end_at=None if last is None else ("batch", last))
+    return Opened(found.name, command, loader)
+
+
+async def _picture(app: InspectApp, feed: LoaderFeed, size: tuple[int, int], keys: list[str], seconds: float) -> str:
+    """The screen after a run has come to rest, and after some keys."""
+    from hydrax_cli.tui.svg import screen_svg  # noqa: PLC0415  only a picture needs it
+
+    async with app.run_test(size=size) as pilot:
+        left = seconds
+        while left > 0 and not app.at_rest:
+            await pilot.pause(_POLL_SECONDS)
+            left -= _POLL_SECONDS
+        for key in keys:
+            await pilot.press(key)
+            await _settle(app, pilot)
+        await _settle(app, pilot)
+        return screen_svg(app)
+
+
+async def _settle(app: InspectApp, pilot: Any) -> None:
+    """Until the screen has what it is waiting for."""
+    for _ in range(200):
+        await pilot.pause(_POLL_SECONDS)
+        if app.settled:
+            return
+
+
+def _report(ctx: click.Context, fault: Fault | None) -> None:
+    """What stopped the run stays in the terminal, too."""
+    if fault is None:
+        return
+    if fault.usage:
+        raise click.UsageError(fault.text, ctx)
+    raise TargetError(fault.text)
+
+

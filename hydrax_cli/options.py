@@ -1,0 +1,113 @@
+"""Option types and the options that say what loader is meant: the same for every command that takes a TARGET."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["COUNT", "PLACE", "SPAN", "Pattern", "loader_options", "reproduction"]
+
+_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class Pattern(click.ParamType[Any]):
+    """An option whose text has a pattern."""
+
+    def __init__(self, name: str, pattern: str, read: Callable[[re.Match[str]], object], expected: str) -> None:
+        self.name = name
+        self._pattern = re.compile(pattern)
+        self._read = read
+        self._expected = expected
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """The value of a text."""
+        if not isinstance(value, str):
+            return value  # a default
+        found = self._pattern.fullmatch(value.strip())
+        if found is None:
+            self.fail(f"expected {self._expected}, got {value!r}", param, ctx)
+        return self._read(found)
+
+
+COUNT = Pattern("n", r"0*[1-9]\d*", lambda m: int(m[0]), "a whole number of at least 1")
+SPAN = Pattern(
+    "time",
+    r"(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)",
+    lambda m: float(m[1]) * _UNITS[m[2]],
+    "a time with its unit, such as 5ms, 250us or 0.2s",
+)
+PLACE = Pattern(
+    "epoch[:batch]",
+    r"(\d+)(?::(\d+))?",
+    lambda m: (int(m[1]), int(m[2] or 0)),
+    "EPOCH or EPOCH:BATCH, counted from 0",
+)
+_SIZE = Pattern(
+    "n|hxw",
+    r"([1-9]\d*)(?:x([1-9]\d*))?",
+    lambda m: (int(m[1]), int(m[2] or m[1])),
+    "N or HEIGHTxWIDTH in pixels",
+)
+
+
+def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    parameters: dict[str, str] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{text!r} is not of the form name=value", ctx, param)
+        if name in parameters:
+            raise click.BadParameter(f"{name} is given twice", ctx, param)
+        parameters[name] = value
+    return parameters
+
+
+_LOADER_OPTIONS = (
+    click.argument("target", required=False),
+    click.option(
+        "-p", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters, help="Argument for the function."
+    ),
+    click.option("--epochs", type=COUNT, help="Epochs to run."),
+    click.option("--batches", type=COUNT, help="Training batches to run."),
+    click.option("--start", type=PLACE, help="Where to start, counted from 0."),
+    click.option("--workers", type=COUNT, help="Workers."),
+    click.option("--kind", type=click.Choice(["process", "thread", "inline"]), help="What the workers are."),
+    click.option("--depth", type=COUNT, help="Batches loaded ahead."),
+    click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too."),
+    click.option("--seed", type=int, metavar="N", help="Seed of the training data."),
+    click.option("--size", type=_SIZE, help="Image size of a folder of images.  [default: 224]"),
+    click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
+)
+
+
+def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add TARGET and the options that choose and change its loader, in this order."""
+    for option in reversed(_LOADER_OPTIONS):
+        function = option(function)
+    return function
+
+
+def reproduction(
+    target: str | None,
+    parameters: Mapping[str, str],
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+) -> str:
+    """``hydrax run`` with all that decides what is in a batch."""
+    words = ["hydrax", "run", *([target] if target is not None else [])]
+    for name, value in parameters.items():
+        words += ["-p", f"{name}={value}"]
+    if batch_size is not None:
+        words += ["--batch", str(batch_size)]
+    if seed is not None:
+        words += ["--seed", str(seed)]
+    if size is not None:
+        words += ["--size", f"{size[0]}x{size[1]}"]
+    return shlex.join(words)

@@ -1,0 +1,372 @@
+"""``hydrax inspect``: asks a feed for frames and hands them to the screens.
+
+Promise: it is up before the loader, NumPy or jax are; no key waits for the loader; whatever happens to the run, the app
+lives and says so. ``q``, Ctrl-C and signals leave the terminal as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.theme import Theme
+
+from hydrax_cli.tui.rates import Rates
+from hydrax_cli.tui.screens.batch import BatchScreen
+from hydrax_cli.tui.screens.dialogs import FaultScreen, GoToScreen, HelpScreen, TooSmallScreen
+from hydrax_cli.tui.screens.main import MainScreen
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+
+    from textual import events
+    from textual.screen import Screen
+
+    from hydrax_cli.tui.messages import BatchRecord, BatchView, Fault, Feed, Frame
+
+__all__ = ["InspectApp"]
+
+_FRAME_SECONDS = 0.2
+_PREVIEW_SECONDS = 0.5
+_LEAST = (60, 18)
+_LIMITS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+_QUIET_STATES = frozenset({"paused", "done", "failed"})
+
+_DARK = Theme(
+    name="hydrax-dark",
+    primary="#5aa9f0",
+    secondary="#8196b3",
+    accent="#4cc3b5",
+    success="#79c97f",
+    warning="#e8b04c",
+    error="#ef6f7c",
+    foreground="#d6dde8",
+    background="#0f141b",
+    surface="#141b24",
+    panel="#263141",
+    dark=True,
+    variables={
+        "cursor": "#1d3b59",
+        "dim": "#8795a8",
+        "faint": "#37445a",
+        "footer-background": "#1a2330",
+        "footer-description-foreground": "#a9b5c5",
+        "footer-key-foreground": "#5aa9f0",
+        "block-cursor-text-style": "none",
+    },
+)
+_LIGHT = Theme(
+    name="hydrax-light",
+    primary="#1c64ad",
+    secondary="#5b6b80",
+    accent="#0f7f74",
+    success="#2f7d3a",
+    warning="#9a6200",
+    error="#bd2f43",
+    foreground="#242b36",
+    background="#f8f7f3",
+    surface="#ffffff",
+    panel="#d5d3ca",
+    dark=False,
+    variables={
+        "cursor": "#cfe2f5",
+        "dim": "#6a7280",
+        "faint": "#c4c1b6",
+        "footer-background": "#eceae3",
+        "footer-description-foreground": "#4d5665",
+        "footer-key-foreground": "#1c64ad",
+        "block-cursor-text-style": "none",
+    },
+)
+
+
+class InspectApp(App[None]):
+    """The app.
+
+    Args:
+        feed: Where frames come from; the app starts it, its maker closes it.
+        on_ready: Called once the app draws, in its thread.
+        light: Whether to begin with the light theme.
+    """
+
+    TITLE = "hydrax inspect"
+    CSS_PATH = "inspect.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (34, "-tall"), (52, "-very-tall")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "play", "play", show=False),
+        Binding("s", "step", "step", show=False),
+        Binding("n", "next_epoch", "next epoch", show=False),
+        Binding("g", "go_to", "go to", show=False),
+        Binding("plus,equals_sign", "faster(1)", "faster", show=False),
+        Binding("minus", "faster(-1)", "slower", show=False),
+        Binding("0", "unlimited", "as fast as it goes", show=False),
+        Binding("c", "copy_command", "copy", show=False),
+        Binding("e", "error", "error", show=False),
+        Binding("r", "reopen", "read anew", show=False),
+        Binding("t", "switch_theme", "theme", show=False),
+        Binding("question_mark", "help", "help", show=False),
+        Binding("q", "quit", "quit", show=False),
+        Binding("ctrl+c", "quit", "quit", show=False, priority=True),
+    ]
+
+    def __init__(self, feed: Feed, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
+        super().__init__()
+        self.register_theme(_DARK)
+        self.register_theme(_LIGHT)
+        self.theme = _LIGHT.name if light else _DARK.name
+        self._feed = feed
+        self._on_ready = on_ready
+        self._rates = Rates(len(os.sched_getaffinity(0)))
+        self._main = MainScreen()
+        self._frame: Frame | None = None
+        self._shown_preview: BatchView | None = None
+        self._last_fault: Fault | None = None
+        self._loop_signals: list[signal.Signals] = []
+
+    @property
+    def frame(self) -> Frame | None:
+        """The last frame."""
+        return self._frame
+
+    @property
+    def fatal_fault(self) -> Fault | None:
+        """Why no batch could come, where the run stands so."""
+        fault = None if self._frame is None else self._frame.fault
+        return fault if fault is not None and fault.fatal else None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the run has stopped by itself, with its last batch in the picture."""
+        if self._frame is None or self._frame.state not in _QUIET_STATES:
+            return False
+        return not self._main.wants_preview or self._preview_is_fresh()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the screen shows what it was asked for."""
+        return not isinstance(self.screen, BatchScreen) or self.screen.settled
+
+    def _preview_is_fresh(self) -> bool:
+        current = None if self._frame is None else self._frame.current
+        if current is None or current.fault is not None:
+            return True
+        return self._shown_preview is not None and self._shown_preview.record.serial == current.serial
+
+    def get_default_screen(self) -> MainScreen:
+        """The main screen."""
+        return self._main
+
+    def on_mount(self) -> None:
+        """Draw first, then begin."""
+        self._handle_signals()
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+        self._feed.start()
+        self.tick()
+        self.set_interval(_FRAME_SECONDS, self.tick)
+        self.set_interval(_PREVIEW_SECONDS, self._tick_preview)
+
+    def _handle_signals(self) -> None:
+        import asyncio  # noqa: PLC0415  Textual has imported it
+
+        loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            try:
+                loop.add_signal_handler(number, self.exit)
+            except (RuntimeError, ValueError):
+                return  # only the main thread gets signals
+            self._loop_signals.append(number)
+
+    # --- frames
+
+    def tick(self) -> None:
+        """Ask for a frame and hand it on."""
+        frame, before = self._feed.frame(), self._frame
+        self._frame = frame
+        reading = self._rates.read(frame)
+        news = bool(frame.records or frame.lines or before is None or before.state != frame.state)
+        if not news and frame.state in _QUIET_STATES and before is not None and before.limit == frame.limit:
+            return
+        self._say(frame, before)
+        for screen in self.screen_stack:
+            if isinstance(screen, MainScreen | BatchScreen):
+                screen.show_frame(frame, reading)
+
+    def _tick_preview(self) -> None:
+        if not self._main.wants_preview:
+            return
+        view = self._feed.preview()
+        if view is not None and view is not self._shown_preview:
+            self._shown_preview = view
+            self._main.show_preview(view)
+
+    def _say(self, frame: Frame, before: Frame | None) -> None:
+        for line in frame.lines:
+            if line.source == "inspect":
+                self.notify(line.text, severity="error" if line.level == "error" else "information", markup=False)
+        fault = frame.fault
+        if fault is not None and fault is not self._last_fault:
+            self._last_fault = fault
+            if fault.fatal:
+                self._show_fault(fault)
+            else:
+                self.notify(f"{fault.title}\nspace goes on behind it, e shows it in full", title="A batch failed", severity="error", markup=False, timeout=10)
+        if frame.state == "done" and before is not None and before.state != "done":
+            self.notify("The run is at its end; space starts it again, g goes anywhere.")
+
+    def _show_fault(self, fault: Fault) -> None:
+        if isinstance(self.screen, FaultScreen):
+            self.pop_screen()
+        self.push_screen(FaultScreen(fault))
+
+    # --- what keys do
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A run that is only watched cannot be driven; behind a dialog no key moves the run."""
+        del parameters
+        driving = {"play", "step", "next_epoch", "go_to", "faster", "unlimited", "reopen"}
+        if action in driving and (self._feed.controls is None or isinstance(self.screen, GoToScreen)):
+            return False
+        return True
+
+    def action_play(self) -> None:
+        """Play or pause."""
+        controls = self._feed.controls
+        if controls is None or self._frame is None:
+            return
+        if isinstance(self.screen, FaultScreen):
+            self.pop_screen()
+        if self._frame.state in _QUIET_STATES:
+            controls.play()
+        else:
+            controls.pause()
+        self.call_later(self.tick)
+
+    def action_step(self) -> None:
+        """Take one batch; in a batch's screen, show it."""
+        if self._feed.controls is not None:
+            if isinstance(self.screen, BatchScreen):
+                self.screen.follow()
+            self._feed.controls.step()
+            self.call_later(self.tick)
+
+    def action_next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        frame = self._frame
+        if self._feed.controls is None or frame is None or frame.subject is None:
+            return
+        epoch = 0 if frame.current is None else frame.subject.start_of(frame.current)[0] + 1
+        self._feed.controls.jump(epoch, 0)
+
+    def action_go_to(self) -> None:
+        """Ask for a place and go there."""
+        frame, controls = self._frame, self._feed.controls
+        if controls is None or frame is None or frame.subject is None:
+            return
+        place = (0, 0) if frame.current is None else frame.subject.start_of(frame.current)
+
+        def go(chosen: tuple[int, int] | None) -> None:
+            if chosen is not None:
+                controls.jump(*chosen)
+
+        self.push_screen(GoToScreen(place, frame.subject.batches_per_epoch), go)
+
+    def action_faster(self, step: int) -> None:
+        """Raise or lower the speed limit."""
+        controls = self._feed.controls
+        if controls is None or self._frame is None:
+            return
+        now = self._frame.limit
+        places = (*_LIMITS, None)
+        if now is None:
+            place = len(_LIMITS)
+        else:
+            place = min(range(len(_LIMITS)), key=lambda i: abs(_LIMITS[i] - now))
+        chosen = places[max(0, min(len(_LIMITS), place + step))]
+        controls.set_limit(chosen)
+        self.notify("as fast as it goes" if chosen is None else f"at most {chosen:g} batches a second", timeout=2)
+        self.tick()
+
+    def action_unlimited(self) -> None:
+        """Lift the speed limit."""
+        if self._feed.controls is not None:
+            self._feed.controls.set_limit(None)
+            self.notify("as fast as it goes", timeout=2)
+
+    def action_reopen(self) -> None:
+        """Read the target anew."""
+        if self._feed.controls is not None:
+            if isinstance(self.screen, FaultScreen):
+                self.pop_screen()
+            self._last_fault = None
+            self._feed.controls.reopen()
+
+    def action_copy_command(self) -> None:
+        """Copy the command that shows the chosen batch again."""
+        subject = None if self._frame is None else self._frame.subject
+        record = self.screen.record if isinstance(self.screen, BatchScreen) else self._main.table.chosen_record
+        if subject is None or record is None:
+            self.notify("There is no batch yet.")
+            return
+        command = subject.command_for(record)
+        self.copy_to_clipboard(command)
+        self.notify(command, title="In the clipboard", markup=False)
+
+    def action_error(self) -> None:
+        """Show the last error in full."""
+        if self._last_fault is not None:
+            self._show_fault(self._last_fault)
+        else:
+            self.notify("There was no error.")
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        else:
+            self.push_screen(HelpScreen())
+
+    def action_switch_theme(self) -> None:
+        """Dark or light."""
+        self.theme = _DARK.name if self.theme == _LIGHT.name else _LIGHT.name
+
+    def open_batch(self, record: BatchRecord) -> None:
+        """Look into a batch, or at what went wrong with it."""
+        if record.fault is not None:
+            self._show_fault(record.fault)
+        else:
+            self.push_screen(BatchScreen(record, self._feed.open, self._main.table.neighbour))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers."""
+        yield from super().get_system_commands(screen)
+        if self._feed.controls is not None:
+            yield SystemCommand("Play or pause", "Take batches, or stop taking them", self.action_play)
+            yield SystemCommand("Step", "Take one batch and pause", self.action_step)
+            yield SystemCommand("Next epoch", "Go to the start of the next epoch", self.action_next_epoch)
+            yield SystemCommand("Go to", "Go to an epoch and batch at once", self.action_go_to)
+            yield SystemCommand("As fast as it goes", "Lift the speed limit", self.action_unlimited)
+            yield SystemCommand("Read the target anew", "After its code has changed", self.action_reopen)
+        yield SystemCommand("Filter batches", "Show only some batches in the table", self._main.action_filter)
+        yield SystemCommand("Copy command", "Copy what shows the chosen batch again", self.action_copy_command)
+        yield SystemCommand("Log", "What loaders print and raise", self._main.action_log)
+        yield SystemCommand("Last error", "The last error in full", self.action_error)
+        yield SystemCommand("Help", "All keys and signs", self.action_help)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """A terminal that is too small gets a screen that says so."""
+        small = event.size.width < _LEAST[0] or event.size.height < _LEAST[1]
+        shown = isinstance(self.screen, TooSmallScreen)
+        if small and not shown:
+            self.push_screen(TooSmallScreen(_LEAST))
+        elif shown and not small:
+            self.pop_screen()

@@ -1,0 +1,244 @@
+"""One batch: its arrays in numbers and as pictures, and the items that it is made of."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from hydrax_cli.tui.messages import BatchOpened
+from hydrax_cli.tui.widgets.array_picture import ArrayPicture
+from hydrax_cli.tui.widgets.batch_lists import ArrayDetail, ArrayList, ItemList
+from hydrax_cli.tui.widgets.line_list import LineList
+from hydrax_cli.units import many
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+    from textual.app import ComposeResult
+
+    from hydrax_cli.tui.messages import BatchRecord, BatchView, Frame
+    from hydrax_cli.tui.pixels import Kind
+    from hydrax_cli.tui.rates import Reading
+    from hydrax_cli.tui.statistics import ArrayStats
+
+__all__ = ["BatchScreen"]
+
+_GRID_AT_LEAST = 24
+
+
+class BatchScreen(Screen[None]):
+    """Looks into a batch.
+
+    Args:
+        record: Which one.
+        open_batch: Gets what is in it; called in a thread.
+        neighbour: The batch before (-1) or after (1) another one.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,backspace", "app.pop_screen", "back", key_display="esc"),
+        Binding("left,h", "item(-1)", "item", key_display="← →"),
+        Binding("right", "item(1)", "next item", show=False),
+        Binding("a,tab", "array(1)", "array", key_display="a", priority=True),
+        Binding("shift+tab", "array(-1)", "array before", show=False, priority=True),
+        Binding("v", "view", "view"),
+        Binding("z", "single", "large", show=False),
+        Binding("left_square_bracket", "batch(-1)", "batch", key_display="[ ]"),
+        Binding("right_square_bracket", "batch(1)", "next batch", show=False),
+        Binding("s", "app.step", "step"),
+        Binding("c", "app.copy_command", "copy"),
+        Binding("question_mark", "app.help", "help", key_display="?"),
+    ]
+    AUTO_FOCUS = "#items"
+
+    def __init__(
+        self,
+        record: BatchRecord,
+        open_batch: Callable[[BatchRecord], BatchView],
+        neighbour: Callable[[BatchRecord, int], BatchRecord | None],
+    ) -> None:
+        super().__init__()
+        self._record = record
+        self._open_batch = open_batch
+        self._neighbour = neighbour
+        self._view: BatchView | None = None
+        self._stats: dict[str, ArrayStats] = {}
+        self._array = 0
+        self._item = 0
+        self._kinds: dict[str, Kind] = {}
+        self._single = False
+
+    @property
+    def record(self) -> BatchRecord:
+        """The batch that is shown, or being fetched."""
+        return self._record
+
+    def compose(self) -> ComposeResult:
+        """The parts from top to bottom."""
+        yield Static(id="batch-title")
+        with Container(id="numbers"):
+            yield ArrayList(id="arrays")
+            yield ArrayDetail(id="detail")
+        with Horizontal(id="content"):
+            yield ArrayPicture(at_least=_GRID_AT_LEAST, id="picture")
+            yield ItemList(id="items")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Fetch the batch."""
+        self.fetch(self._record)
+
+    def fetch(self, record: BatchRecord) -> None:
+        """Show another batch; the one before stays until it is here."""
+        self._record = record
+        self._title("loading …")
+        self.run_worker(partial(self._fetch, record), thread=True, exclusive=True, group="fetch")
+
+    def _fetch(self, record: BatchRecord) -> None:
+        try:
+            message = BatchOpened(record, self._open_batch(record))
+        except LookupError as error:
+            message = BatchOpened(record, None, str(error))
+        self.post_message(message)
+
+    @on(BatchOpened)
+    def _opened(self, event: BatchOpened) -> None:
+        if event.record.serial != self._record.serial:
+            return
+        if event.view is None:
+            self._title("cannot be shown")
+            self.notify(event.error, title="The batch cannot be shown", severity="error", markup=False, timeout=12)
+            return
+        self._view = event.view
+        self._stats = {}
+        self._array = min(self._array, len(event.view.infos) - 1)
+        self._item = min(self._item, max(0, event.record.size - 1))
+        self._title(event.view.source)
+        self.query_one(ItemList).show(event.view)
+        self.query_one(ItemList).choose(self._item)
+        self.query_one(ArrayList).styles.min_height = min(len(event.view.infos), 6) + self.query_one(ArrayList).gutter.height + 1
+        self._show()
+        self.run_worker(partial(self._count, event.view), thread=True, exclusive=True, group="count")
+
+    def _count(self, view: BatchView) -> None:
+        from hydrax_cli.tui.statistics import array_stats  # noqa: PLC0415  NumPy comes with it
+
+        for info in view.infos:
+            stats = array_stats(view.arrays[info.name][: view.record.size])
+            self.app.call_from_thread(self._counted, view, info.name, stats)
+
+    def _counted(self, view: BatchView, name: str, stats: ArrayStats) -> None:
+        if view is self._view:
+            self._stats[name] = stats
+            self._show_numbers()
+
+    def show_frame(self, frame: Frame, reading: Reading) -> None:  # noqa: ARG002  the run's numbers are not shown here
+        """Follow a run that is stepped from here."""
+        following = getattr(self, "_following", False)
+        if following and frame.current is not None and frame.current.serial != self._record.serial:
+            self._following = False
+            if frame.current.fault is None:
+                self.fetch(frame.current)
+
+    def follow(self) -> None:
+        """Show the next batch that comes."""
+        self._following = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything about the batch is on the screen."""
+        return self._view is not None and len(self._stats) == len(self._view.infos)
+
+    def _title(self, source: str) -> None:
+        record = self._record
+        parts = [source, many(record.size, "item"), f"{record.kind} group {record.group}"]
+        if record.seed is not None:
+            parts.append(f"seed {record.seed}")
+        if record.cached:
+            parts.append("from the cache")
+        title = Content.assemble((f" {record.title} ", "$text-primary bold"), (f" · {' · '.join(parts)}", "$dim"))
+        self.query_one("#batch-title", Static).update(title)
+
+    def _show_numbers(self) -> None:
+        view = self._view
+        assert view is not None
+        self.query_one(ArrayList).show(view.infos, self._stats)
+        info = view.infos[self._array]
+        self.query_one(ArrayDetail).show(info, self._stats.get(info.name))
+
+    def _show(self) -> None:
+        if self._view is None:
+            return
+        self.query_one(ArrayList).chosen = self._array
+        self._show_numbers()
+        info = self._view.infos[self._array]
+        array: npt.NDArray[object] = self._view.arrays[info.name][: self._view.record.size]
+        picture = self.query_one(ArrayPicture)
+        picture.show(array, info, kind=self._kinds.get(info.name), item=self._item, single=self._single)
+
+    # --- keys and mouse
+
+    def action_array(self, step: int) -> None:
+        """Show another array."""
+        if self._view is not None:
+            self._array = (self._array + step) % len(self._view.infos)
+            self._show()
+
+    def action_item(self, step: int) -> None:
+        """Choose another item."""
+        self.query_one(ItemList).action_move(step)
+
+    def action_view(self) -> None:
+        """Show the array otherwise: picture, heat map, rows."""
+        if self._view is None:
+            return
+        name = self._view.infos[self._array].name
+        kinds = self.query_one(ArrayPicture).kinds
+        now = self._kinds.get(name, kinds[0])
+        self._kinds[name] = kinds[(kinds.index(now) + 1) % len(kinds)]
+        self._show()
+
+    def action_single(self) -> None:
+        """Show the chosen item alone, or the whole batch."""
+        self._single = not self._single
+        self._show()
+
+    def action_batch(self, step: int) -> None:
+        """Look into the batch before or after."""
+        record = self._neighbour(self._record, step)
+        while record is not None and record.fault is not None:
+            record = self._neighbour(record, step)
+        if record is None:
+            self.notify("There is no further batch in the table.")
+        else:
+            self.fetch(record)
+
+    @on(LineList.Chosen, "#items")
+    def _item_chosen(self, event: LineList.Chosen) -> None:
+        if event.index != self._item:
+            self._item = event.index
+            self._show()
+
+    @on(LineList.Selected, "#items")
+    def _item_selected(self) -> None:
+        self.action_single()
+
+    @on(LineList.Chosen, "#arrays")
+    def _array_chosen(self, event: LineList.Chosen) -> None:
+        if event.index != self._array:
+            self._array = event.index
+            self._show()
+
+    @on(ArrayPicture.ItemClicked)
+    def _picture_clicked(self, event: ArrayPicture.ItemClicked) -> None:
+        self.query_one(ItemList).choose(event.item)
+        if event.double:
+            self.action_single()

@@ -1,0 +1,165 @@
+"""The small screens on top of the others: help, go to, errors, and a terminal that is too small."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label, Static
+
+from hydrax_cli.tui.widgets.line_list import clean
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from hydrax_cli.tui.messages import Fault
+
+__all__ = ["FaultScreen", "GoToScreen", "HelpScreen", "TooSmallScreen"]
+
+_PLACE = re.compile(r"\s*(\d{1,12})(?:\s*[:, ]\s*(\d{1,12}))?\s*")
+
+_HELP = (
+    (
+        "The run",
+        (
+            ("space", "play or pause"),
+            ("s", "one batch, then pause"),
+            ("n", "next epoch"),
+            ("g", "go to EPOCH:BATCH, at once"),
+            ("+  -  0", "faster, slower, as fast as it goes"),
+            ("r", "read the target anew"),
+        ),
+    ),
+    (
+        "Batches",
+        (
+            ("↑ ↓  Enter", "choose a batch, look into it"),
+            ("Home", "follow the newest again"),
+            ("/", "filter: epoch:3 batch:10-20 validation error cache"),
+            ("c", "copy the command that shows the batch again"),
+            ("e", "the last error in full"),
+            ("l", "the log"),
+        ),
+    ),
+    (
+        "In a batch",
+        (
+            ("a", "next array"),
+            ("← →", "item before, next item"),
+            ("v", "picture, heat map, rows"),
+            ("z  Enter", "the item alone, as large as it gets"),
+            ("[  ]", "batch before, next batch"),
+            ("s", "take the next batch and show it"),
+        ),
+    ),
+    (
+        "Everywhere",
+        (
+            ("Ctrl+P", "all commands"),
+            ("t", "dark or light"),
+            ("Esc", "back"),
+            ("q  Ctrl+C", "quit"),
+        ),
+    ),
+    (
+        "Signs",
+        (
+            ("● ○ ◌ ✗", "worker busy, idle, starting, ended;  ↻ replaced"),
+            ("■ ◧ ▣ □", "slot ready, filling, held by the training, free"),
+            ("◔ starved", "the training waits for batches"),
+            ("*  ⚠", "array is a label;  values look odd"),
+        ),
+    ),
+)
+
+
+class HelpScreen(ModalScreen[None]):
+    """All keys and signs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,enter", "dismiss", "close", show=False)]
+
+    def compose(self) -> ComposeResult:
+        """The keys, in groups."""
+        with VerticalScroll(id="help", classes="dialog") as box:
+            box.border_title = "hydrax inspect"
+            box.border_subtitle = "Esc closes"
+            for title, keys in _HELP:
+                lines = [Content.styled(title, "$text-primary bold")]
+                lines += [Content.assemble((f"  {key:<12}", "$text-accent"), text) for key, text in keys]
+                yield Static(Content("\n").join(lines))
+
+
+class GoToScreen(ModalScreen["tuple[int, int] | None"]):
+    """Asks for a place in the run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close", show=False)]
+
+    def __init__(self, place: tuple[int, int], batches_per_epoch: int) -> None:
+        super().__init__()
+        self._place = place
+        self._batches_per_epoch = batches_per_epoch
+
+    def compose(self) -> ComposeResult:
+        """A field with the place where the run is."""
+        with Vertical(id="goto", classes="dialog") as box:
+            box.border_title = "go to EPOCH:BATCH"
+            box.border_subtitle = "Enter goes, Esc stays"
+            yield Input(f"{self._place[0]}:{self._place[1]}", compact=True, id="place")
+            yield Label(f"an epoch has {self._batches_per_epoch:,} batches, 0 to {self._batches_per_epoch - 1:,}", id="hint")
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        found = _PLACE.fullmatch(event.value)
+        if found is None:
+            hint = self.query_one("#hint", Label)
+            hint.update(f"{clean(event.value)[:20] or 'nothing'} is no place; write 3:14, or 3 for the start of epoch 3")
+            hint.add_class("-wrong")
+            return
+        self.dismiss((int(found[1]), int(found[2] or 0)))
+
+
+class FaultScreen(ModalScreen[None]):
+    """An error in full."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter", "dismiss", "close", show=False),
+        Binding("c", "copy", "copy", show=False),
+        Binding("up", "scroll(-1)", show=False),
+        Binding("down", "scroll(1)", show=False),
+    ]
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def compose(self) -> ComposeResult:
+        """The title, the text, and what to do."""
+        with Vertical(id="fault", classes="dialog") as box:
+            box.border_title = "✗ no batch can come" if self.fault.fatal else "✗ this batch failed"
+            box.border_subtitle = "r reads the target anew · c copies · Esc closes" if self.fault.fatal else "space goes on behind it · c copies · Esc closes"
+            with VerticalScroll(id="fault-text"):
+                lines = [Content(clean(line)) for line in self.fault.text.splitlines()]
+                head, rest = lines[:1], lines[1:]
+                yield Static(Content("\n").join([*(line.stylize("$text-error bold") for line in head), *rest]))
+
+    def action_copy(self) -> None:
+        """Copy the text."""
+        self.app.copy_to_clipboard(self.fault.text)
+        self.notify("The error is in the clipboard.")
+
+
+class TooSmallScreen(ModalScreen[None]):
+    """Stands in while the terminal is too small."""
+
+    def __init__(self, least: tuple[int, int]) -> None:
+        super().__init__()
+        self._least = least
+
+    def compose(self) -> ComposeResult:
+        """One sentence."""
+        yield Static(f"too small:\n{self._least[0]}x{self._least[1]} at least", id="too-small")

@@ -1,0 +1,138 @@
+"""The main screen: what the run does, what it did last, and a picture of what it feeds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical
+from textual.screen import Screen
+from textual.widgets import Footer, Input
+
+from hydrax_cli.tui.widgets.array_picture import ArrayPicture
+from hydrax_cli.tui.widgets.batch_table import BatchTable
+from hydrax_cli.tui.widgets.line_list import LineList
+from hydrax_cli.tui.widgets.log_view import LogView
+from hydrax_cli.tui.widgets.panels import CrewPanel, FramePanel, ProgressPanel, SpeedPanel, TopBar
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from hydrax_cli.tui.messages import BatchRecord, BatchView, Frame
+    from hydrax_cli.tui.rates import Reading
+
+__all__ = ["MainScreen"]
+
+_PREVIEW_AT_LEAST = 12
+
+
+class MainScreen(Screen[None]):
+    """The dashboard."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "app.play", "play"),
+        Binding("s", "app.step", "step"),
+        Binding("n", "app.next_epoch", "epoch"),
+        Binding("g", "app.go_to", "go"),
+        Binding("enter", "open", "open", key_display="↵"),
+        Binding("slash", "filter", "filter", key_display="/"),
+        Binding("l", "log", "log"),
+        Binding("question_mark", "app.help", "help", key_display="?"),
+        Binding("q", "app.quit", "quit"),
+        Binding("escape", "leave", "back", show=False),
+    ]
+    AUTO_FOCUS = "#table"
+
+    def compose(self) -> ComposeResult:
+        """The parts from top to bottom."""
+        yield TopBar(id="top")
+        with Container(id="board"):
+            with Vertical(id="pulse"):
+                yield ProgressPanel(id="progress")
+                yield SpeedPanel(id="speed")
+                yield CrewPanel(id="crew")
+            yield ArrayPicture(at_least=_PREVIEW_AT_LEAST, id="preview")
+        with Container(id="lists"):
+            with Vertical(id="batches"):
+                yield BatchTable(id="table")
+                yield Input(placeholder="epoch:3  batch:10-20  validation  error  cache  seed:…", id="filter", compact=True)
+            yield LogView(id="log")
+        yield Footer(compact=True)
+
+    @property
+    def table(self) -> BatchTable:
+        """The batch table."""
+        return self.query_one("#table", BatchTable)
+
+    @property
+    def wants_preview(self) -> bool:
+        """Whether a picture of the latest batch is in sight."""
+        return self.is_current and self.query_one("#preview").display and self.query_one("#preview").size.height > 0
+
+    def show_frame(self, frame: Frame, reading: Reading) -> None:
+        """Draw a frame."""
+        for panel in self.query(FramePanel):
+            panel.show_frame(frame, reading)
+        self.table.add(frame.records)
+        self.query_one(LogView).add(frame.lines, frame.missed_lines)
+
+    def show_preview(self, view: BatchView) -> None:
+        """Draw the latest batch: its first array that is a picture, else its first."""
+        preview = self.query_one("#preview", ArrayPicture)
+        from hydrax_cli.tui import pixels  # noqa: PLC0415  NumPy comes with it
+
+        names = list(view.arrays)
+        kinds = {name: pixels.best_kind(array.shape[1:], array.dtype) for name, array in view.arrays.items()}
+        name = next((n for n in names if kinds[n] == "picture"), next((n for n in names if kinds[n] == "heat map"), names[0]))
+        info = next(info for info in view.infos if info.name == name)
+        preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False)
+        preview.border_title = f"{view.record.title} · {name} {info.shape}"
+
+    @on(LineList.Selected, "#table")
+    def _table_selected(self) -> None:
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Look into the chosen batch."""
+        record = self.table.chosen_record
+        if record is not None:
+            self._open(record)
+
+    def _open(self, record: BatchRecord) -> None:
+        self.app.open_batch(record)  # type: ignore[attr-defined]  # the app is InspectApp
+
+    def action_filter(self) -> None:
+        """Ask for a filter."""
+        self.query_one("#batches").add_class("-filtering")
+        self.query_one("#filter", Input).focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self, event: Input.Changed) -> None:
+        self.table.filter(event.value)
+
+    @on(Input.Submitted, "#filter")
+    def _filter_submitted(self) -> None:
+        self.table.focus()
+
+    def action_leave(self) -> None:
+        """Leave the filter, the log, or the place in the table."""
+        field = self.query_one("#filter", Input)
+        if field.has_focus or field.value:
+            field.value = ""
+            self.query_one("#batches").remove_class("-filtering")
+        elif self.query_one("#lists").has_class("-log"):
+            self.action_log()
+        else:
+            self.table.action_first()
+        self.table.focus()
+
+    def action_log(self) -> None:
+        """Show the log where it is not in sight, else go there and back."""
+        lists, log = self.query_one("#lists"), self.query_one(LogView)
+        if log.has_focus:
+            lists.remove_class("-log")
+            self.table.focus()
+        else:
+            lists.add_class("-log")
+            log.focus()

@@ -1,0 +1,170 @@
+"""A picture of the screen as SVG, without a terminal.
+
+Promise: the file stands alone (no font or style from elsewhere is fetched) and is the same for the same screen. Blocks
+and frames are drawn as shapes, so that pictures and graphs are exact whatever font a viewer has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from rich.cells import cell_len
+from rich.color import ColorTriplet
+from rich.terminal_theme import TerminalTheme
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rich.segment import Segment
+    from rich.style import Style
+    from textual.app import App
+
+__all__ = ["screen_svg"]
+
+_WIDTH = 8.4
+_HEIGHT = 18.0
+_BASELINE = 13.2
+_MARGIN = 8.0
+_FONT = 'ui-monospace,"Cascadia Mono","Fira Code","DejaVu Sans Mono",Menlo,Consolas,monospace'
+_THEME = TerminalTheme((15, 20, 27), (214, 221, 232), [(0, 0, 0)] * 8)
+# Parts of a cell that a block covers: left, top, right, bottom, each from 0 to 1.
+_BLOCKS: dict[str, tuple[float, float, float, float]] = {
+    "▀": (0, 0, 1, 0.5),
+    "▄": (0, 0.5, 1, 1),
+    "█": (0, 0, 1, 1),
+    "▌": (0, 0, 0.5, 1),
+    "▐": (0.5, 0, 1, 1),
+    "─": (0, 0.47, 1, 0.53),
+    "━": (0, 0.42, 1, 0.58),
+    "╸": (0, 0.42, 0.5, 0.58),
+    "│": (0.44, 0, 0.56, 1),
+    **{glyph: (0.0, 1 - eighths / 8, 1.0, 1.0) for eighths, glyph in enumerate("▁▂▃▄▅▆▇█", 1)},
+    **{glyph: (0.0, 0.0, 1 - eighths / 8, 1.0) for eighths, glyph in enumerate("▉▊▋▌▍▎▏", 1)},
+}
+# Quarter circles between the middles of two sides.
+_CORNERS = {"╭": (1, 1), "╮": (-1, 1), "╰": (1, -1), "╯": (-1, -1)}
+
+
+def screen_svg(app: App[object]) -> str:
+    """The screen of an app that runs, dialogs and what is behind them included."""
+    compositor = app.screen._compositor  # noqa: SLF001  Textual's own export reads it the same way
+    update = compositor.render_update(full=True, screen_stack=app._background_screens)  # noqa: SLF001  see above
+    columns, lines = app.size
+    width, height = columns * _WIDTH + 2 * _MARGIN, lines * _HEIGHT + 2 * _MARGIN
+    background = _hex(app.screen.background_colors[1].rgb)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}">',
+        f"<style>text{{font-family:{_FONT};font-size:14px;white-space:pre}}.b{{font-weight:bold}}.i{{font-style:italic}}</style>",
+        f'<rect width="100%" height="100%" rx="8" fill="{background}"/>',
+        f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN)})" shape-rendering="crispEdges">',
+    ]
+    rows = list(_rows(update.strips)) if hasattr(update, "strips") else []
+    for y, row in enumerate(rows):
+        parts.extend(_backgrounds(row, y, background))
+    for y, row in enumerate(rows):
+        parts.extend(_glyphs(row, y))
+    return "\n".join([*parts, "</g>", "</svg>", ""])
+
+
+def _rows(strips: Iterable[Iterable[Iterable[Segment]]]) -> Iterator[list[tuple[float, str, str, str, str]]]:
+    """Each line as (column, text, colour, background, classes)."""
+    for line in strips:
+        row, column = [], 0
+        for text, style, control in (segment for strip in line for segment in strip):
+            if control or not text:
+                continue
+            colour, background, classes = _look(style)
+            row.append((column, text, colour, background, classes))
+            column += cell_len(text)
+        yield row
+
+
+def _look(style: Style | None) -> tuple[str, str, str]:
+    if style is None:
+        return "", "", ""
+    colour = style.color.get_truecolor(_THEME) if style.color is not None else _THEME.foreground_color
+    background = style.bgcolor.get_truecolor(_THEME, foreground=False) if style.bgcolor is not None else None
+    if style.reverse:
+        colour, background = background or _THEME.background_color, colour
+    if style.dim and background is not None:
+        colour = ColorTriplet(*((c + b) // 2 for c, b in zip(colour, background, strict=True)))
+    classes = " ".join(name for name, used in (("b", style.bold), ("i", style.italic)) if used)
+    return _hex(colour), "" if background is None else _hex(background), classes
+
+
+def _backgrounds(row: list[tuple[float, str, str, str, str]], y: int, plain: str) -> Iterator[str]:
+    runs: list[list[float | str]] = []
+    for column, text, _, background, _ in row:
+        if background in ("", plain):
+            continue
+        if runs and runs[-1][2] == background and runs[-1][1] == column:
+            runs[-1][1] = column + cell_len(text)
+        else:
+            runs.append([column, column + cell_len(text), background])
+    for start, end, colour in runs:
+        yield _rect(float(start), y, float(end), y + 1, str(colour))
+
+
+def _glyphs(row: list[tuple[float, str, str, str, str]], y: int) -> Iterator[str]:
+    for column, text, colour, _, classes in row:
+        for offset, piece in _pieces(text):
+            x, length = column + offset, cell_len(piece)
+            part = _BLOCKS.get(piece[0])
+            if part is not None:
+                left, top, right, bottom = part
+                if right - left == 1:
+                    yield _rect(x, y + top, x + length, y + bottom, colour)
+                else:
+                    yield from (_rect(x + i + left, y + top, x + i + right, y + bottom, colour) for i in range(length))
+            elif piece[0] in _CORNERS:
+                yield from (_corner(x + i, y, *_CORNERS[piece[0]], colour) for i in range(length))
+            else:
+                kind = f' class="{classes}"' if classes else ""
+                yield (
+                    f'<text{kind} x="{_n(x * _WIDTH)}" y="{_n(y * _HEIGHT + _BASELINE)}" '
+                    f'textLength="{_n(length * _WIDTH)}" fill="{colour}">{escape(piece)}</text>'
+                )
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Runs of one shape, or of words without blanks between them; with their offset in cells."""
+    offset, start = 0, 0
+    while start < len(text):
+        glyph = text[start]
+        end = start + 1
+        shape = glyph in _BLOCKS or glyph in _CORNERS
+        while end < len(text) and (
+            text[end] == glyph if shape or glyph == " " else text[end] not in _BLOCKS and text[end] not in _CORNERS and text[end] != " "
+        ):
+            end += 1
+        piece = text[start:end]
+        if glyph != " ":
+            yield offset, piece
+        offset += cell_len(piece)
+        start = end
+
+
+def _rect(left: float, top: float, right: float, bottom: float, colour: str) -> str:
+    return (
+        f'<rect x="{_n(left * _WIDTH)}" y="{_n(top * _HEIGHT)}" width="{_n((right - left) * _WIDTH)}" '
+        f'height="{_n((bottom - top) * _HEIGHT)}" fill="{colour}"/>'
+    )
+
+
+def _corner(column: float, y: int, right: int, down: int, colour: str) -> str:
+    x, middle = (column + 0.5) * _WIDTH, (y + 0.5) * _HEIGHT
+    radius = _WIDTH / 2
+    end_y = middle + down * _HEIGHT / 2
+    return (
+        f'<path d="M{_n(x)} {_n(end_y)}V{_n(middle + down * radius)}Q{_n(x)} {_n(middle)} {_n(x + right * radius)} {_n(middle)}" '
+        f'fill="none" stroke="{colour}" shape-rendering="auto"/>'
+    )
+
+
+def _hex(colour: Iterable[float]) -> str:
+    return "#" + "".join(f"{int(part):02x}" for part in colour)
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,75 @@
+"""Watches how many batches the consumer holds: says so once, and tells who waits for memory that cannot come.
+
+Promise: computations in flight are nobody's hoard; they give their memory back by themselves.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from hydrax_core.errors import BatchesHeldError
+from hydrax_core.slots import SlotPool
+
+__all__ = ["HoardWatch"]
+
+_STARVED_SECONDS = 2.0
+_logger = logging.getLogger("hydrax")
+
+
+class HoardWatch:
+    """Looks at the leases of a pool.
+
+    Args:
+        pool: The slots.
+        depth: Batches that may be held without remark.
+    """
+
+    def __init__(self, pool: SlotPool, depth: int) -> None:
+        self._pool = pool
+        self._depth = depth
+        self._told = False
+        self._starved_since: float | None = None
+
+    def look(self) -> None:
+        """Say once that more batches are held than ``depth``."""
+        if self._told or self._pool.count <= 2 * self._depth + 1:
+            return
+        notes = self._pool.held()
+        if len(notes) > self._depth + 1:  # the one that the consumer works on is none too many
+            self._told = True
+            _logger.warning(
+                "%d batches are held, more than depth=%d: the loader takes more memory for new ones and gives it back "
+                "later; they were handed out: %s",
+                len(notes),
+                self._depth,
+                _places(notes),
+            )
+
+    def starve(self, *, waiting: bool) -> BatchesHeldError | None:
+        """No slot is left: the error for a consumer that waits for what cannot come, or ``None`` while it may.
+
+        Args:
+            waiting: Whether the consumer waits and nothing else is on the way.
+        """
+        if not waiting:
+            self._starved_since = None
+            return None
+        now = time.monotonic()
+        self._starved_since = self._starved_since or now
+        # Arrays that only computations in flight still need come free by themselves; NumPy views of them may not.
+        if len(self._pool.held()) < self._pool.limit and now - self._starved_since < _STARVED_SECONDS:
+            return None
+        gc.collect()  # batches in reference cycles are held by nobody
+        notes = self._pool.notes()
+        return BatchesHeldError(
+            f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
+            f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
+        )
+
+
+def _places(notes: Sequence[str]) -> str:
+    return "; ".join(f"{count} at {place}" for place, count in Counter(notes).items())

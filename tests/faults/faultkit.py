@@ -1,0 +1,115 @@
+"""What the fault tests share: rounds, a loader whose batches tell everything about themselves, digests, subprocesses."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from hydrax_core import DataGroup, Dataloader
+
+LONG = os.environ.get("HYDRAX_FAULTS") == "long"
+KINDS = ("process", "thread", "inline")
+
+ARRAYS = {"x": ((5,), "float32"), "seed": ((), "uint32"), "item": ((), "int32")}
+
+
+def rounds(everyday, long):
+    """How many seeded rounds a test makes: few in the everyday suite, many with ``make faults``."""
+    return long if LONG else everyday
+
+
+def limit(everyday, long=None):
+    """The time limit of a test, in seconds."""
+    import pytest  # noqa: PLC0415  programs of their own use this module, too
+
+    return pytest.mark.timeout((long or 10 * everyday) if LONG else everyday)
+
+
+def fill(item, arrays, seed):
+    """A loader whose output depends on the item and the seed alone, and on every bit of both."""
+    arrays["x"][...] = np.sin(np.arange(1, 6) * (item + 1))
+    arrays["item"][...] = item
+    arrays["seed"][...] = seed or 0
+    return {"name": f"item {item}", "seed": seed}
+
+
+def group(items=64, batch_size=8, **options):
+    data = range(items) if isinstance(items, int) else items
+    options = {"loader_arrays": ARRAYS, "shuffle_first": True, "seed": 3, **options}
+    return DataGroup(batch_size, data, **options)
+
+
+def content(batch):
+    """All that there is to know about a batch, as bytes."""
+    parts = [repr((batch.address, batch.indices, batch.size, sorted(batch.additional.items())))]
+    if batch.is_training:
+        parts.append(repr((batch.seed, batch.seeds)))
+    parts.extend(f"{name} {np.asarray(array).tobytes().hex()}" for name, array in batch.arrays.items())
+    return "\n".join(parts)
+
+
+def contents(loader):
+    """One digest a batch of the run."""
+    return [xxhash.xxh3_64_hexdigest(content(batch)) for batch in loader]
+
+
+def undisturbed(training, **options):
+    """The digests of a run in which nothing goes wrong."""
+    options = {"loader_kind": "inline", "end_at": ("epoch", 1), **options}
+    with Dataloader(fill, training, **options) as loader:
+        return contents(loader)
+
+
+def collect(loader):
+    """Digests and errors of a run, in order; an error stands in the place of its batch."""
+    found = []
+    while True:
+        try:
+            found.append(xxhash.xxh3_64_hexdigest(content(next(loader))))
+        except StopIteration:
+            return found
+        except Exception as error:  # noqa: BLE001  whatever comes is for the test to judge
+            found.append(error)
+
+
+def wait_until(condition, seconds=10.0):
+    """Wait for something that another thread or process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.002)
+
+
+PREAMBLE = """
+import os, signal, sys, threading
+sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
+from faultkit import *
+from hydrax_core import *
+"""
+
+
+def python(code, *, seconds=30.0, check=True, **options):
+    """Run a program of its own with this module's names at hand; its output and exit code."""
+    process = start_python(code, **options)
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    result = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+    if check:
+        assert result.returncode == 0, f"exit code {result.returncode}\n{output}\n{errors}"
+    return result
+
+
+def start_python(code, *, env=None, flags=(), **options):
+    environment = {**os.environ, "HYDRAX_FAULTS_FOLDER": str(Path(__file__).parent), **(env or {})}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    program = PREAMBLE + textwrap.dedent(code)
+    return subprocess.Popen([sys.executable, *flags, "-c", program], env=environment, **options)
