@@ -286,8 +286,8 @@ class Engine:
         if self._dropped_in_a_row >= epoch:
             self._handover.fail(
                 CacheError(
-                    f"the cache holds none of {epoch} batches in a row, and there are no loader_arrays to load them into: "
-                    "fill it with a loader first, or look at it with `hydrax cache verify`"
+                    f"the cache holds none of {epoch} batches in a row, and there are no loader_arrays to load them "
+                    "into: fill it with a loader first, or look at it with `hydrax cache verify`"
                 )
             )
 

@@ -67,10 +67,10 @@ def place(
             raise PlacementError("placement_func: it raised StopIteration") from error
         return checked("placement_func", own, layouts)
     placed: dict[str, jax.Array] = jax.device_put(dict(arrays))
-    for name, layout in layouts.items():
-        if layout.jax_dtype != layout.numpy_dtype:
-            placed[name] = _converter(layout.jax_dtype)(placed[name])
-    return placed
+    return {  # in the order of the declaration, which device_put does not keep
+        name: placed[name] if layout.jax_dtype == layout.numpy_dtype else _converter(layout.jax_dtype)(placed[name])
+        for name, layout in layouts.items()
+    }
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:

@@ -1,7 +1,7 @@
 """The smallest whole: files on disk, a loader for one of them, batches of jax arrays.
 
-Run it with ``python docs/examples/quickstart.py``. There is no ``if __name__ == "__main__"`` guard: workers never import
-this file.
+Run it with ``python docs/examples/quickstart.py``. There is no ``if __name__ == "__main__"`` guard: workers never
+import this file.
 """
 
 import tempfile

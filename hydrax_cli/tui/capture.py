@@ -154,7 +154,10 @@ class Capture:
             self._undo.pop()()
 
     def _take_descriptors(self) -> None:
-        """Textual draws on ``sys.__stderr__``: it gets a copy of the terminal, everyone else a pipe to the log."""
+        """Textual draws on ``sys.__stderr__`` and asks ``sys.__stdout__`` for its size: both become a copy of the terminal.
+
+        Everyone else gets a pipe to the log.
+        """
         for stream in (sys.__stdout__, sys.__stderr__):
             if stream is not None:
                 stream.flush()
@@ -166,10 +169,11 @@ class Capture:
         os.close(writer)
         thread = threading.Thread(target=_read_lines, args=(reader, self._log), name="inspect-output", daemon=True)
         thread.start()
-        before, sys.__stderr__ = sys.__stderr__, terminal  # type: ignore[misc]  # it is documented as the original only
+        before = sys.__stdout__, sys.__stderr__
+        sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]  # nobody is meant to; nothing else moves Textual
 
         def undo() -> None:
-            sys.__stderr__ = before  # type: ignore[misc]  # see above
+            sys.__stdout__, sys.__stderr__ = before  # type: ignore[misc]  # see above
             for kept_fd, fd in zip(kept, (1, 2), strict=True):
                 os.dup2(kept_fd, fd)
                 os.close(kept_fd)

@@ -26,10 +26,10 @@ class Ahead:
 
     def __init__(self, name: str) -> None:
         self._thread = ThreadPoolExecutor(1, name)
-        self._futures: dict[Hashable, Future[None]] = {}
+        self._futures: dict[Hashable, Future[object]] = {}
         self._open = True
 
-    def start(self, key: Hashable, function: Callable[[], None]) -> None:
+    def start(self, key: Hashable, function: Callable[[], object]) -> None:
         """Have a function run, unless one runs under that key or too many wait."""
         if not self._open or key in self._futures:
             return

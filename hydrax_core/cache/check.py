@@ -28,7 +28,9 @@ Fault: TypeAlias = Literal["", "corrupt", "cut", "missing"]
 
 _CHUNK: Final = 1 << 18
 """Bytes read at once: they are hashed while still in the processor's cache."""
-_ROWS: Final = 256
+_TASK_BYTES: Final = 1 << 24
+"""Bytes of one task for a thread, so that handing it over costs little."""
+_ROWS: Final = 1024
 _THREADS: Final = 4
 
 
@@ -49,6 +51,7 @@ def check_rows(
     """Check entries; ``rows`` are in the order of their epochs."""
     source = iter(rows)
     buffers = threading.local()
+    step = max(1, _TASK_BYTES // sum(file.entry_bytes for file in files))
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         opened: list[int | None] = []
         epoch: int | None = None
@@ -62,9 +65,14 @@ def check_rows(
                     part = [row for row in page if row.epoch == epoch]
                     page = [row for row in page if row.epoch != epoch]
                     descriptors = tuple(opened)
-                    faults = pool.map(lambda row, d=descriptors: _fault(files, d, identity, row, buffers), part)
-                    for row, fault in zip(part, faults, strict=True):
-                        yield CheckedRow(row, fault)
+                    tasks = [part[first : first + step] for first in range(0, len(part), step)]
+                    for checked in pool.map(
+                        lambda rows, d=descriptors: [
+                            CheckedRow(row, _fault(files, d, identity, row, buffers)) for row in rows
+                        ],
+                        tasks,
+                    ):
+                        yield from checked
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             _close(opened)

@@ -151,11 +151,15 @@ def salvage(path: Path) -> Iterator[list[tuple[Any, ...]]]:
         with contextlib.closing(connection):
             if _schema(connection) != _SCHEMA:
                 return
-            for direction in ("ASC", "DESC"):
+            for order in ("ASC", "DESC"):
+                page: list[tuple[Any, ...]] = []
                 with contextlib.suppress(sqlite3.Error):
-                    rows = connection.execute(f"SELECT * FROM entries NOT INDEXED ORDER BY rowid {direction}")  # noqa: S608  see above
-                    while page := rows.fetchmany(_SALVAGED_ROWS):
-                        yield page
+                    for row in connection.execute(f"SELECT * FROM entries NOT INDEXED ORDER BY rowid {order}"):  # noqa: S608  see above
+                        page.append(row)
+                        if len(page) == _SALVAGED_ROWS:
+                            yield page
+                            page = []
+                yield page
 
 
 def play_back_journal(path: Path) -> None:

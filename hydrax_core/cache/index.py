@@ -142,12 +142,15 @@ class Index:
         sql = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
         try:
             self._change(sql, rows)
-            if not self._has(rows):  # damage that SQLite does not notice: keys out of order
-                raise DamagedIndexError("rows that were just added are not found")
-        except (DamagedIndexError, sqlite3.Error) as error:
+            damage: Exception | None = (
+                None if self._has(rows) else DamagedIndexError("rows that were just added are not found")
+            )
+        except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-            self._mend(error)
+            damage = error
+        if damage is not None:
+            self._mend(damage)
             self._change(sql, rows)
 
     def remove(self, keys: Sequence[tuple[int, int]]) -> bool:

@@ -121,6 +121,19 @@ class Reader:
         nothing = np.zeros(numbers.shape, np.bool_)
         return FoundMany(None, nothing, nothing)
 
+    def prepare(self, epoch: int, number: int) -> bool:
+        """Have a checked entry in memory soon, without waiting; ``False`` where it is yet to be checked."""
+        opened = self._open(epoch, create=False)
+        if opened is None or not opened.states[number]:
+            return False
+        opened.files.read_ahead(number)
+        return True
+
+    def all_checked(self, epoch: int, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+        """Whether no entry is yet to be checked."""
+        opened = self._open(epoch, create=False)
+        return opened is not None and bool(opened.states[numbers].all())
+
     def additional(self, epoch: int, numbers: Sequence[int]) -> dict[int, bytes]:
         """The encoded additional data of entries, by number; where it is gone or bad, there is none."""
         rows = {} if self._index is None else self._index.get_many(epoch, numbers)

@@ -181,14 +181,14 @@ class CacheStore:
     # Batches
 
     def prefetch(self, content_epoch: int, content_batch: int) -> None:
-        """Check a batch on another thread, or have a checked one in memory, so that its ``read`` need not wait."""
+        """Check a batch on another thread, or have a checked one in memory, so that its ``read`` need not wait.
 
-        def prepare() -> None:
-            found = self._reader.find(content_epoch, content_batch)
-            if found is not None:
-                found.files.read_ahead(content_batch)
-
-        self._ahead.start((content_epoch, content_batch), prepare)
+        Raises:
+            IndexError: There is no such batch in an epoch.
+        """
+        self._require_number(content_batch)
+        if not self._reader.prepare(content_epoch, content_batch):
+            self._ahead.start((content_epoch, content_batch), lambda: self._reader.find(content_epoch, content_batch))
 
     def read(self, content_epoch: int, content_batch: int) -> CachedBatch | None:
         """A batch, or ``None`` where the cache has none that is good. Nothing is copied.
@@ -239,16 +239,14 @@ class CacheStore:
     # Items
 
     def prefetch_items(self, indices: np.ndarray[Any, Any]) -> None:
-        """Check items on another thread, so that the next ``read_items`` of the same need not wait."""
-        numbers = np.array(indices, np.int64)
+        """Check items on another thread, so that the next ``read_items`` of the same need not wait.
 
-        def prepare() -> None:
-            found = self._reader.find_many(_ITEMS_EPOCH, numbers)
-            if found.files is not None:
-                for number in numbers[found.there].tolist():
-                    found.files.read_ahead(number)
-
-        self._ahead.start(numbers.tobytes(), prepare)
+        Raises:
+            IndexError: There is no such item.
+        """
+        numbers = self._numbers(indices)
+        if not self._reader.all_checked(_ITEMS_EPOCH, numbers):
+            self._ahead.start(numbers.tobytes(), lambda: self._reader.find_many(_ITEMS_EPOCH, numbers))
 
     def read_items(self, indices: np.ndarray[Any, Any], into: Mapping[str, np.ndarray[Any, Any]]) -> CachedItems:
         """Copy items into the first rows of arrays; rows of missing items stay as they are.

@@ -179,7 +179,7 @@ def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[i
             epoch.states[row.number] = _BAD if fault else _GOOD
         if fault:
             epoch.bad.append((row.epoch, row.number))
-            where = f"epoch {row.epoch}, {manifest.cache_by} {row.number}"
+            where = _place(scope, row.epoch, row.number)
             yield Finding(fault, where, row.created or None, _DETAILS[fault], row.epoch, row.number)
         done += entry_bytes
         if scope.progress is not None:
@@ -213,7 +213,7 @@ def _epoch_findings(scope: _Scope, epoch: _Epoch, index: Index) -> Iterator[Find
                 yield Finding("corrupt", name, since, "its header")
             if scope.settled:
                 for number in _unfinished(descriptor, file, epoch.states):
-                    where = f"{name}, entry {number}"
+                    where = _place(scope, epoch.number, number)
                     epoch.states[number] = _UNFINISHED  # once an entry, not once an array
                     yield Finding("unfinished", where, since, "data without a row", epoch.number, number)
         finally:
@@ -282,6 +282,11 @@ def _leftover_findings(scope: _Scope, seen: set[int]) -> Iterator[Finding]:
                 yield Finding("orphaned", name, _modified(path), "the index has no entry in it")
             if scope.repair:
                 remove_epoch(scope.folder, scope.found, epoch)
+
+
+def _place(scope: _Scope, epoch: int, number: int) -> str:
+    manifest = scope.found.manifest
+    return f"epoch {epoch}, {'entry' if manifest is None else manifest.cache_by} {number}"
 
 
 def _modified(path: Path) -> float | None:

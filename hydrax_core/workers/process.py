@@ -272,7 +272,8 @@ def _read(frame: bytes) -> Report:
     try:
         report: Report = pickle.loads(frame)
     except Exception as error:  # noqa: BLE001  whatever a value's own unpickling raises
-        report = garbled("the additional data cannot be unpickled; return plain values such as numbers and strings", error)
+        what = "the additional data cannot be unpickled; return plain values such as numbers and strings"
+        report = garbled(what, error)
     return report
 
 

@@ -30,10 +30,10 @@ def hydrax_core(job: Job) -> Batches:
 
     load = load_named(job.load)
     arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
-    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle)
-    function = batched(load.fill_many) if job.batched else load.fill
     options = json.loads(job.options)
-    state = options.pop("state", None)
+    state, zeroed = options.pop("state", None), options.pop("zeroed", True)
+    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle, zeroed=zeroed)
+    function = batched(load.fill_many) if job.batched else load.fill
     loader = Dataloader(function, group, loader_count=job.workers, start_at=(0, job.start), **options)
     if state is not None:
         loader.load_state_dict(state)

@@ -130,6 +130,7 @@ def _batched() -> Work:
 def _copy() -> Work:
     job = Job("", "copy", batch=16)
     cases = _each(job, ONE)
+    cases["hydrax, zeroed=False"] = replace(cases["hydrax"], options='{"zeroed": false}')
     cases[TWO] = _pair(job, "throughput")
     return Work(
         "copy",

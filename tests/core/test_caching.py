@@ -51,7 +51,9 @@ MODES = ["batchwise", "repeat", "reseed", "itemwise"]
 def test_a_second_run_is_served_from_the_cache_and_equal(tmp_path, load, loaded, mode):
     train = group(tmp_path / "c", shuffle_later=mode, shuffle_first=True, count=18, remainder="pad")
     first, stats = run(load, train, end_at=("epoch", 3))
-    uncached, _ = run(load, group(None, shuffle_later=mode, shuffle_first=True, count=18, remainder="pad"), end_at=("epoch", 3))
+    uncached, _ = run(
+        load, group(None, shuffle_later=mode, shuffle_first=True, count=18, remainder="pad"), end_at=("epoch", 3)
+    )
     assert first == uncached
     one_epoch = mode in ("batchwise", "repeat")
     assert stats.cache_misses >= (5 if one_epoch else 15)
@@ -185,7 +187,9 @@ def test_a_cache_alone_serves_what_it_holds_and_counts_the_rest(tmp_path, load):
 
 
 def test_an_endless_run_over_a_cache_that_holds_nothing_ends_with_an_error(tmp_path, load):
-    with Dataloader(load, group(tmp_path / "c", cache_arrays=CACHED), loader_kind="inline", end_at=("batch", 1)) as loader:
+    with Dataloader(
+        load, group(tmp_path / "c", cache_arrays=CACHED), loader_kind="inline", end_at=("batch", 1)
+    ) as loader:
         next(loader)
     alone = group(tmp_path / "c", cache_arrays=CACHED, loader_arrays=None)
     with pytest.raises(CacheError, match="holds none of 5 batches in a row"):

@@ -65,7 +65,13 @@ def test_a_batch_tells_all_about_its_rows():
         assert isinstance(batch, TrainingBatch)
         assert batch.is_training
         assert not batch.is_validation
-        assert (batch.epoch, batch.epoch_batch, batch.batch_num, batch.progress, batch.progress_total) == (0, 0, 0, 1, 5)
+        assert (batch.epoch, batch.epoch_batch, batch.batch_num, batch.progress, batch.progress_total) == (
+            0,
+            0,
+            0,
+            1,
+            5,
+        )
         assert batch.size == 4
         assert batch.mask.tolist() == [True] * 4
         assert batch.data == batch.indices == tuple(np.asarray(batch.get_array("y")).tolist())
@@ -429,12 +435,10 @@ def test_past_the_bound_the_holders_are_named_and_the_loader_goes_on_when_they_l
     with inline(group(400), loader_kind="thread", depth=2, max_held=5) as loader:
         kept = []
         with pytest.raises(BatchesHeldError, match=r"max_held.*test_dataloader.py:\d+"):
-            for batch in loader:
-                kept.append(batch)
+            kept.extend(loader)
         assert len(kept) >= 5
         seen = {batch.batch_num for batch in kept}
         kept.clear()
-        del batch
         seen.update(batch.batch_num for batch in loader)
         assert seen == set(range(100))
 
@@ -547,7 +551,10 @@ def test_placement_is_the_users_if_wanted_and_checked():
         (lambda *_: 5, "expected a dict"),
         (lambda *_: {}, r"expected the arrays \['x', 'y'\]"),
         (lambda arrays, *_: dict(arrays), "is a ndarray, not a jax array"),
-        (lambda arrays, *_: {n: jax.numpy.zeros(2) for n in arrays}, r"'x' is float32\[2\], declared is float32\[4, 3\]"),
+        (
+            lambda arrays, *_: {n: jax.numpy.zeros(2) for n in arrays},
+            r"'x' is float32\[2\], declared is float32\[4, 3\]",
+        ),
     ]:
         with pytest.raises(PlacementError, match=message), inline(placement_func=wrong) as loader:
             next(loader)
@@ -600,7 +607,7 @@ def test_a_loader_that_cannot_travel_is_refused_with_advice():
         with lock:
             pass
 
-    with pytest.raises(TypeError, match="loader_func: it cannot be sent to worker processes.*startup_func"):
+    with pytest.raises(TypeError, match=r"loader_func: it cannot be sent to worker processes.*startup_func"):
         Dataloader(locked, group()).__enter__()
     assert len(records(inline(loader=locked, loader_kind="thread"))) == 5
 
@@ -657,7 +664,9 @@ def test_timeout_says_what_every_worker_does():
 
     with inline(loader=stuck, loader_kind="thread", loader_count=2, timeout_sec=0.2) as loader:
         next(loader)
-        with pytest.raises(hydrax_core.BatchTimeoutError, match=r"busy with item 5 of training group 0, epoch 0, batch 1"):
+        with pytest.raises(
+            hydrax_core.BatchTimeoutError, match=r"busy with item 5 of training group 0, epoch 0, batch 1"
+        ):
             next(loader)
         release.set()
         assert next(loader).batch_num == 1
@@ -668,9 +677,9 @@ def test_a_failing_startup_is_told():
         raise RuntimeError("no database")
 
     for kind in KINDS:
-        with inline(startup_func=start, loader_kind=kind) as loader:
-            with pytest.raises(hydrax_core.WorkerStartError, match="RuntimeError: no database"):
-                next(loader)
+        loader = inline(startup_func=start, loader_kind=kind)
+        with loader, pytest.raises(hydrax_core.WorkerStartError, match="RuntimeError: no database"):
+            next(loader)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Facts about jax and NumPy that the design stands on; when one of these fails, the design has to be looked at again."""
+"""Facts about jax and NumPy that the design stands on; when one fails, the design has to be looked at again."""
 
 import ctypes
 import gc

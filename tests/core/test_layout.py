@@ -8,7 +8,9 @@ from hydrax_core.layout import array_layouts, array_specs, block_size, views
 
 SPECS = st.dictionaries(
     st.text("abc", min_size=1, max_size=3),
-    st.tuples(st.lists(st.integers(1, 7), max_size=3).map(tuple), st.sampled_from(["u1", "f4", "c8", "bool", "bfloat16"])),
+    st.tuples(
+        st.lists(st.integers(1, 7), max_size=3).map(tuple), st.sampled_from(["u1", "f4", "c8", "bool", "bfloat16"])
+    ),
     min_size=1,
     max_size=5,
 )

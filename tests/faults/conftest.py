@@ -8,7 +8,8 @@ import jax
 import leaks
 import numpy as np
 import pytest
-from faultkit import KINDS, fill, group
+from faultkit import KINDS, group
+from faultloads import fill
 from hydrax_core import Dataloader
 
 os.environ[leaks.MARK] = uuid.uuid4().hex

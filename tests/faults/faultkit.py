@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from faultloads import fill
 from hydrax_core import DataGroup, Dataloader
 
 LONG = os.environ.get("HYDRAX_FAULTS") == "long"
@@ -29,14 +30,6 @@ def limit(everyday, long=None):
     return pytest.mark.timeout((long or 10 * everyday) if LONG else everyday)
 
 
-def fill(item, arrays, seed):
-    """A loader whose output depends on the item and the seed alone, and on every bit of both."""
-    arrays["x"][...] = np.sin(np.arange(1, 6) * (item + 1))
-    arrays["item"][...] = item
-    arrays["seed"][...] = seed or 0
-    return {"name": f"item {item}", "seed": seed}
-
-
 def group(items=64, batch_size=8, **options):
     data = range(items) if isinstance(items, int) else items
     options = {"loader_arrays": ARRAYS, "shuffle_first": True, "seed": 3, **options}
@@ -49,7 +42,7 @@ def content(batch):
     if batch.is_training:
         parts.append(repr((batch.seed, batch.seeds)))
     parts.extend(f"{name} {np.asarray(array).tobytes().hex()}" for name, array in batch.arrays.items())
-    return "\n".join(parts)
+    return "\n".join(parts).encode()
 
 
 def contents(loader):
@@ -74,6 +67,11 @@ def collect(loader):
             return found
         except Exception as error:  # noqa: BLE001  whatever comes is for the test to judge
             found.append(error)
+
+
+def indices(found):
+    """Of what ``collect`` gave: the index of the item of each error, ``None`` for a batch."""
+    return [entry.index if isinstance(entry, Exception) else None for entry in found]
 
 
 def wait_until(condition, seconds=10.0):

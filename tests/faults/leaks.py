@@ -50,6 +50,7 @@ def leaked_since(before):
     while True:
         gc.collect()
         left = holdings().beyond(before)
+        if left: print('LEFT', time.monotonic()-deadline, left)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.005)

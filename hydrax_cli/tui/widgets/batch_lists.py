@@ -160,7 +160,7 @@ class ItemList(LineList):
     def header(self, width: int) -> Pieces:
         """The titles."""
         values = "".join(f" {clean(name)[:_VALUE_WIDTH]:>{_VALUE_WIDTH}}" for name, _ in self._values)
-        seed = "       seed" if width >= _SEED_WIDTH else ""
+        seed = "        seed" if width >= _SEED_WIDTH else ""
         return [(f"  row     index{values}{seed}  what it is", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
@@ -172,7 +172,7 @@ class ItemList(LineList):
         for _, values in self._values:
             yield f" {values[index][:_VALUE_WIDTH]:>{_VALUE_WIDTH}}", "accent"
         if width >= _SEED_WIDTH:
-            yield f" {'-' if view.seeds is None else view.seeds[index]:>10}", "dim"
+            yield f"  {'-' if view.seeds is None else view.seeds[index]:>10}", "dim"
         if view.descriptors:
             yield f"  {clean(view.descriptors[index])}", "plain"
         for name, texts in view.additional.items():

@@ -21,7 +21,7 @@ _MOST_BATCHES = 500
 
 
 def _seed(record: BatchRecord) -> str:
-    return "-" if record.seed is None else f"{record.seed:,}"
+    return "-" if record.seed is None else str(record.seed)
 
 
 def _load(record: BatchRecord) -> str:
@@ -50,7 +50,7 @@ _COLUMNS = (
     _Column("in epoch", 8, 0, lambda r: f"{r.epoch_batch:,}", number=True),
     _Column("group", 5, 72, lambda r: str(r.group), number=True),
     _Column("items", 6, 84, lambda r: f"{r.size:,}", number=True),
-    _Column("seed", 13, 56, _seed, number=True),
+    _Column("seed", 10, 56, _seed, number=True),
     _Column("wait", 7, 0, lambda r: span(r.wait_seconds), number=True),
     _Column("load", 7, 92, _load, number=True),
     _Column("from", 6, 64, lambda r: "cache" if r.cached else "loader", number=False),

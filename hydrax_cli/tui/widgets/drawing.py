@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 __all__ = ["bar", "blocks", "columns"]
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
+_BROAD = 3
+"""Bars of this width have a gap between them."""
 
 
 def bar(width: int, share: float) -> tuple[str, str]:
@@ -37,13 +39,16 @@ def columns(values: Sequence[float], width: int, height: int, *, most: float | N
 
 
 def blocks(counts: Sequence[int], width: int) -> list[float]:
-    """Counts brought to so many columns: added up where there are more, repeated where there are fewer."""
+    """Counts brought to at most so many columns: added up where there are more, broad bars where there are fewer."""
     number = len(counts)
     if not number or width <= 0:
-        return [0.0] * max(0, width)
+        return []
     if number <= width:
-        wide = width // number
-        return [float(count) for count in counts for _ in range(wide)]
+        broad = width // number
+        gap = 1 if broad >= _BROAD else 0
+        return [float(count) for count in counts for _ in range(broad - gap)] if not gap else [
+            value for count in counts for value in (*[float(count)] * (broad - gap), 0.0)
+        ]
     made = [0.0] * width
     for place, count in enumerate(counts):
         made[place * width // number] += count

@@ -23,7 +23,7 @@ __all__ = [
     "sys",
     "textwrap",
     "verify",
-]  # for scripts, besides what is made here
+]  # for scripts
 
 HERE = Path(__file__).parent
 ARRAYS = {"x": ((4, 4), "float32"), "label": ((), "int64"), "half": ((3,), "bfloat16")}

@@ -12,7 +12,7 @@ import pytest
 from hydrax_core.cache import clear, verify
 from hydrax_core.cache.folder import INDEX, LOCK, OLD_INDEX
 
-ROUNDS = int(os.environ.get("HYDRAX_CACHE_ROUNDS", "60"))  # `make faults` asks for more
+ROUNDS = int(os.environ.get("HYDRAX_CACHE_ROUNDS", "30"))  # `make faults` asks for more
 
 
 def flip(path, source):

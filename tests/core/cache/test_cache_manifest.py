@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import re
 
@@ -11,6 +12,8 @@ from hydrax_core.cache import CacheStore, clear, info
 from hydrax_core.cache.folder import MANIFEST, array_file_name, caches
 from hydrax_core.cache.manifest import DamagedManifestError, Manifest, read_manifest
 from hydrax_core.errors import CacheError, CacheMismatchError, NotACacheError
+
+LONG = "HYDRAX_CACHE_ROUNDS" in os.environ
 
 
 def manifest_of(folder, **changes):
@@ -100,17 +103,17 @@ def test_a_later_version_of_the_format_is_refused(tmp_path):
         kit.open_store(tmp_path)
 
 
-def test_every_changed_byte_and_every_cut_of_the_manifest_is_noticed(tmp_path):
+def test_changed_bytes_and_cuts_of_the_manifest_is_noticed(tmp_path):
     kit.fill(tmp_path, batches=range(1))
     path = tmp_path / MANIFEST
     whole, source = path.read_bytes(), random.Random(0)
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 1 if LONG else 5):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << source.randrange(8)
         path.write_bytes(damaged)
         with pytest.raises(DamagedManifestError):
             read_manifest(tmp_path)
-    for size in range(0, len(whole), 7):
+    for size in range(0, len(whole), 1 if LONG else 17):
         path.write_bytes(whole[:size])
         with pytest.raises(DamagedManifestError):
             read_manifest(tmp_path)

@@ -1,0 +1,524 @@
+"""Items that misbehave: what they raise, return and print, and what they do to the worker that loads them."""
+
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, undisturbed, wait_until
+from faultloads import fill
+from hydrax_core import (
+    BatchTimeoutError,
+    DataGroup,
+    Dataloader,
+    LoaderError,
+    WorkerDiedError,
+    WorkerStartError,
+    batched,
+)
+
+pytestmark = limit(20)
+
+
+def failing_at(bad, fail):
+    """The loader ``fill``, but for what ``fail`` does at the item ``bad``."""
+
+    def load(item, arrays, seed):
+        result = fill(item, arrays, seed)
+        if item == bad:
+            fail()
+        return result
+
+    return load
+
+
+def raise_value_error():
+    raise ValueError("bad header")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failing_item_is_reported_in_the_place_of_its_batch(kind):
+    expected = undisturbed(group())
+    with Dataloader(failing_at(29, raise_value_error), group(), loader_kind=kind, end_at=("epoch", 1)) as loader:
+        found = collect(loader)
+    (error,) = (entry for entry in found if isinstance(entry, Exception))
+    place = found.index(error)
+    assert isinstance(error, LoaderError)
+    assert error.index == error.descriptor == 29
+    assert error.address.epoch_batch == place
+    assert "ValueError: bad header" in str(error)
+    assert "in raise_value_error" in error.worker_traceback
+    assert [*found[:place], *found[place + 1 :]] == [*expected[:place], *expected[place + 1 :]]
+
+
+class _Unspeakable(TypeError):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __str__(self):
+        raise RuntimeError("no text either")
+
+    __repr__ = __str__
+
+
+class _Odd(BaseException):
+    pass
+
+
+def _recurse():
+    _recurse()
+
+
+def _syntax_error():
+    raise SyntaxError("odd", ("file", "line", "column", 7))
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_whatever_an_item_raises_names_the_item(kind):
+    def load(item, arrays, seed):
+        if callable(item):
+            item()
+        raise item
+
+    def leave():
+        sys.exit(3)
+
+    # Classes of this module travel by value: a worker would import pytest with it.
+    unspeakable, odd, syntax, recurse = _Unspeakable, _Odd, _syntax_error, _recurse
+    thrown = [leave, unspeakable, odd, recurse, syntax]
+    made = [StopIteration(5), GeneratorExit(), KeyboardInterrupt(), MemoryError(), SystemExit("x"), OSError(5, "no")]
+
+    def call(item, arrays, seed):
+        thing = thrown[item] if item < len(thrown) else made[item - len(thrown)]
+        if isinstance(thing, BaseException):
+            raise thing
+        result = thing()
+        if isinstance(result, BaseException):
+            raise result
+
+    count = len(thrown) + len(made)
+    one_each = group(count, 1, shuffle_first=False)
+    with Dataloader(call, one_each, loader_kind=kind, end_at=("epoch", 1), timeout_sec=10) as loader:
+        found = collect(loader)
+    assert [type(error) for error in found] == [LoaderError] * count
+    assert [error.index for error in found] == list(range(count))
+    assert "SystemExit: 3" in found[0].cause
+    assert "RecursionError" in found[3].cause
+
+
+class _Unloadable:
+    def __reduce__(self):
+        return eval, ("1/0",)
+
+
+def test_results_that_cannot_travel_fail_their_item_with_the_fix():
+    unloadable = _Unloadable
+
+    def load(item, arrays, seed):
+        fill(item, arrays, seed)
+        if item == 3:
+            return {"lock": threading.Lock()}
+        if item == 12:
+            return {"odd": unloadable()}
+        if item == 21:
+            return "done"
+        if item == 30:
+            return {5: "five"}
+        return {"name": f"item {item}", "seed": seed}
+
+    plain = group(40, shuffle_first=False)
+    expected = undisturbed(plain)
+    with Dataloader(load, plain, end_at=("epoch", 1), timeout_sec=10) as loader:
+        found = collect(loader)
+    assert [error.index for error in found[:4]] == [3, 12, 21, 30]
+    texts = [str(error) for error in found[:4]]
+    assert "'lock' cannot be pickled" in texts[0]
+    assert "cannot be unpickled" in texts[1]
+    assert "fills `arrays` in place" in texts[2]
+    assert "names of additional data are strings" in texts[3]
+    assert found[4] == expected[4]
+
+
+class _Descriptor:
+    """Pickles, or unpickles, or not."""
+
+    def __init__(self, number, fault=""):
+        self.number = number
+        self.fault = fault
+
+    def __reduce__(self):
+        if self.fault == "pickling":
+            raise TypeError("stays at home")
+        if self.fault == "unpickling":
+            return eval, ("1/0",)
+        return _Descriptor, (self.number,)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", "substitute"])
+def test_descriptors_that_cannot_travel_fail_their_item(on_error):
+    class Data:
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("the index file is gone")
+            return _Descriptor(index, {9: "pickling", 20: "unpickling"}.get(index, ""))
+
+    def load(item, arrays, seed):
+        return fill(item.number, arrays, seed)
+
+    data = group(Data(), shuffle_first=False)
+    with Dataloader(load, data, end_at=("epoch", 1), on_error=on_error, timeout_sec=10) as loader:
+        found = collect(loader)
+    if on_error == "raise":
+        assert indices(found) == [2, 9, 20, None]
+        assert "index file is gone" in str(found[0])
+        assert "stays at home" in str(found[1])
+        assert "ZeroDivisionError" in str(found[2])
+    elif on_error == "skip":
+        assert len(found) == 1
+        assert loader.stats().skipped_batches == 3
+    else:
+        assert len(found) == 4
+        assert not any(isinstance(entry, Exception) for entry in found)
+        assert loader.stats().substituted_items == 3
+
+
+def test_data_of_which_nothing_can_be_sent_is_no_reason_to_wait():
+    locks = group([threading.Lock() for _ in range(32)], loader_arrays={"x": ((), "int32")})
+    with Dataloader(fill, locks, end_at=("epoch", 1), timeout_sec=10) as loader:
+        found = collect(loader)
+    assert [type(error) for error in found] == [LoaderError] * 4
+    with Dataloader(fill, locks, end_at=("epoch", 1), timeout_sec=10, on_error="skip") as loader:
+        assert collect(loader) == []
+    assert loader.stats().skipped_batches == 4
+
+
+def test_failures_do_not_race_ahead_of_the_consumer(tmp_path):
+    calls = []
+
+    def load(item, arrays, seed):
+        calls.append(item)
+        raise ValueError(item)
+
+    endless = group(100_000)
+    with Dataloader(load, endless, loader_kind="thread", depth=2) as loader:
+        with pytest.raises(LoaderError):
+            next(loader)
+        wait_until(lambda: loader.stats().workers[0].state == "idle")
+        assert loader.stats().errors <= 2 * 3  # of each batch at most two chunks fail, and one batch was taken
+
+
+def test_an_endless_item_is_named_with_its_worker_and_its_end_is_not_waited_for():
+    def load(item, arrays, seed):
+        while item == 11:
+            pass
+        return fill(item, arrays, seed)
+
+    plain = group(shuffle_first=False)
+    with Dataloader(load, plain, end_at=("epoch", 1), timeout_sec=0.5, loader_count=2) as loader:
+        next(loader)
+        pids = {worker.pid for worker in loader.stats().workers}
+        with pytest.raises(BatchTimeoutError, match=r"worker \d \(pid \d+\) is busy with item 11 of training") as caught:
+            next(loader)
+        assert any(f"pid {pid}" in str(caught.value) for pid in pids)
+        assert isinstance(caught.value, TimeoutError)
+
+
+def test_an_endless_item_of_a_thread_is_named_and_can_end_later():
+    release = threading.Event()
+
+    def load(item, arrays, seed):
+        if item == 11:
+            release.wait()
+        return fill(item, arrays, seed)
+
+    plain = group(shuffle_first=False)
+    expected = undisturbed(plain)
+    with Dataloader(load, plain, end_at=("epoch", 1), timeout_sec=0.2, loader_kind="thread") as loader:
+        found = [*collect_until_timeout(loader)]
+        release.set()
+        found += contents(loader)
+    assert found == expected
+
+
+def collect_until_timeout(loader):
+    while True:
+        found = collect_one(loader)
+        if isinstance(found, BatchTimeoutError):
+            assert "worker 0 is busy with item 11" in str(found)
+            return
+        yield found
+
+
+def collect_one(loader):
+    import xxhash  # noqa: PLC0415  as faultkit does
+    from faultkit import content  # noqa: PLC0415  same
+
+    try:
+        return xxhash.xxh3_64_hexdigest(content(next(loader)))
+    except BatchTimeoutError as error:
+        return error
+
+
+def test_megabytes_of_prints_arrive_whole_and_hinder_nothing(monkeypatch):
+    def load(item, arrays, seed):
+        if item == 5:
+            print("o" * 1_000_000)
+            print("e" * 500_000, end="", file=sys.stderr)
+        print(f"line {item}")
+        return fill(item, arrays, seed)
+
+    output, errors = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", errors)
+    expected = undisturbed(group())
+    with Dataloader(load, group(), end_at=("epoch", 1), loader_count=2) as loader:
+        assert contents(loader) == expected
+    lines = output.getvalue().splitlines()
+    assert sorted(lines) == sorted(["o" * 1_000_000, *(f"line {item}" for item in range(64))])
+    assert errors.getvalue().strip() == "e" * 500_000
+
+
+def test_an_item_that_prints_for_ever_can_be_left(monkeypatch):
+    def load(item, arrays, seed):
+        while True:
+            print("again " * 1000)
+
+    with open(os.devnull, "w") as nowhere:
+        monkeypatch.setattr(sys, "stdout", nowhere)
+        with (
+            Dataloader(load, group(), timeout_sec=0.5) as loader,
+            pytest.raises(BatchTimeoutError, match="busy with item"),
+        ):
+            next(loader)
+
+
+def test_what_an_item_does_to_its_process_stays_there():
+    def load(item, arrays, seed):
+        os.chdir("/")
+        os.environ["TMPDIR"] = "/nowhere"
+        os.umask(0o777)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        if item % 9 == 0:
+            sys.stdout.close()
+            sys.stdin.close()
+            sys.path.clear()
+        if item % 9 == 1:
+            threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        if item == 33:  # not a daemon: it would keep the interpreter from ending
+            threading.Thread(target=time.sleep, args=(1000,)).start()
+        return fill(item, arrays, seed)
+
+    where, temporary = os.getcwd(), os.environ["TMPDIR"]
+    expected = undisturbed(group())
+    with Dataloader(load, group(), end_at=("epoch", 1), loader_count=2, timeout_sec=10) as loader:
+        assert contents(loader) == expected
+    assert (os.getcwd(), os.environ["TMPDIR"]) == (where, temporary)
+
+
+def test_an_item_may_fork_and_even_let_the_child_come_back():
+    def load(item, arrays, seed):
+        if item % 10 == 3:
+            pid = os.fork()
+            if pid == 0 and item % 20 == 3:
+                raise RuntimeError("in the child")
+            if pid:
+                os.waitpid(pid, 0)
+        return fill(item, arrays, seed)
+
+    expected = undisturbed(group())
+    with Dataloader(load, group(), end_at=("epoch", 1), loader_count=2, timeout_sec=10) as loader:
+        assert contents(loader) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loader_that_keeps_its_arrays_is_told_once(kind, caplog):
+    kept = []
+
+    def load(item, arrays, seed):
+        kept.append(arrays["x"])
+        return fill(item, arrays, seed)
+
+    with caplog.at_level(logging.WARNING, "hydrax"):
+        with Dataloader(load, group(), loader_kind=kind, end_at=("epoch", 1)) as loader:
+            assert contents(loader) == undisturbed(group())
+        kept.clear()
+    told = [record.message for record in caplog.records if "keeps a reference" in record.message]
+    assert len(told) == 1
+    assert "array.copy()" in told[0]
+
+
+def test_writing_beyond_its_row_fails_the_item():
+    def load(item, arrays, seed):
+        result = fill(item, arrays, seed)
+        if item == 1:
+            arrays["x"][5] = 1
+        if item == 9:
+            arrays["x"][...] = np.zeros(6)
+        if item == 17:
+            arrays["x"].resize(10, refcheck=False)
+        if item == 25:
+            arrays["x"].flat[5] = 1
+        if item == 33:
+            arrays["new"] = np.zeros(5)
+        if item == 41:
+            arrays["x"] = np.zeros(5)
+        return result
+
+    plain = group(shuffle_first=False)
+    expected = undisturbed(plain)
+    with Dataloader(load, plain, end_at=("epoch", 1)) as loader:
+        found = collect(loader)
+    assert [error.index for error in found[:6]] == [1, 9, 17, 25, 33, 41]
+    assert "arrays[name][...] = value" in str(found[5])
+    assert found[6:] == expected[6:]
+
+
+ENDS = {
+    "it exited with code 7": lambda: os._exit(7),
+    "SIGABRT (aborted)": os.abort,
+    "SIGSEGV (segmentation fault)": lambda: __import__("ctypes").string_at(0),
+    "SIGKILL (killed)": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+def test_an_item_that_kills_three_workers_is_named_with_the_signal_in_words():
+    ends = list(ENDS.values())
+
+    def start():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def load(item, arrays, seed):
+        if item % 8 == 5 and item < 32:
+            ends[item // 8]()
+        return fill(item, arrays, seed)
+
+    plain = group(40, shuffle_first=False)
+    expected = undisturbed(group(40, shuffle_first=False))
+    with Dataloader(load, plain, end_at=("epoch", 1), startup_func=start, timeout_sec=10) as loader:
+        for end, index in zip(ENDS, (5, 13, 21, 29), strict=True):
+            with pytest.raises(WorkerDiedError) as caught:
+                next(loader)
+            assert end in str(caught.value)
+            assert (caught.value.index, caught.value.descriptor) == (index, index)
+            assert "killed 3 workers" in str(caught.value)
+        assert contents(loader) == expected[4:]
+        assert loader.stats().worker_restarts == 12
+
+
+def test_an_item_that_kills_two_workers_is_loaded_by_the_third(tmp_path):
+    folder = str(tmp_path)
+
+    def load(item, arrays, seed):
+        result = fill(item, arrays, seed)
+        for attempt in range(2):
+            if item % 30 == 7:
+                try:
+                    os.mkdir(f"{folder}/{item} {seed} {attempt}")
+                except FileExistsError:
+                    continue
+                os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    # Over four epochs each of these items ends eight workers; only those of one loading count.
+    expected = undisturbed(group(), end_at=("epoch", 4))
+    with Dataloader(load, group(), end_at=("epoch", 4), loader_count=2, timeout_sec=15) as loader:
+        assert contents(loader) == expected
+        assert loader.stats().worker_restarts == 16
+
+
+@pytest.mark.parametrize("on_error", ["raise", "substitute"])
+def test_of_the_items_of_a_batched_loader_the_killer_is_found(on_error):
+    @batched
+    def load(items, arrays, seeds):
+        if 13 in items or 14 in items:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for position, item in enumerate(items):
+            fill(item, {name: array[position, ...] for name, array in arrays.items()}, seeds[position])
+
+    plain = group(24, shuffle_first=False)
+    with Dataloader(load, plain, end_at=("epoch", 1), on_error=on_error, timeout_sec=15) as loader:
+        found = collect(loader)
+    if on_error == "raise":
+        assert indices(found) == [None, 13, None]
+    else:
+        assert not any(isinstance(entry, Exception) for entry in found)
+        assert loader.stats().substituted_items == 2
+
+
+def test_workers_that_end_while_they_start_are_given_up_with_the_reason():
+    with (
+        Dataloader(fill, group(), startup_func=lambda: os._exit(9), timeout_sec=15) as loader,
+        pytest.raises(WorkerDiedError, match="before they do any work.*exited with code 9"),
+    ):
+        next(loader)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_startup_that_raises_is_reported_again_and_again_at_no_cost(kind):
+    with Dataloader(fill, group(), startup_func=raise_value_error, loader_kind=kind, timeout_sec=15) as loader:
+        for _ in range(3):
+            with pytest.raises(WorkerStartError, match="bad header"):
+                next(loader)
+        begun = time.process_time()
+        with pytest.raises(WorkerStartError):
+            for _ in range(100):
+                next(loader)
+        assert time.process_time() - begun < 5
+
+
+def test_a_startup_that_never_ends_is_told():
+    with (
+        Dataloader(fill, group(), startup_func=lambda: time.sleep(1000), timeout_sec=0.5) as loader,
+        pytest.raises(BatchTimeoutError, match="still starting"),
+    ):
+        next(loader)
+
+
+def test_an_item_that_takes_all_memory_fails_alone():
+    def start():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    def load(item, arrays, seed):
+        result = fill(item, arrays, seed)
+        if item == 11:
+            hoard = []
+            while True:
+                hoard.append(np.empty(1 << 29))
+        return result
+
+    plain = group(shuffle_first=False)
+    expected = undisturbed(plain)
+    with Dataloader(load, plain, end_at=("epoch", 1), startup_func=start, timeout_sec=15) as loader:
+        found = collect(loader)
+    assert isinstance(found[1], LoaderError)
+    assert "MemoryError" in str(found[1])
+    assert [found[0], *found[2:]] == [expected[0], *expected[2:]]
+
+
+def test_an_old_value_of_a_slot_never_shows_in_a_substitute_or_padding():
+    def load(item, arrays, seed):
+        arrays["x"][: item % 5] = item + 1
+        if item % 7 == 3:
+            raise ValueError(item)
+
+    padded = DataGroup(8, range(61), loader_arrays=ARRAYS, remainder="pad", shuffle_first=True)
+    with Dataloader(load, padded, end_at=("epoch", 4), on_error="substitute", loader_count=2) as loader:
+        for batch in loader:
+            x = np.asarray(batch.arrays["x"])
+            for row, item in enumerate(batch.indices):
+                assert (x[row, item % 5 :] == 0).all()
+            assert (x[batch.size :] == 0).all()
