@@ -6,11 +6,11 @@ Promise: a wrong argument is refused by name, with what came and what was expect
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+from hydrax_core.checks import boolean, choice, integer
 from hydrax_core.group import DataGroup
 from hydrax_core.plan import Plan
 from hydrax_core.schedule import OnError
@@ -84,8 +84,8 @@ def check_arguments(
     if placement_func is not None:
         _check_call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
     epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
-    first = _count("start_at[0]", epoch, 0) * per_epoch + _count("start_at[1]", batches, 0)
-    interleave = _boolean("interleave_groups", interleave_groups)
+    first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
+    interleave = boolean("interleave_groups", interleave_groups)
     plan = Plan(
         [(group.order("training", i), group.batch_count) for i, group in enumerate(training_groups)],
         [(group.order("validation", i), group.batch_count) for i, group in enumerate(validation_groups)],
@@ -97,20 +97,20 @@ def check_arguments(
         training=training_groups,
         validation=validation_groups,
         validation_interval=interval,
-        depth=_count("depth", depth, 1, _MOST_AHEAD),
-        loader_count=_count("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
-        loader_nice=_count("loader_nice", loader_nice, -20, 19),
-        cacher_count=_count("cacher_count", cacher_count, 0, _MOST_WORKERS),
+        depth=integer("depth", depth, 1, _MOST_AHEAD),
+        loader_count=integer("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
+        loader_nice=integer("loader_nice", loader_nice, -20, 19),
+        cacher_count=integer("cacher_count", cacher_count, 0, _MOST_WORKERS),
         first_batch=first,
         last_batch=_end(end_at, per_epoch),
         interleave_groups=interleave,
-        deterministic=_boolean("deterministic", deterministic),
+        deterministic=boolean("deterministic", deterministic),
         timeout_sec=_timeout(timeout_sec),
         startup_func=startup_func,
         placement_func=placement_func,
-        loader_kind=cast("LoaderKind", _choice("loader_kind", loader_kind, get_args(LoaderKind))),
-        on_error=cast("OnError", _choice("on_error", on_error, get_args(OnError))),
-        max_held=None if max_held is None else _count("max_held", max_held, 1),
+        loader_kind=choice("loader_kind", loader_kind, get_args(LoaderKind)),
+        on_error=choice("on_error", on_error, get_args(OnError)),
+        max_held=None if max_held is None else integer("max_held", max_held, 1),
         plan=plan,
     )
 
@@ -136,8 +136,8 @@ def _validation(validation: Any, per_epoch: int) -> tuple[int, tuple[DataGroup[A
     if not isinstance(validation, tuple | list) or len(validation) != 3:  # noqa: PLR2004  the form above
         raise TypeError(f"validation: expected {form}, got {validation!r}")
     kind, interval, groups = validation
-    _choice("validation[0]", kind, ("epoch", "batch"))
-    count = _count("validation[1]", interval, 1)
+    choice("validation[0]", kind, ("epoch", "batch"))
+    count = integer("validation[1]", interval, 1)
     return count * (per_epoch if kind == "epoch" else 1), _groups("validation[2]", groups)
 
 
@@ -145,8 +145,8 @@ def _end(end_at: Any, per_epoch: int) -> int | None:
     if end_at is None:
         return None
     kind, end = _pair("end_at", end_at, '("epoch", n) or ("batch", n)')
-    _choice("end_at[0]", kind, ("epoch", "batch"))
-    return _count("end_at[1]", end, 0) * (per_epoch if kind == "epoch" else 1)
+    choice("end_at[0]", kind, ("epoch", "batch"))
+    return integer("end_at[1]", end, 0) * (per_epoch if kind == "epoch" else 1)
 
 
 def _check_loader(loader_func: Any) -> None:
@@ -189,28 +189,3 @@ def _pair(argument: str, value: Any, form: str) -> tuple[Any, Any]:
     if not isinstance(value, tuple | list) or len(value) != 2:  # noqa: PLR2004  a pair
         raise TypeError(f"{argument}: expected {form}, got {value!r}")
     return value[0], value[1]
-
-
-def _count(argument: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    expected = f"an int of at least {minimum}" if maximum is None else f"an int from {minimum} to {maximum}"
-    if isinstance(value, bool):
-        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument}: expected {expected}, got {value!r}") from None
-    if number < minimum or (maximum is not None and number > maximum):
-        raise ValueError(f"{argument}: expected {expected}, got {number}")
-    return number
-
-
-def _boolean(argument: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument}: expected True or False, got {value!r}")
-    return value
-
-
-def _choice(argument: str, value: Any, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-    return str(value)

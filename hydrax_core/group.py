@@ -5,13 +5,13 @@ Promise: a wrong argument is refused here, by name. What a group says never chan
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
+from hydrax_core.checks import boolean, choice, integer
 from hydrax_core.errors import shorten
 from hydrax_core.fingerprint import data_digest
 from hydrax_core.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
@@ -76,19 +76,19 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_pickle: bool = False,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
-        self._batch_size = _integer("batch_size", batch_size, minimum=1)
+        self._batch_size = integer("batch_size", batch_size, minimum=1)
         self._data = self._given["data"] = _sequence(data)
-        self._seed = _integer("seed", seed)
-        self._shuffle_first = _boolean("shuffle_first", shuffle_first)
-        self._remainder: Remainder = _choice("remainder", remainder, get_args(Remainder))
-        self._zeroed = _boolean("zeroed", zeroed)
-        self._cache_readonly = _boolean("cache_readonly", cache_readonly)
+        self._seed = integer("seed", seed)
+        self._shuffle_first = boolean("shuffle_first", shuffle_first)
+        self._remainder: Remainder = choice("remainder", remainder, get_args(Remainder))
+        self._zeroed = boolean("zeroed", zeroed)
+        self._cache_readonly = boolean("cache_readonly", cache_readonly)
         self._cache_location = _location(cache_location)
-        self._cache_by: CacheBy = _choice("cache_by", cache_by, get_args(CacheBy))
-        self._cache_pickle = _boolean("cache_pickle", cache_pickle)
+        self._cache_by: CacheBy = choice("cache_by", cache_by, get_args(CacheBy))
+        self._cache_pickle = boolean("cache_pickle", cache_pickle)
         self._size = _length(self._data)
         self._batch_count = self._count_batches()
-        later: ShuffleLater = _choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
+        later: ShuffleLater = choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
         if later == "default":
             later = "itemwise" if self._cache_location is None else "batchwise"
         self._shuffle_later: Shuffle = later
@@ -289,31 +289,6 @@ def _length(data: Sequence[Any]) -> int:
         raise ValueError(f"data: its length is more than Python can tell: {error}") from error
     except TypeError as error:
         raise TypeError(f"data: expected a sequence of items, got {shorten(data, 60)}: {error}") from error
-
-
-def _integer(argument: str, value: Any, minimum: int | None = None) -> int:
-    expected = "an int" if minimum is None else f"an int of at least {minimum}"
-    if isinstance(value, bool):
-        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument}: expected {expected}, got {value!r}") from None
-    if minimum is not None and number < minimum:
-        raise ValueError(f"{argument}: expected {expected}, got {number}")
-    return number
-
-
-def _boolean(argument: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument}: expected True or False, got {value!r}")
-    return value
-
-
-def _choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
 
 
 def _location(location: Any) -> Path | None:

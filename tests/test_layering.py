@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE = 420
 ROOMS = [  # from the top of the house to its bottom; a file imports only from earlier lines
-    "_worker errors waker stats",
+    "_worker errors checks waker stats",
     "layout fingerprint",
     "order",
     "group plan slots",

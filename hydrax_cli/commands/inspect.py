@@ -184,5 +184,3 @@ def _report(ctx: click.Context, fault: Fault | None) -> None:
     if fault.usage:
         raise click.UsageError(fault.text, ctx)
     raise TargetError(fault.text)
-
-

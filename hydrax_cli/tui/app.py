@@ -219,7 +219,13 @@ class InspectApp(App[None]):
             if fault.fatal:
                 self._show_fault(fault)
             else:
-                self.notify(f"{fault.title}\nspace goes on behind it, e shows it in full", title="A batch failed", severity="error", markup=False, timeout=10)
+                self.notify(
+                    f"{fault.title}\nspace goes on behind it, e shows it in full",
+                    title="A batch failed",
+                    severity="error",
+                    markup=False,
+                    timeout=10,
+                )
         if frame.state == "done" and before is not None and before.state != "done":
             self.notify("The run is at its end; space starts it again, g goes anywhere.")
 

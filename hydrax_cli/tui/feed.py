@@ -321,7 +321,9 @@ class LoaderFeed:
         changes: dict[str, Any] = {"start_at": place}
         if loader.last_batch is not None and place[0] * self._per_epoch() + place[1] >= loader.last_batch:
             changes["end_at"] = None
-            self._log.add("inspect", "info", f"{place[0]}:{place[1]} is past the end of the run: it goes on without one")
+            self._log.add(
+                "inspect", "info", f"{place[0]}:{place[1]} is past the end of the run: it goes on without one"
+            )
         self._fault = None
         self._ended = False
         self._due = 0.0

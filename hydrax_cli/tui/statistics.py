@@ -75,9 +75,7 @@ def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
         *_odd_rows(numbers, row_size, rows),
     ]
     if not finite.size:
-        return ArrayStats(
-            int(numbers.size), looked < rows, None, None, None, None, nans, infs, (), tuple(warnings)
-        )
+        return ArrayStats(int(numbers.size), looked < rows, None, None, None, None, nans, infs, (), tuple(warnings))
     wide = np.float64 if finite.dtype.itemsize > 2 or finite.dtype.kind != "f" else np.float32  # noqa: PLR2004  bytes
     return ArrayStats(
         values=int(numbers.size),

@@ -135,7 +135,9 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
         end = start + 1
         shape = glyph in _BLOCKS or glyph in _CORNERS
         while end < len(text) and (
-            text[end] == glyph if shape or glyph == " " else text[end] not in _BLOCKS and text[end] not in _CORNERS and text[end] != " "
+            text[end] == glyph
+            if shape or glyph == " "
+            else text[end] not in _BLOCKS and text[end] not in _CORNERS and text[end] != " "
         ):
             end += 1
         piece = text[start:end]

@@ -124,7 +124,9 @@ class BatchScreen(Screen[None]):
         self._title(event.view.source)
         self.query_one(ItemList).show(event.view)
         self.query_one(ItemList).choose(self._item)
-        self.query_one(ArrayList).styles.min_height = min(len(event.view.infos), 6) + self.query_one(ArrayList).gutter.height + 1
+        self.query_one(ArrayList).styles.min_height = (
+            min(len(event.view.infos), 6) + self.query_one(ArrayList).gutter.height + 1
+        )
         self._show()
         self.run_worker(partial(self._count, event.view), thread=True, exclusive=True, group="count")
 

@@ -110,14 +110,18 @@ class GoToScreen(ModalScreen["tuple[int, int] | None"]):
             box.border_title = "go to EPOCH:BATCH"
             box.border_subtitle = "Enter goes, Esc stays"
             yield Input(f"{self._place[0]}:{self._place[1]}", compact=True, id="place")
-            yield Label(f"an epoch has {self._batches_per_epoch:,} batches, 0 to {self._batches_per_epoch - 1:,}", id="hint")
+            yield Label(
+                f"an epoch has {self._batches_per_epoch:,} batches, 0 to {self._batches_per_epoch - 1:,}", id="hint"
+            )
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         found = _PLACE.fullmatch(event.value)
         if found is None:
             hint = self.query_one("#hint", Label)
-            hint.update(f"{clean(event.value)[:20] or 'nothing'} is no place; write 3:14, or 3 for the start of epoch 3")
+            hint.update(
+                f"{clean(event.value)[:20] or 'nothing'} is no place; write 3:14, or 3 for the start of epoch 3"
+            )
             hint.add_class("-wrong")
             return
         self.dismiss((int(found[1]), int(found[2] or 0)))
@@ -141,7 +145,11 @@ class FaultScreen(ModalScreen[None]):
         """The title, the text, and what to do."""
         with Vertical(id="fault", classes="dialog") as box:
             box.border_title = "✗ no batch can come" if self.fault.fatal else "✗ this batch failed"
-            box.border_subtitle = "r reads the target anew · c copies · Esc closes" if self.fault.fatal else "space goes on behind it · c copies · Esc closes"
+            box.border_subtitle = (
+                "r reads the target anew · c copies · Esc closes"
+                if self.fault.fatal
+                else "space goes on behind it · c copies · Esc closes"
+            )
             with VerticalScroll(id="fault-text"):
                 lines = [Content(clean(line)) for line in self.fault.text.splitlines()]
                 head, rest = lines[:1], lines[1:]

@@ -56,7 +56,9 @@ class MainScreen(Screen[None]):
         with Container(id="lists"):
             with Vertical(id="batches"):
                 yield BatchTable(id="table")
-                yield Input(placeholder="epoch:3  batch:10-20  validation  error  cache  seed:…", id="filter", compact=True)
+                yield Input(
+                    placeholder="epoch:3  batch:10-20  validation  error  cache  seed:…", id="filter", compact=True
+                )
             yield LogView(id="log")
         yield Footer(compact=True)
 
@@ -84,7 +86,9 @@ class MainScreen(Screen[None]):
 
         names = list(view.arrays)
         kinds = {name: pixels.best_kind(array.shape[1:], array.dtype) for name, array in view.arrays.items()}
-        name = next((n for n in names if kinds[n] == "picture"), next((n for n in names if kinds[n] == "heat map"), names[0]))
+        name = next(
+            (n for n in names if kinds[n] == "picture"), next((n for n in names if kinds[n] == "heat map"), names[0])
+        )
         info = next(info for info in view.infos if info.name == name)
         preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False)
         preview.border_title = f"{view.record.title} · {name} {info.shape}"

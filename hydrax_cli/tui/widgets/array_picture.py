@@ -78,7 +78,9 @@ class ArrayPicture(Widget, can_focus=True):
         assert self._array is not None
         return kind != "picture" or 2 <= self._array.ndim - 1 <= 3  # noqa: PLR2004  height, width, channels
 
-    def show(self, array: npt.NDArray[Any], info: ArrayInfo, *, kind: Kind | None, item: int | None, single: bool) -> None:
+    def show(
+        self, array: npt.NDArray[Any], info: ArrayInfo, *, kind: Kind | None, item: int | None, single: bool
+    ) -> None:
         """Draw an array.
 
         Args:
@@ -207,14 +209,15 @@ class ArrayPicture(Widget, can_focus=True):
             if self._single:
                 room = max(1, width - len(name))
                 lines = [body[i : i + room] for i in range(0, len(body), room)][:height]
-                strips.extend(_strip([(name if i == 0 else "     ", plain + muted), (line, plain)], width) for i, line in enumerate(lines))
+                strips.extend(
+                    _strip([(name if i == 0 else "     ", plain + muted), (line, plain)], width)
+                    for i, line in enumerate(lines)
+                )
             else:
                 strips.append(_strip([(name, plain + muted), (body, chosen)], width))
         return strips
 
-    def _draw_values(
-        self, array: npt.NDArray[Any], width: int, height: int, plain: Style, muted: Style
-    ) -> list[Strip]:
+    def _draw_values(self, array: npt.NDArray[Any], width: int, height: int, plain: Style, muted: Style) -> list[Strip]:
         texts = [_number(value) for value in array]
         across = max(1, width // (max(map(len, texts)) + 7))
         wide = width // across

@@ -109,7 +109,9 @@ class ArrayDetail(Widget):
         left.append(Content.styled(axis, "$dim"))
         right = self._facts(info, stats, width - wide - 2)
         lines = [
-            line.pad_right(max(0, wide - line.cell_length)) + Content("  ") + (right[place] if place < len(right) else Content())
+            line.pad_right(max(0, wide - line.cell_length))
+            + Content("  ")
+            + (right[place] if place < len(right) else Content())
             for place, line in enumerate(left)
         ]
         return Content("\n").join(lines)
@@ -118,10 +120,13 @@ class ArrayDetail(Widget):
         of = " of the first rows" if stats.partial else ""
         facts = [
             Content.assemble(("mean ", "$dim"), _value(stats.mean), ("  std ", "$dim"), _value(stats.std)),
-            Content.assemble((f"{count(stats.values)} values{of}, {size(info.bytes)} at byte {count(info.offset)}", "$dim")),
+            Content.assemble(
+                (f"{count(stats.values)} values{of}, {size(info.bytes)} at byte {count(info.offset)}", "$dim")
+            ),
         ]
         bad = Content.assemble(
-            (f"{count(stats.nans)} NaN", "$text-error" if stats.nans else "$dim"), "  ",
+            (f"{count(stats.nans)} NaN", "$text-error" if stats.nans else "$dim"),
+            "  ",
             (f"{count(stats.infs)} Inf", "$text-error" if stats.infs else "$dim"),
         )
         warnings = [Content.styled(f"⚠ {text}", "$text-warning") for text in stats.warnings]

@@ -46,9 +46,11 @@ def blocks(counts: Sequence[int], width: int) -> list[float]:
     if number <= width:
         broad = width // number
         gap = 1 if broad >= _BROAD else 0
-        return [float(count) for count in counts for _ in range(broad - gap)] if not gap else [
-            value for count in counts for value in (*[float(count)] * (broad - gap), 0.0)
-        ]
+        return (
+            [float(count) for count in counts for _ in range(broad - gap)]
+            if not gap
+            else [value for count in counts for value in (*[float(count)] * (broad - gap), 0.0)]
+        )
     made = [0.0] * width
     for place, count in enumerate(counts):
         made[place * width // number] += count

@@ -38,7 +38,8 @@ class LineList(ScrollView, can_focus=True):
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"line--{look}" for look in ("plain", "dim", "good", "warn", "bad", "accent", "key", "head", "cursor", "blurred")
+        f"line--{look}"
+        for look in ("plain", "dim", "good", "warn", "bad", "accent", "key", "head", "cursor", "blurred")
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),

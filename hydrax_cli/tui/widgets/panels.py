@@ -26,8 +26,18 @@ _STATES = {
     "done": ("✓", "done", "$text-success"),
     "failed": ("✗", "failed", "$text-error"),
 }
-_WORKER_GLYPHS = {"busy": ("●", "$text-success"), "idle": ("○", "$dim"), "starting": ("◌", "$text-accent"), "ended": ("✗", "$text-error")}
-_SLOT_GLYPHS = {"ready": ("■", "$text-success"), "filling": ("◧", "$text-accent"), "held": ("▣", "$text-primary"), "free": ("□", "$faint")}
+_WORKER_GLYPHS = {
+    "busy": ("●", "$text-success"),
+    "idle": ("○", "$dim"),
+    "starting": ("◌", "$text-accent"),
+    "ended": ("✗", "$text-error"),
+}
+_SLOT_GLYPHS = {
+    "ready": ("■", "$text-success"),
+    "filling": ("◧", "$text-accent"),
+    "held": ("▣", "$text-primary"),
+    "free": ("□", "$faint"),
+}
 _LONG_ITEM_SECONDS = 1.0
 _VERY_LONG_ITEM_SECONDS = 10.0
 _LEAST_BAR = 8
@@ -67,7 +77,12 @@ class TopBar(FramePanel):
         left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
         facts = []
         if frame.current is not None:
-            facts.append(("$foreground", f"{'epoch' if frame.current.kind == 'training' else 'validation'} {count(frame.current.epoch)}:{frame.current.epoch_batch}"))
+            facts.append(
+                (
+                    "$foreground",
+                    f"{'epoch' if frame.current.kind == 'training' else 'validation'} {count(frame.current.epoch)}:{frame.current.epoch_batch}",
+                )
+            )
         if frame.limit is not None:
             facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
         if frame.subject is not None:
@@ -136,7 +151,11 @@ class ProgressPanel(FramePanel):
         full, rest = bar(width, done / total if total else 0.0)
         share = f"{100 * done / total:.0f} %" if total else ""
         return Content.assemble(
-            (f"{name:<15} ", "$foreground"), (full, style), (rest, "$faint"), f" {numbers:>15} ", (f"{share:>5}", "$dim")
+            (f"{name:<15} ", "$foreground"),
+            (full, style),
+            (rest, "$faint"),
+            f" {numbers:>15} ",
+            (f"{share:>5}", "$dim"),
         )
 
     def _text(self, name: str, text: str) -> Content:
@@ -203,34 +222,40 @@ class CrewPanel(FramePanel):
 
     BORDER_TITLE = "workers and slots"
     _CELL = 9
-    _MOST_LANES = 8
+    _MOST_LINES = 8
 
     def wanted_height(self) -> int:
-        """Lines of the lanes and one of slots; many workers share lines."""
+        """Lines of the workers, and one of slots."""
+        return self._worker_lines(self.content_size.width or self._CELL) + 1
+
+    def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
+        """See ``wanted_height()``."""
+        return self._worker_lines(width) + 1
+
+    def _worker_lines(self, width: int) -> int:
+        """A lane a worker; of many workers, a line of cells."""
         stats = self.frame.stats
         workers = len(stats.workers) if stats is not None and stats.workers else 1
-        return min(self._MOST_LANES, workers) + 1
-
-    def get_content_height(self, *_: object) -> int:
-        """See ``wanted_height()``."""
-        return self.wanted_height()
+        if workers <= self._MOST_LINES:
+            return workers
+        return min(self._MOST_LINES, -(-workers // max(1, width // self._CELL)))
 
     def render(self) -> Content:
-        """Lanes where they fit, else a cell a worker; then the slots."""
+        """Lanes where they fit, else a cell a worker, or a sign a worker; then the slots."""
         stats = self.frame.stats
         width = self.content_size.width
         if stats is None or not stats.workers:
-            kind = self.frame.subject.kind if self.frame.subject is not None else ""
-            text = "the loader runs in the app itself" if kind == "inline" else "no worker is up"
-            return Content.assemble((text, "$dim"), "\n") + self._slots(stats, width)
+            return Content.assemble(("no worker is up", "$dim"), "\n") + self._slots(stats, width)
         room = max(1, self.content_size.height - 1)
-        if len(stats.workers) <= room:
-            lanes = [self._lane(worker, self._busy(worker), width) for worker in stats.workers]
+        workers = [(worker, self._busy(worker)) for worker in stats.workers]
+        across = max(1, width // self._CELL)
+        if len(workers) <= room:
+            lines = [self._lane(worker, busy, width) for worker, busy in workers]
+        elif len(workers) <= room * across:
+            lines = _joined([self._cell(worker, busy) for worker, busy in workers], across)
         else:
-            across = max(1, width // self._CELL)
-            cells = [self._cell(worker, self._busy(worker)) for worker in stats.workers]
-            lanes = [Content("").join(cells[i : i + across]) for i in range(0, len(cells), across)][:room]
-        return Content("\n").join([*lanes, self._slots(stats, width)])
+            lines = _joined([_sign(worker, busy) for worker, busy in workers], max(1, width))[:room]
+        return Content("\n").join([*lines, self._slots(stats, width)])
 
     def _busy(self, worker: WorkerStats) -> float:
         return self.reading.busy[worker.number] if worker.number < len(self.reading.busy) else 0.0
@@ -283,6 +308,18 @@ class CrewPanel(FramePanel):
         if shown < len(slots):
             line += Content.styled(f" +{len(slots) - shown}", "$dim")
         return line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend
+
+
+def _sign(worker: WorkerStats, busy: float) -> Content:
+    """A worker as one character: how busy it is, or that something is the matter with it."""
+    if worker.state in ("starting", "ended"):
+        return Content.styled(*_WORKER_GLYPHS[worker.state])
+    return Content.styled("▁▂▃▄▅▆▇█"[min(7, int(8 * busy))], "$text-warning" if worker.restarts else "$success")
+
+
+def _joined(pieces: list[Content], across: int) -> list[Content]:
+    """Pieces in lines of so many."""
+    return [Content("").join(pieces[i : i + across]) for i in range(0, len(pieces), across)]
 
 
 def _wrapped(text: str, style: str, width: int, lines: int) -> list[Content]:

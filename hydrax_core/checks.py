@@ -1,0 +1,52 @@
+"""Checks of single arguments: what is wrong is refused with the argument's name, what came and what was expected."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+__all__ = ["boolean", "choice", "integer"]
+
+
+def integer(argument: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """An int (or what Python takes for one), with bounds.
+
+    Raises:
+        TypeError: It is no int.
+        ValueError: It is out of bounds.
+    """
+    if minimum is None:
+        expected = "an int"
+    else:
+        expected = f"an int of at least {minimum}" if maximum is None else f"an int from {minimum} to {maximum}"
+    if isinstance(value, bool):
+        raise TypeError(f"{argument}: expected {expected}, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument}: expected {expected}, got {value!r}") from None
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{argument}: expected {expected}, got {number}")
+    return number
+
+
+def boolean(argument: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}: expected True or False, got {value!r}")
+    return value
+
+
+def choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
+    """One of some words.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
