@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydrax_core._worker import is_worker
+    from hydrax_core._worker import batched, is_worker
     from hydrax_core.batch import Batch, TrainingBatch, ValidationBatch
-    from hydrax_core.dataloader import Dataloader, batched
+    from hydrax_core.dataloader import Dataloader
     from hydrax_core.errors import (
         BatchAddress,
         BatchClosedError,
@@ -70,9 +70,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "_worker": ("is_worker",),
+    "_worker": ("batched", "is_worker"),
     "batch": ("Batch", "TrainingBatch", "ValidationBatch"),
-    "dataloader": ("Dataloader", "batched"),
+    "dataloader": ("Dataloader",),
     "errors": (
         "BatchAddress",
         "BatchClosedError",

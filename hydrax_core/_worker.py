@@ -1,10 +1,17 @@
-"""Whether this is a worker: set by the workers themselves, read by ``is_worker()``."""
+"""What a loader function asks hydrax for: the mark ``batched``, and whether it runs in a worker.
+
+Promise: a worker that imports the user's loader gets these names without anything of the consumer's side.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["active", "is_worker", "local"]
+__all__ = ["active", "batched", "is_worker", "local"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 active = False
 """True in a worker process."""
@@ -16,3 +23,14 @@ local = threading.local()
 def is_worker() -> bool:
     """Whether the calling code runs in a worker process or a worker thread of a loader."""
     return active or getattr(local, "active", False)
+
+
+def batched(loader_func: F) -> F:
+    """Mark a loader that loads several items at once.
+
+    It is called as ``load(items, arrays, seeds)``: a list of items of one batch, arrays with the leading dimension
+    ``len(items)``, and a list of seeds (``None`` in validation). It returns ``None`` or a list of dicts, one an item.
+    How many items a call gets varies; the result must not depend on it.
+    """
+    loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
+    return loader_func

@@ -42,6 +42,7 @@ class BatchParts:
     rows: int
     uncached: bool
     progress_total: int
+    from_cache: bool = False
     store: Callable[..., None] | None = None
 
 
@@ -158,6 +159,11 @@ class Batch(ABC, Generic[D]):
     def uncached(self) -> bool:
         """Whether the arrays are as loaded, and not as the cache holds them."""
         return self._open.uncached
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether the cache served the batch; else it was loaded, whatever has been stored since."""
+        return self._open.from_cache
 
     def cache(
         self,
@@ -282,6 +288,7 @@ class Batch(ABC, Generic[D]):
                 rows=end - first,
                 uncached=parts.uncached,
                 progress_total=parts.progress_total,
+                from_cache=parts.from_cache,
             )
             made.append(type(self)(part))
         return tuple(made)

@@ -29,21 +29,9 @@ from hydrax_core.state import Progress, restore, save
 from hydrax_core.stats import Stats
 from hydrax_core.tally import Tally
 
-__all__ = ["Dataloader", "batched"]
+__all__ = ["Dataloader"]
 
 D = TypeVar("D")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def batched(loader_func: F) -> F:
-    """Mark a loader that loads several items at once.
-
-    It is called as ``load(items, arrays, seeds)``: a list of items of one batch, arrays with the leading dimension
-    ``len(items)``, and a list of seeds (``None`` in validation). It returns ``None`` or a list of dicts, one an item.
-    How many items a call gets varies; the result must not depend on it.
-    """
-    loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
-    return loader_func
 
 
 class Dataloader(Generic[D]):
@@ -248,7 +236,8 @@ class Dataloader(Generic[D]):
             batch = self._make(engine, host)
             engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values())
             self._pass(engine, host)
-            self._tally.handed_out(batch.is_training, len(host.indices), host.arrays)
+            hit = None if batch.group.cache_location is None else host.from_cache
+            self._tally.handed_out(batch.is_training, len(host.indices), host.arrays, hit)
             return batch
 
     def interrupt(self) -> None:
@@ -320,6 +309,7 @@ class Dataloader(Generic[D]):
             rows=group.batch_size,
             uncached=not host.cached,
             progress_total=self.batches_per_epoch if training else self.batches_per_validation,
+            from_cache=host.from_cache,
             store=store,
         )
         batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)

@@ -101,7 +101,6 @@ class Intake:
         if shelf.keeps_batches(group):
             batch = shelf.batch(planned, group)
             if batch is not None or not layouts:
-                shelf.count(hit=batch is not None)
                 return batch or Nothing.DROPPED
         slot = self._pool.acquire(self._settings.comfortable)
         if slot is None:
@@ -112,8 +111,6 @@ class Intake:
             self._clear_padding(job, layouts)
         if shelf.keeps_items(group):
             return self._gather(job)
-        if shelf.keeps_batches(group):
-            shelf.count(hit=False)
         return job
 
     def _gather(self, job: BatchJob) -> BatchJob | HostBatch | Nothing:
@@ -121,11 +118,18 @@ class Intake:
         group, shelf = self._groups[job.group], self._shelf
         self._clear_padding(job, group.cache_layouts)
         missing = shelf.fill(job, views(self._block(job.slot), group.cache_layouts))
-        shelf.count(hit=not missing)
         if not missing:
             arrays = views(self._pool.lease(job.slot), group.cache_layouts)
             return HostBatch(
-                job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=True
+                job.planned,
+                job.group,
+                job.slot,
+                arrays,
+                job.indices,
+                job.seeds,
+                job.additional,
+                cached=True,
+                from_cache=True,
             )
         if not group.layouts:
             self._pool.release(job.slot)

@@ -49,6 +49,7 @@ class HostBatch:
         seeds: Seed of each real row, ``None`` in validation.
         additional: Additional data by name, with batch-size many values each.
         cached: Whether it is in the cached layout.
+        from_cache: Whether the cache served it; else it was loaded.
     """
 
     planned: PlannedBatch
@@ -59,6 +60,7 @@ class HostBatch:
     seeds: Sequence[int] | None
     additional: Mapping[str, Sequence[Any]]
     cached: bool
+    from_cache: bool = False
 
 
 @dataclass(slots=True)

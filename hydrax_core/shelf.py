@@ -35,8 +35,6 @@ class Shelf:
         self._groups = groups
         self._told: set[int] = set()
         self._closed = False
-        self.hits = 0
-        self.misses = 0
         self.empty = not any(stores)
 
     def keeps_batches(self, group: int) -> bool:
@@ -68,7 +66,15 @@ class Shelf:
         if found is None:
             return None
         return HostBatch(
-            planned, group, None, found.arrays, content.indices, content.seeds, found.additional, cached=True
+            planned,
+            group,
+            None,
+            found.arrays,
+            content.indices,
+            content.seeds,
+            found.additional,
+            cached=True,
+            from_cache=True,
         )
 
     def fill(self, job: BatchJob, arrays: Mapping[str, npt.NDArray[Any]]) -> list[int]:
@@ -81,13 +87,6 @@ class Shelf:
             job.additional[name] = [*values, *[None] * (batch_size - len(values))]
         missing: list[int] = found.missing.tolist()
         return missing
-
-    def count(self, *, hit: bool) -> None:
-        """Count a batch that was asked for."""
-        if hit:
-            self.hits += 1
-        else:
-            self.misses += 1
 
     def keep(self, job: BatchJob, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Store a loaded batch of a group whose cache has the loader's layout."""

@@ -29,6 +29,7 @@ from hydrax_core.layout import aligned
 __all__ = ["SlotMemory", "SlotPool", "memory_budget"]
 
 _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; Python has no name for it
+_PREFAULT_PIECE = 4 << 20
 _STATUS_WORDS = 8
 _IDLE_ROUNDS = 64
 """How many batches in a row may leave a slot unused before its memory is handed back."""
@@ -93,7 +94,9 @@ class SlotMemory:
         """Have the pages of a slot mapped now: first touches run at a twentieth of the speed of warm memory."""
         mapping, offset = self.locate(slot)
         with contextlib.suppress(OSError):
-            mapping.madvise(_MADV_POPULATE_WRITE, offset, self.stride)
+            for start in range(0, self.stride, _PREFAULT_PIECE):  # mmap.madvise() keeps the GIL
+                size = min(_PREFAULT_PIECE, self.stride - start)
+                mapping.madvise(_MADV_POPULATE_WRITE, offset + start, size)
 
     def discard(self, slot: int) -> None:
         """Give the memory of a slot back; its content becomes zeros."""

@@ -43,7 +43,8 @@ class FirstBatch:
     """Seconds to the first batch, by phase; the phases follow one another.
 
     Attributes:
-        start: From the start of the loader to the first worker that is ready (processes, imports, startup_func).
+        start: From the start of the loader to the first worker that is ready (processes, imports, startup_func), or to
+            the first batch where the cache served it before that.
         load: From then to the first complete batch.
         place: From then to its jax arrays, jax's own start included where it was not imported before.
     """
@@ -73,8 +74,8 @@ class Stats:
         skipped_batches: Batches dropped by ``on_error="skip"``.
         substituted_items: Items replaced by ``on_error="substitute"``.
         dropped_batches: Batches not served because only a cache may serve them and it does not hold them.
-        cache_hits: Batches served from the cache.
-        cache_misses: Batches that a cache was asked for and did not hold.
+        cache_hits: Batches handed out that the cache served.
+        cache_misses: Batches that a cache was asked for and did not hold: loaded and handed out, or dropped.
         loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
         depth: How many batches are loaded ahead.

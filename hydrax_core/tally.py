@@ -31,14 +31,18 @@ class Tally:
         self._validation = 0
         self._items = 0
         self._bytes = 0
+        self._hits = 0
+        self._misses = 0
         self._first_at: float | None = None
 
     def waited(self, seconds: float) -> None:
         """The consumer waited for a batch."""
         self._idle += seconds
 
-    def handed_out(self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """A batch was handed out."""
+    def handed_out(
+        self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]], hit: bool | None
+    ) -> None:
+        """A batch was handed out; ``hit`` tells whether the cache served it, ``None`` where its group has none."""
         if self._first_at is None:
             self._first_at = time.perf_counter()
         if training:
@@ -47,6 +51,9 @@ class Tally:
             self._validation += 1
         self._items += items
         self._bytes += sum(array.nbytes for array in arrays.values())
+        if hit is not None:
+            self._hits += hit
+            self._misses += not hit
 
     def idle_usec(self) -> int:
         """Microseconds waited since the last call."""
@@ -62,6 +69,7 @@ class Tally:
         """All counts now."""
         workers = () if engine is None else engine.crew.stats(engine.schedule)
         slots = () if engine is None else _slots(engine)
+        dropped = 0 if engine is None else engine.dropped_batches
         return Stats(
             seconds=time.perf_counter() - self._started,
             idle_seconds=self._idle,
@@ -72,9 +80,9 @@ class Tally:
             errors=0 if engine is None else engine.schedule.errors,
             skipped_batches=0 if engine is None else engine.skipped_batches,
             substituted_items=0 if engine is None else engine.schedule.substituted,
-            dropped_batches=0 if engine is None else engine.dropped_batches,
-            cache_hits=0 if engine is None else engine.shelf.hits,
-            cache_misses=0 if engine is None else engine.shelf.misses,
+            dropped_batches=dropped,
+            cache_hits=self._hits,
+            cache_misses=self._misses + dropped,
             loaded_items=sum(worker.items for worker in workers),
             load_seconds=sum(worker.busy_seconds for worker in workers),
             depth=depth,
@@ -89,11 +97,14 @@ class Tally:
         )
 
     def _first_batch(self, engine: Engine) -> FirstBatch | None:
-        if self._first_at is None or engine.first_ready is None or engine.first_complete is None:
+        if self._first_at is None or engine.first_complete is None:
             return None
+        ready = engine.first_complete  # a batch of the cache waits for no worker
+        if engine.first_ready is not None:
+            ready = min(ready, engine.first_ready)
         return FirstBatch(
-            start=engine.first_ready - engine.started,
-            load=engine.first_complete - engine.first_ready,
+            start=ready - engine.started,
+            load=engine.first_complete - ready,
             place=self._first_at - engine.first_complete,
         )
 

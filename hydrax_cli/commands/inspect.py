@@ -15,7 +15,7 @@ from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
 
 if TYPE_CHECKING:
     from hydrax_cli.tui.app import InspectApp
-    from hydrax_cli.tui.feed import LoaderFeed, Opened
+    from hydrax_cli.tui.feed import Opened
     from hydrax_cli.tui.messages import Fault
 
 __all__ = ["inspect"]
@@ -23,7 +23,7 @@ __all__ = ["inspect"]
 _DEMO_SPEED = 10.0
 """Batches a second of the digits, which would be over before anybody has looked."""
 _SWITCH_SECONDS = 0.001
-"""How long a thread may keep the interpreter while another waits for it: a loader at full speed must not hold up a key."""
+"""How long a thread may keep the interpreter while another waits: a loader at full speed must not hold up a key."""
 _SCREEN = Pattern(
     "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
 )
@@ -122,7 +122,7 @@ def inspect(
             if screenshot is None:
                 app.run()
             else:
-                picture = asyncio.run(_picture(app, feed, screen, press.split(), after))
+                picture = asyncio.run(_picture(app, screen, press.split(), after))
         finally:
             capture.release_streams()
             feed.close()
@@ -153,7 +153,7 @@ def _open(
     return Opened(found.name, command, loader)
 
 
-async def _picture(app: InspectApp, feed: LoaderFeed, size: tuple[int, int], keys: list[str], seconds: float) -> str:
+async def _picture(app: InspectApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:
     """The screen after a run has come to rest, and after some keys."""
     from hydrax_cli.tui.svg import screen_svg  # noqa: PLC0415  only a picture needs it
 

@@ -6,6 +6,7 @@ lives and says so. ``q``, Ctrl-C and signals leave the terminal as it was.
 
 from __future__ import annotations
 
+import bisect
 import os
 import signal
 from typing import TYPE_CHECKING, ClassVar
@@ -96,8 +97,8 @@ class InspectApp(App[None]):
     TITLE = "hydrax inspect"
     CSS_PATH = "inspect.tcss"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (34, "-tall"), (52, "-very-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]  # noqa: RUF012  Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall"), (52, "-very-tall")]  # noqa: RUF012  same
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "play", "play", show=False),
         Binding("s", "step", "step", show=False),
@@ -240,9 +241,7 @@ class InspectApp(App[None]):
         """A run that is only watched cannot be driven; behind a dialog no key moves the run."""
         del parameters
         driving = {"play", "step", "next_epoch", "go_to", "faster", "unlimited", "reopen"}
-        if action in driving and (self._feed.controls is None or isinstance(self.screen, GoToScreen)):
-            return False
-        return True
+        return action not in driving or (self._feed.controls is not None and not isinstance(self.screen, GoToScreen))
 
     def action_play(self) -> None:
         """Play or pause."""
@@ -292,12 +291,8 @@ class InspectApp(App[None]):
         if controls is None or self._frame is None:
             return
         now = self._frame.limit
-        places = (*_LIMITS, None)
-        if now is None:
-            place = len(_LIMITS)
-        else:
-            place = min(range(len(_LIMITS)), key=lambda i: abs(_LIMITS[i] - now))
-        chosen = places[max(0, min(len(_LIMITS), place + step))]
+        place = step + (len(_LIMITS) if now is None else bisect.bisect_left(_LIMITS, now))
+        chosen = _LIMITS[max(0, place)] if place < len(_LIMITS) else None
         controls.set_limit(chosen)
         self.notify("as fast as it goes" if chosen is None else f"at most {chosen:g} batches a second", timeout=2)
         self.tick()

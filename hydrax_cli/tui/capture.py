@@ -154,7 +154,7 @@ class Capture:
             self._undo.pop()()
 
     def _take_descriptors(self) -> None:
-        """Textual draws on ``sys.__stderr__`` and asks ``sys.__stdout__`` for its size: both become a copy of the terminal.
+        """Textual draws on ``sys.__stderr__`` and asks ``sys.__stdout__`` its size: both get the terminal.
 
         Everyone else gets a pipe to the log.
         """
@@ -170,7 +170,7 @@ class Capture:
         thread = threading.Thread(target=_read_lines, args=(reader, self._log), name="inspect-output", daemon=True)
         thread.start()
         before = sys.__stdout__, sys.__stderr__
-        sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]  # nobody is meant to; nothing else moves Textual
+        sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]  # nothing else moves Textual
 
         def undo() -> None:
             sys.__stdout__, sys.__stderr__ = before  # type: ignore[misc]  # see above

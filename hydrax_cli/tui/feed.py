@@ -1,4 +1,4 @@
-"""A loader that the app itself runs; with ``sampling.py``, which copies from batches, the only files that touch the core.
+"""A loader that the app itself runs; with ``sampling.py``, which copies from batches, all that touches the core.
 
 Promise: one thread takes the batches, so that a slow loader, an import or a hanging item never holds up a key. The app
 asks for frames and gets frozen values. Jumping, pausing and closing interrupt a wait. ``close()`` ends every worker.
@@ -11,26 +11,17 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import traceback
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydrax_cli.errors import TargetError
-from hydrax_cli.tui.messages import BatchRecord, BatchView, Fault, Frame, RunState, Subject
-from hydrax_core.errors import (
-    BatchesHeldError,
-    BatchTimeoutError,
-    HydraxError,
-    LoaderError,
-    WorkerDiedError,
-)
+from hydrax_cli.tui.messages import BatchRecord, BatchView, Frame, RunState, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hydrax_cli.tui.capture import LogBuffer
-    from hydrax_cli.tui.messages import Controls
+    from hydrax_cli.tui.messages import Controls, Fault
     from hydrax_core import Batch, Dataloader
 
 __all__ = ["LoaderFeed", "Opened"]
@@ -266,6 +257,7 @@ class LoaderFeed:
                 self._wake.wait(seconds)
 
     def _choose(self) -> tuple[Callable[[], None] | None, float | None]:
+        """What to do now, else how long to wait; ``None`` for until something changes."""
         if self._reopen:
             return self._open, None
         if self._loader is None:
@@ -274,9 +266,8 @@ class LoaderFeed:
             return self._move, None
         if self._preview_wanted and self._batch is not None and not self._preview_is_fresh():
             return self._sample, None
-        if self._ended or not (self._playing or self._steps):
-            return None, None
-        if self._fault is not None and self._fault.fatal:
+        stopped = self._ended or (self._fault is not None and self._fault.fatal)
+        if stopped or not (self._playing or self._steps):
             return None, None
         rest = self._due - time.perf_counter()
         return (None, rest) if rest > 0 else (self._take, None)
@@ -303,7 +294,9 @@ class LoaderFeed:
         try:
             opened = self._open_target()
         except Exception as error:  # noqa: BLE001  a target is anybody's code; whatever it raises is shown
-            self._fault = _open_fault(error)
+            from hydrax_cli.tui.faults import open_fault  # noqa: PLC0415  only a failure needs it
+
+            self._fault = open_fault(error)
             self._log.add("inspect", "error", self._fault.title)
             return
         has_step = self._step_seconds > 0
@@ -396,36 +389,18 @@ class LoaderFeed:
         return shown is not None and current is not None and shown.record.serial == current.serial
 
     def _fail(self, error: Exception) -> None:
-        goes_on = isinstance(error, LoaderError | BatchTimeoutError | BatchesHeldError)
-        address = getattr(error, "address", None)
-        if isinstance(error, WorkerDiedError) and address is not None:
-            goes_on = True
-        title, _, _ = str(error).partition("\n")
-        text = str(error) if isinstance(error, HydraxError) else "".join(traceback.format_exception(error))
-        fault = Fault(title or type(error).__name__, text, fatal=not goes_on)
+        from hydrax_cli.tui.faults import batch_fault, failed_record  # noqa: PLC0415  only a failure needs it
+
+        fault, address = batch_fault(error)
         with self._wake:
             self._playing = False
             self._steps = 0
         self._fault = fault
-        self._log.add("loader" if address is not None else "hydrax", "error", text)
+        self._log.add("hydrax" if address is None else "loader", "error", fault.text)
         if address is not None:
             self._serial += 1
-            record = BatchRecord(
-                serial=self._serial,
-                kind=address.kind,
-                group=address.group_index,
-                epoch=address.epoch,
-                epoch_batch=address.epoch_batch,
-                batch_num=address.batch_num,
-                size=0,
-                seed=None,
-                wait_seconds=0.0,
-                load_seconds=None,
-                cached=False,
-                fault=fault,
-            )
-            self._current = record
-            self._records.append(record)
+            self._current = failed_record(self._serial, address, fault)
+            self._records.append(self._current)
 
     def _first_batch(self) -> int:
         return self._subject.first_batch if self._subject is not None else 0
@@ -439,12 +414,3 @@ class LoaderFeed:
             return divmod(self._first_batch(), self._per_epoch())
         epoch, batch = self._subject.start_of(self._current)
         return divmod(epoch * self._per_epoch() + batch + 1, self._per_epoch())
-
-
-def _open_fault(error: Exception) -> Fault:
-    from click import ClickException  # noqa: PLC0415  only a failing target needs it
-
-    if isinstance(error, ClickException):
-        return Fault(error.message.partition("\n")[0], error.message, fatal=True, usage=error.exit_code != 1)
-    text = str(error) if isinstance(error, TargetError) else "".join(traceback.format_exception(error))
-    return Fault(text.partition("\n")[0], text, fatal=True)

@@ -100,7 +100,7 @@ class Subject:
         return next(group for group in self.groups if (group.kind, group.index) == (record.kind, record.group))
 
     def start_of(self, record: BatchRecord) -> tuple[int, int]:
-        """Epoch and batch to start at so that the batch comes; a validation run follows the training batch before it."""
+        """Epoch and batch to start at so that the batch comes: a validation run follows a training batch."""
         if record.kind == "training":
             return record.epoch, record.epoch_batch
         return divmod((record.epoch + 1) * self.validation_interval - 1, self.batches_per_epoch)

@@ -7,7 +7,7 @@ are mapped to colours once for the whole array, so that the rows of a batch can 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How pictures are laid out: ``columns`` x ``rows`` of them, each ``width`` x ``height`` pixels, one pixel apart."""
+    """How pictures lie: ``columns`` x ``rows`` of them, each ``width`` x ``height`` pixels, one pixel apart."""
 
     columns: int
     rows: int
@@ -84,7 +84,7 @@ def best_kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Kind:
 
 
 def scale_of(array: npt.NDArray[Any]) -> Scale:
-    """The scale of an array: that of its dtype or of a usual range where it has one, else from its least to its largest."""
+    """The scale of an array: a usual range where it has one, else from its least value to its largest."""
     numbers = as_numbers(array)
     finite = numbers[np.isfinite(numbers)] if numbers.dtype.kind == "f" else numbers
     if not finite.size:
@@ -182,16 +182,18 @@ def montage(
 
 def _few_levels(picture: Pixels) -> Pixels:
     """64 levels a channel: no eye sees more here, and what is drawn for a colour can be used again."""
-    return picture & np.uint8(0xFC) | picture >> np.uint8(6)
+    fewer: Pixels = picture & np.uint8(0xFC) | picture >> np.uint8(6)
+    return fewer
 
 
 def _to_bytes(array: npt.NDArray[Any], scale: Scale) -> Pixels:
     if array.dtype == np.uint8 and scale == Scale(0.0, float(_BYTE)):
-        return array
+        return cast("Pixels", array)
     numbers = as_numbers(array).astype(np.float32)
     span = scale.high - scale.low
     scaled = (numbers - np.float32(scale.low)) * np.float32(_BYTE / span if span else 0.0)
-    return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=_BYTE, neginf=0.0), 0, _BYTE).astype(np.uint8)
+    levels: Pixels = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=_BYTE, neginf=0.0), 0, _BYTE).astype(np.uint8)
+    return levels
 
 
 def _resize(picture: Pixels, size: int, axis: int) -> Pixels:
@@ -199,11 +201,13 @@ def _resize(picture: Pixels, size: int, axis: int) -> Pixels:
     if length == size:
         return picture
     if size > length:
-        return np.take(picture, np.arange(size) * length // size, axis=axis)
+        larger: Pixels = np.take(picture, np.arange(size) * length // size, axis=axis)
+        return larger
     edges = np.arange(size + 1) * length // size
     sums = np.add.reduceat(picture.astype(np.uint32), edges[:-1], axis=axis)
     counts = np.diff(edges).reshape([-1 if i == axis else 1 for i in range(picture.ndim)])
-    return (sums // counts).astype(np.uint8)
+    smaller: Pixels = (sums // counts).astype(np.uint8)
+    return smaller
 
 
 def _heat_table() -> Pixels:

@@ -141,7 +141,7 @@ class Rates:
 
 
 def _busy(before: Stats, after: Stats, seconds: float) -> tuple[float, ...]:
-    """An item that takes longer than the window shows up in the counts at its end only: until then it counts as busy."""
+    """A long item shows up in the counts at its end only: until then it counts as busy."""
     known = {worker.number: worker.busy_seconds for worker in before.workers}
     return tuple(
         1.0

@@ -96,7 +96,8 @@ def as_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype.kind == "b":
         return array.view(np.uint8)
     if array.dtype.kind == "c":
-        return np.abs(array)
+        magnitude: npt.NDArray[Any] = np.abs(array)
+        return magnitude
     if array.dtype.kind not in "iuf":
         return array.astype(np.float32)
     return array
@@ -122,20 +123,26 @@ def _odd_range(dtype: np.dtype[Any], finite: npt.NDArray[Any], row_size: int) ->
         return ["no value is finite"]
     low, high = float(finite.min()), float(finite.max())
     if low == high:
-        if finite.size == 1:
-            return []
-        return ["all zeros"] if low == 0 else [f"constant: every value is {low:g}"]
+        same = "all zeros" if low == 0 else f"constant: every value is {low:g}"
+        return [same] if finite.size > 1 else []
     if finite.dtype.kind == "f":
-        largest = max(abs(low), abs(high))
-        if dtype.name in _SMALL_EXPONENTS and largest > _HALF_OF_RANGE * float(np.finfo(dtype).max):
-            return [f"{largest:g} is close to the largest {dtype.name}, {float(np.finfo(dtype).max):g}"]
-        if largest > _LARGE_FLOAT:
-            return [f"values up to {largest:g}: not normalised?"]
-        is_bytes = low >= 0 and _FEW_LEVELS < high <= _BYTE and row_size > 1
-        if is_bytes and bool((finite == np.rint(finite)).all()):
-            return [f"whole numbers up to {high:g} in {dtype.name}: bytes, not scaled?"]
-    elif dtype == np.uint8 and row_size >= _SMALLEST_ROW and high <= 1:
+        return _odd_floats(dtype, finite, low, high, is_scalar=row_size == 1)
+    if dtype == np.uint8 and row_size >= _SMALLEST_ROW and high <= 1:
         return ["only 0 and 1 in uint8: a mask, or scaled before the conversion?"]
+    return []
+
+
+def _odd_floats(
+    dtype: np.dtype[Any], finite: npt.NDArray[Any], low: float, high: float, *, is_scalar: bool
+) -> list[str]:
+    largest = max(abs(low), abs(high))
+    if dtype.name in _SMALL_EXPONENTS and largest > _HALF_OF_RANGE * float(np.finfo(dtype).max):
+        return [f"{largest:g} is close to the largest {dtype.name}, {float(np.finfo(dtype).max):g}"]
+    if largest > _LARGE_FLOAT:
+        return [f"values up to {largest:g}: not normalised?"]
+    is_bytes = low >= 0 and _FEW_LEVELS < high <= _BYTE and not is_scalar
+    if is_bytes and bool((finite == np.rint(finite)).all()):
+        return [f"whole numbers up to {high:g} in {dtype.name}: bytes, not scaled?"]
     return []
 
 
@@ -144,13 +151,14 @@ def _odd_rows(numbers: npt.NDArray[Any], row_size: int, rows: int) -> list[str]:
     if rows < 2 or row_size < _SMALLEST_ROW:  # noqa: PLR2004  a neighbour
         return []
     flat = numbers.reshape(len(numbers), -1)
-    zero = ~flat.any(axis=1)
+    zero: npt.NDArray[np.bool_] = ~flat.astype(np.bool_).any(axis=1)
     if zero.all():
         return []
     found = []
     if zero.any():
         found.append(f"{_named(np.flatnonzero(zero))} all zeros")
-    equal = np.flatnonzero((flat[1:] == flat[:-1]).all(axis=1) & ~zero[1:])
+    same = np.equal(flat[1:], flat[:-1]).all(axis=1)
+    equal = np.flatnonzero(same & ~zero[1:])
     if equal.size:
         pairs = ", ".join(f"{row} and {row + 1}" for row in equal[:_MOST_NAMED_ROWS])
         found.append(f"equal rows: {pairs}{_and_more(equal.size)}")

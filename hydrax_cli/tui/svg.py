@@ -6,11 +6,12 @@ and frames are drawn as shapes, so that pictures and graphs are exact whatever f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias
 from xml.sax.saxutils import escape
 
 from rich.cells import cell_len
-from rich.color import ColorTriplet
+from rich.color_triplet import ColorTriplet
 from rich.terminal_theme import TerminalTheme
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from textual.app import App
 
 __all__ = ["screen_svg"]
+
+_Run: TypeAlias = tuple[int, str, str, str, str]
+"""Column, text, colour, background, classes."""
 
 _WIDTH = 8.4
 _HEIGHT = 18.0
@@ -44,9 +48,11 @@ _BLOCKS: dict[str, tuple[float, float, float, float]] = {
 }
 # Quarter circles between the middles of two sides.
 _CORNERS = {"╭": (1, 1), "╮": (-1, 1), "╰": (1, -1), "╯": (-1, -1)}
+_SHAPES = "".join((*_BLOCKS, *_CORNERS))
+_PIECE = re.compile(f"([{_SHAPES}])\\1*|[^ {_SHAPES}]+(?: [^ {_SHAPES}]+)*")
 
 
-def screen_svg(app: App[object]) -> str:
+def screen_svg(app: App[Any]) -> str:
     """The screen of an app that runs, dialogs and what is behind them included."""
     compositor = app.screen._compositor  # noqa: SLF001  Textual's own export reads it the same way
     update = compositor.render_update(full=True, screen_stack=app._background_screens)  # noqa: SLF001  see above
@@ -55,11 +61,11 @@ def screen_svg(app: App[object]) -> str:
     background = _hex(app.screen.background_colors[1].rgb)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}">',
-        f"<style>text{{font-family:{_FONT};font-size:14px;white-space:pre}}.b{{font-weight:bold}}.i{{font-style:italic}}</style>",
+        f"<style>text{{font-family:{_FONT};font-size:14px;white-space:pre;font-variant-ligatures:none}}.b{{font-weight:bold}}.i{{font-style:italic}}</style>",
         f'<rect width="100%" height="100%" rx="8" fill="{background}"/>',
         f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN)})" shape-rendering="crispEdges">',
     ]
-    rows = list(_rows(update.strips)) if hasattr(update, "strips") else []
+    rows = list(_rows(update.strips))  # type: ignore[union-attr]  # a full update has strips
     for y, row in enumerate(rows):
         parts.extend(_backgrounds(row, y, background))
     for y, row in enumerate(rows):
@@ -67,10 +73,11 @@ def screen_svg(app: App[object]) -> str:
     return "\n".join([*parts, "</g>", "</svg>", ""])
 
 
-def _rows(strips: Iterable[Iterable[Iterable[Segment]]]) -> Iterator[list[tuple[float, str, str, str, str]]]:
-    """Each line as (column, text, colour, background, classes)."""
+def _rows(strips: Iterable[Iterable[Iterable[Segment]]]) -> Iterator[list[_Run]]:
+    """Each line in runs of one look."""
     for line in strips:
-        row, column = [], 0
+        row: list[_Run] = []
+        column = 0
         for text, style, control in (segment for strip in line for segment in strip):
             if control or not text:
                 continue
@@ -93,7 +100,7 @@ def _look(style: Style | None) -> tuple[str, str, str]:
     return _hex(colour), "" if background is None else _hex(background), classes
 
 
-def _backgrounds(row: list[tuple[float, str, str, str, str]], y: int, plain: str) -> Iterator[str]:
+def _backgrounds(row: list[_Run], y: int, plain: str) -> Iterator[str]:
     runs: list[list[float | str]] = []
     for column, text, _, background, _ in row:
         if background in ("", plain):
@@ -106,7 +113,7 @@ def _backgrounds(row: list[tuple[float, str, str, str, str]], y: int, plain: str
         yield _rect(float(start), y, float(end), y + 1, str(colour))
 
 
-def _glyphs(row: list[tuple[float, str, str, str, str]], y: int) -> Iterator[str]:
+def _glyphs(row: list[_Run], y: int) -> Iterator[str]:
     for column, text, colour, _, classes in row:
         for offset, piece in _pieces(text):
             x, length = column + offset, cell_len(piece)
@@ -128,23 +135,9 @@ def _glyphs(row: list[tuple[float, str, str, str, str]], y: int) -> Iterator[str
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Runs of one shape, or of words without blanks between them; with their offset in cells."""
-    offset, start = 0, 0
-    while start < len(text):
-        glyph = text[start]
-        end = start + 1
-        shape = glyph in _BLOCKS or glyph in _CORNERS
-        while end < len(text) and (
-            text[end] == glyph
-            if shape or glyph == " "
-            else text[end] not in _BLOCKS and text[end] not in _CORNERS and text[end] != " "
-        ):
-            end += 1
-        piece = text[start:end]
-        if glyph != " ":
-            yield offset, piece
-        offset += cell_len(piece)
-        start = end
+    """Runs of one shape, and words with single blanks between them; with their offset in cells."""
+    for found in _PIECE.finditer(text):
+        yield cell_len(text[: found.start()]), found[0]
 
 
 def _rect(left: float, top: float, right: float, bottom: float, colour: str) -> str:
@@ -158,10 +151,8 @@ def _corner(column: float, y: int, right: int, down: int, colour: str) -> str:
     x, middle = (column + 0.5) * _WIDTH, (y + 0.5) * _HEIGHT
     radius = _WIDTH / 2
     end_y = middle + down * _HEIGHT / 2
-    return (
-        f'<path d="M{_n(x)} {_n(end_y)}V{_n(middle + down * radius)}Q{_n(x)} {_n(middle)} {_n(x + right * radius)} {_n(middle)}" '
-        f'fill="none" stroke="{colour}" shape-rendering="auto"/>'
-    )
+    bend = f"V{_n(middle + down * radius)}Q{_n(x)} {_n(middle)} {_n(x + right * radius)} {_n(middle)}"
+    return f'<path d="M{_n(x)} {_n(end_y)}{bend}" fill="none" stroke="{colour}" shape-rendering="auto"/>'
 
 
 def _hex(colour: Iterable[float]) -> str:

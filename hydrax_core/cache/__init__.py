@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hydrax_core.cache.clear import Cleared, clear
 from hydrax_core.cache.folder import caches
-from hydrax_core.cache.info import CacheInfo, info
+from hydrax_core.cache.info import CacheInfo, info, sample_entries
 from hydrax_core.cache.store import CacheCounters, CachedBatch, CachedItems, CacheStore
 from hydrax_core.cache.verify import Finding, verify
 
@@ -23,5 +23,6 @@ __all__ = [
     "caches",
     "clear",
     "info",
+    "sample_entries",
     "verify",
 ]

@@ -127,6 +127,12 @@ class Index:
                 return
             after = (page[-1].epoch, page[-1].number)
 
+    def key_at(self, position: int) -> tuple[int, int] | None:
+        """Content epoch and number of the entry at a position in their order."""
+        sql = "SELECT epoch, number FROM entries ORDER BY epoch, number LIMIT 1 OFFSET ?"
+        found = self._fetch(sql, (position,))
+        return found[0] if found and type(found[0][0]) is type(found[0][1]) is int else None
+
     def counts(self) -> list[EpochCount]:
         """Entries of each content epoch that has any."""
         sql = "SELECT epoch, count(*), min(created), max(created) FROM entries GROUP BY epoch ORDER BY epoch"

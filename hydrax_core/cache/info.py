@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hydrax_core.cache.index import EpochCount
     from hydrax_core.cache.manifest import CacheBy, StoredArray
 
-__all__ = ["CacheInfo", "info"]
+__all__ = ["CacheInfo", "info", "sample_entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +97,18 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
         in_use=is_used(folder),
         problem=problem,
     )
+
+
+def sample_entries(path: str | os.PathLike[str], count: int) -> list[tuple[int, int]]:
+    """Content epoch and number of at most ``count`` entries, spread evenly over all there are.
+
+    Raises:
+        NotACacheError: There is no cache.
+    """
+    index, _ = readonly_index(require_cache(path))
+    if index is None:
+        return []
+    with contextlib.closing(index):
+        entries = sum(epoch.entries for epoch in index.counts())
+        positions = range(entries) if entries <= count else [(2 * n + 1) * entries // (2 * count) for n in range(count)]
+        return [key for key in map(index.key_at, positions) if key is not None]

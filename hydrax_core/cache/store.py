@@ -149,11 +149,9 @@ class CacheStore:
         location = group.cache_location
         if location is None:
             raise ValueError("group: it has no cache_location")
-        cache_by: CacheBy = getattr(group, "cache_by", "batch")
-        allow_pickle: bool = getattr(group, "cache_pickle", False)
-        manifest = Manifest.of(group, kind=kind, group_index=group_index, cache_by=cache_by)
+        manifest = Manifest.of(group, kind=kind, group_index=group_index, cache_by=group.cache_by)
         cache = open_cache(location, manifest, readonly=group.cache_readonly, needed=not group.loader_layouts)
-        return cls(group, manifest, cache, allow_pickle=allow_pickle, cacher_count=cacher_count)
+        return cls(group, manifest, cache, allow_pickle=group.cache_pickle, cacher_count=cacher_count)
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "FindingKind", "verify"]
 
-FindingKind: TypeAlias = Literal["corrupt", "cut", "missing", "unfinished", "orphaned", "foreign"]
+FindingKind: TypeAlias = Literal["corrupt", "cut", "missing", "unfinished", "orphaned", "foreign", "stale"]
 
 _CHUNK: Final = 1 << 20
 _UNKNOWN, _GOOD, _BAD, _UNFINISHED = range(4)

@@ -174,6 +174,7 @@ class Writer:
             except Exception as error:  # noqa: BLE001  a thread that dies would leave others waiting; it is logged
                 self._give_up(error)
             _done(job)
+            del job  # its arrays may hold memory that a loader waits for
             with self._change:
                 self._written.append(written)
                 self._change.notify_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
@@ -182,7 +182,7 @@ class BatchScreen(Screen[None]):
         self.query_one(ArrayList).chosen = self._array
         self._show_numbers()
         info = self._view.infos[self._array]
-        array: npt.NDArray[object] = self._view.arrays[info.name][: self._view.record.size]
+        array: npt.NDArray[Any] = self._view.arrays[info.name][: self._view.record.size]
         picture = self.query_one(ArrayPicture)
         picture.show(array, info, kind=self._kinds.get(info.name), item=self._item, single=self._single)
 

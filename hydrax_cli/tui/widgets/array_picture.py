@@ -7,6 +7,7 @@ with the chosen item.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import set_cell_size
@@ -200,7 +201,7 @@ class ArrayPicture(Widget, can_focus=True):
             return self._draw_values(array, width, height, plain, muted)
         items = range(len(array)) if not self._single or self._item is None else range(self._item, self._item + 1)
         self._first = 0 if self._item is None or self._single else max(0, min(self._item, len(array) - height))
-        strips = []
+        strips: list[Strip] = []
         for item in items[self._first :][:height]:
             name = f"{item:>4} "
             values = array[item].reshape(-1)[:_MOST_NUMBERS]
@@ -296,7 +297,7 @@ def _half_blocks(pixels: npt.NDArray[np.uint8], width: int, background: tuple[in
         ends = np.flatnonzero((np.diff(top.astype(np.int64)) != 0) | (np.diff(bottom.astype(np.int64)) != 0)) + 1
         edges = [0, *ends.tolist(), wide]
         segments = [margin] if left else []
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in pairwise(edges):
             glyph, style = _cell(int(top[start]), int(bottom[start]))
             segments.append(Segment(glyph * (end - start), style))
         segments.append(rest)

@@ -33,7 +33,7 @@ def _error(record: BatchRecord) -> str:
 
 
 class _Column:
-    """A column: its title, its width, from which width of the table on it is shown, its text and whether it is a number."""
+    """A column, shown from a width of the table on."""
 
     def __init__(self, title: str, width: int, least: int, text: Callable[[BatchRecord], str], *, number: bool) -> None:
         self.title = title
@@ -69,8 +69,8 @@ _NAMED = {
 def matches(record: BatchRecord, words: Sequence[str]) -> bool:
     """Whether a batch fits every word of a filter.
 
-    ``epoch:3`` (also ``batch in group items seed``) asks for a number, ``3-7`` for a range; any other word is looked for
-    in the kind, ``cache`` or ``loader``, ``error`` and the error's text; without ``name:`` a number is a batch's.
+    ``epoch:3`` (also ``batch in group items seed``) asks for a number, ``3-7`` for a range; any other word is looked
+    for in the kind, ``cache`` or ``loader``, ``error`` and the error's text. A bare number is a batch's.
     """
     return all(_fits(record, word) for word in words)
 

@@ -23,7 +23,7 @@ __all__ = ["LineList", "Pieces", "clean"]
 Pieces: TypeAlias = "Iterable[tuple[str, str]]"
 """A line in pieces: text, and the name of a look (``plain dim good warn bad accent key head``)."""
 
-_CONTROLS = {code: "·" for code in (*range(32), 127, *range(128, 160))} | {9: "    "}
+_CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "·") | {9: "    "}
 
 
 def clean(text: str) -> str:

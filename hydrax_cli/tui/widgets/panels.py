@@ -42,6 +42,7 @@ _LONG_ITEM_SECONDS = 1.0
 _VERY_LONG_ITEM_SECONDS = 10.0
 _LEAST_BAR = 8
 _WIDE_SLOTS = 76
+_LONGEST_SEEDS = 24
 
 
 class FramePanel(Widget):
@@ -75,21 +76,7 @@ class TopBar(FramePanel):
         state = Content.assemble((f" {glyph} {word} ", f"{style} reverse bold"))
         name = frame.subject.target if frame.subject is not None else "opening the target"
         left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
-        facts = []
-        if frame.current is not None:
-            facts.append(
-                (
-                    "$foreground",
-                    f"{'epoch' if frame.current.kind == 'training' else 'validation'} {count(frame.current.epoch)}:{frame.current.epoch_batch}",
-                )
-            )
-        if frame.limit is not None:
-            facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
-        if frame.subject is not None:
-            seeds = frame.subject.seeds
-            facts.append(("$dim", f"seed {', '.join(map(str, seeds[:3]))}{' …' if len(seeds) > 3 else ''}"))  # noqa: PLR2004  a few
-        if frame.device:
-            facts.append(("$dim", frame.device))
+        facts = self._facts()
         room = width - left.cell_length - state.cell_length
         middle = Content()
         for fact_style, text in facts:
@@ -100,6 +87,21 @@ class TopBar(FramePanel):
         middle = middle.right_crop(1) if middle.plain.endswith("·") else middle
         gap = max(0, room - middle.cell_length)
         return left + Content(" " * gap) + middle + state
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What there may be room for, the most important first: its style and its text."""
+        frame, facts = self.frame, []
+        if frame.current is not None:
+            kind = "epoch" if frame.current.kind == "training" else "validation"
+            facts.append(("$foreground", f"{kind} {count(frame.current.epoch)}:{frame.current.epoch_batch}"))
+        if frame.limit is not None:
+            facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
+        if frame.subject is not None:
+            seeds = ", ".join(map(str, frame.subject.seeds))
+            facts.append(("$dim", f"seed {_head(seeds, _LONGEST_SEEDS)}"))
+        if frame.device:
+            facts.append(("$dim", frame.device))
+        return facts
 
 
 class ProgressPanel(FramePanel):
@@ -338,6 +340,10 @@ def _over(line: Content, text: str) -> Content:
     if line.plain[: len(text)].strip():
         return line
     return Content.styled(text, "$dim") + line[len(text) :]
+
+
+def _head(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _tail(text: str, width: int) -> str:

@@ -34,16 +34,7 @@ BATCHES = ITEMS // BATCH
 def group(folder, **changes):
     settings = {"batch_size": BATCH, "data": range(ITEMS), "loader_arrays": ARRAYS, "cache_location": folder}
     settings |= changes
-    extra = {name: settings.pop(name) for name in ("cache_by", "cache_pickle") if name in settings}
-    made = DataGroup(settings.pop("batch_size"), settings.pop("data"), **settings)
-    for name, value in extra.items():
-        _set(made, name, value)
-    return made
-
-
-def _set(made, name, value):
-    """Also where ``DataGroup`` does not take the argument yet."""
-    made.__class__ = type("DataGroup", (DataGroup,), {name: value})
+    return DataGroup(settings.pop("batch_size"), settings.pop("data"), **settings)
 
 
 def open_store(folder, *, kind="training", group_index=0, cacher_count=1, **changes):

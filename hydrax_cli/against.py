@@ -1,0 +1,167 @@
+"""Comparing a sample of a cache with what its loader loads now: ``hydrax cache verify --against``.
+
+Promise: what is compared is what training would get, from the cache and without it, in the same place of the run, bit by
+bit. A loader whose results depend on more than item and seed shows as stale, because for the cache it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import numpy as np
+
+from hydrax_core import CacheMismatchError
+from hydrax_core.cache import CacheStore, Finding, info, sample_entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from hydrax_core import Batch, DataGroup, Dataloader
+    from hydrax_core.cache import CacheInfo
+
+__all__ = ["compare"]
+
+
+class _Place(NamedTuple):
+    """The group that a cache belongs to, with and without it, among the groups of its kind."""
+
+    index: int
+    cached: DataGroup[Any]
+    fresh: DataGroup[Any]
+
+
+def compare(
+    path: Path, loader: Dataloader[Any], sample: int, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Finding]:
+    """Load a sample of entries anew.
+
+    Args:
+        path: The cache's folder.
+        loader: A loader with the group that the cache was made for.
+        sample: Entries to compare.
+        progress: Called with the entries compared and those to be compared.
+
+    Raises:
+        CacheMismatchError: The loader has no group that the cache was made for.
+        UsageError: The cache holds what a training loop made of the loaded arrays.
+    """
+    found = info(path)
+    place = _find(path, loader, found)
+    numbers = sample_entries(path, sample)
+    size = place.cached.batch_size
+    per_entry = 1 if found.cache_by == "batch" else size
+    wanted = sorted({(epoch, number // per_entry) for epoch, number in numbers})
+    done = 0
+    for batches in [wanted] if found.kind == "validation" else [[one] for one in wanted]:
+        numbers_wanted = [number for _, number in batches]
+        cached = _load(loader, found, place, place.cached, batches[0][0], numbers_wanted)
+        fresh = _load(loader, found, place, place.fresh, batches[0][0], numbers_wanted)
+        for epoch, number in batches:
+            detail = _difference(cached[number], fresh[number])
+            if detail:
+                yield Finding("stale", f"epoch {epoch}, batch {number}", None, detail, epoch, number)
+            done += 1
+            if progress is not None:
+                progress(done, len(wanted))
+
+
+def _find(path: Path, loader: Dataloader[Any], found: CacheInfo) -> _Place:
+    groups = loader.training if found.kind == "training" else loader.validation
+    if not groups:
+        raise click.UsageError(f"--against: the cache is of {found.kind} data, and the loader has none")
+    candidates = range(len(groups)) if found.group_index is None else [min(found.group_index, len(groups) - 1)]
+    refusal: CacheMismatchError | None = None
+    for index in candidates:
+        group = groups[index]
+        if group.cache_layouts and group.loader_layouts and _differ(group):
+            raise click.UsageError(
+                "--against: this cache holds what the training loop made of the loaded arrays (cache_arrays), and the "
+                "loader cannot make that again"
+            )
+        cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
+        try:
+            CacheStore.open(cached, kind=found.kind, group_index=index).close()
+        except CacheMismatchError as error:
+            refusal = error
+            continue
+        changes: dict[str, Any] = {"shuffle_later": cached.shuffle_later}
+        if found.cache_by == "item":  # then an item's place follows from its index, and every item has one
+            changes = {"shuffle_first": False, "shuffle_later": "batchwise", "remainder": "pad"}
+        fresh = cached.replace(cache_location=None, cache_readonly=False, cache_by="batch", **changes)
+        return _Place(index, cached.replace(**changes), fresh)
+    assert refusal is not None
+    raise refusal
+
+
+def _differ(group: DataGroup[Any]) -> bool:
+    loader, cache = group.loader_layouts, group.cache_layouts
+    return loader.keys() != cache.keys() or any(loader[name][:3] != cache[name][:3] for name in loader)
+
+
+def _load(
+    loader: Dataloader[Any],
+    found: CacheInfo,
+    place: _Place,
+    group: DataGroup[Any],
+    epoch: int,
+    numbers: Sequence[int],
+) -> dict[int, dict[str, Any]]:
+    """Batches of a group: name -> array, and the additional data under ``None``."""
+    plain = {
+        kind: [other.replace(cache_location=None, cache_readonly=False, cache_arrays=None) for other in others]
+        for kind, others in (("training", loader.training), ("validation", loader.validation))
+    }
+    plain[found.kind][place.index] = group
+    offset = sum(other.batch_count for other in plain[found.kind][: place.index])
+    changes: dict[str, Any] = {
+        "training": plain["training"],
+        "interleave_groups": False,
+        "on_error": "raise",
+        "cacher_count": 0,
+        "deterministic": True,
+    }
+    if found.kind == "training":
+        changes |= {"validation": None, "start_at": (epoch, offset + numbers[0])}
+        per_epoch = sum(other.batch_count for other in plain["training"])
+        changes["end_at"] = ("batch", epoch * per_epoch + offset + numbers[0] + 1)
+    else:  # the first validation run follows the first training batch
+        changes |= {"validation": ("batch", 1, plain["validation"]), "start_at": (0, 0), "end_at": ("batch", 1)}
+    loaded: dict[int, dict[str, Any]] = {}
+    with loader.replace(**changes) as running:
+        for batch in running:
+            number = batch.address.epoch_batch - offset
+            if batch.address.kind == found.kind and number in numbers:
+                loaded[number] = _content(batch)
+            if len(loaded) == len(numbers):
+                break
+    return loaded
+
+
+def _content(batch: Batch[Any]) -> dict[str, Any]:
+    arrays: Mapping[str, Any] = {name: np.array(array) for name, array in batch.arrays.items()}
+    return {**arrays, "\0additional": {key: list(values) for key, values in batch.additional.items()}}
+
+
+def _difference(cached: Mapping[str, Any], fresh: Mapping[str, Any]) -> str:
+    """How two contents differ, in words."""
+    for name, array in cached.items():
+        other = fresh[name]
+        if isinstance(array, np.ndarray):
+            differing = np.count_nonzero(_bits(array) != _bits(other)) if array.shape == other.shape else array.size
+            if differing:
+                return f"array {name!r} differs in {differing:,} of {array.size:,} elements"
+        elif repr(array) != repr(other):
+            return "its additional data differs"
+    return ""
+
+
+def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The elements' bytes, one row each: NaN equals itself here."""
+    rows = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return rows.reshape(array.size, -1).astype(object) if array.size == 0 else _joined(rows.reshape(array.size, -1))
+
+
+def _joined(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).reshape(-1)
