@@ -1,7 +1,7 @@
 """Comparing a sample of a cache with what its loader loads now: ``hydrax cache verify --against``.
 
-Promise: what is compared is what training would get, from the cache and without it, in the same place of the run, bit by
-bit. A loader whose results depend on more than item and seed shows as stale, because for the cache it is.
+Promise: what is compared, bit by bit, is what training would get with the cache and without it in the same place of the
+run. A loader whose results depend on more than item and seed shows as stale, because for the cache it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from hydrax_core import CacheMismatchError
 from hydrax_core.cache import CacheStore, Finding, info, sample_entries
+from hydrax_core.cache.codec import UnstorableError, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_ADDITIONAL = "\0additional"  # beside the arrays, under a name that none of them has
+
 
 class _Place(NamedTuple):
-    """The group that a cache belongs to, with and without it, among the groups of its kind."""
+    """The group that a cache belongs to, with and without it, and its place among the groups of its kind."""
 
-    index: int
+    ordinal: int
     cached: DataGroup[Any]
     fresh: DataGroup[Any]
 
@@ -108,13 +111,13 @@ def _load(
     epoch: int,
     numbers: Sequence[int],
 ) -> dict[int, dict[str, Any]]:
-    """Batches of a group: name -> array, and the additional data under ``None``."""
+    """Batches of a group: name -> array, and the additional data."""
     plain = {
         kind: [other.replace(cache_location=None, cache_readonly=False, cache_arrays=None) for other in others]
         for kind, others in (("training", loader.training), ("validation", loader.validation))
     }
-    plain[found.kind][place.index] = group
-    offset = sum(other.batch_count for other in plain[found.kind][: place.index])
+    plain[found.kind][place.ordinal] = group
+    offset = sum(other.batch_count for other in plain[found.kind][: place.ordinal])
     changes: dict[str, Any] = {
         "training": plain["training"],
         "interleave_groups": False,
@@ -141,27 +144,32 @@ def _load(
 
 def _content(batch: Batch[Any]) -> dict[str, Any]:
     arrays: Mapping[str, Any] = {name: np.array(array) for name, array in batch.arrays.items()}
-    return {**arrays, "\0additional": {key: list(values) for key, values in batch.additional.items()}}
+    return {**arrays, _ADDITIONAL: {key: list(values) for key, values in batch.additional.items()}}
 
 
 def _difference(cached: Mapping[str, Any], fresh: Mapping[str, Any]) -> str:
     """How two contents differ, in words."""
     for name, array in cached.items():
         other = fresh[name]
-        if isinstance(array, np.ndarray):
-            differing = np.count_nonzero(_bits(array) != _bits(other)) if array.shape == other.shape else array.size
+        if name == _ADDITIONAL:
+            if _code(array) != _code(other):
+                return "its additional data differs"
+        elif array.shape != other.shape or array.dtype != other.dtype:
+            return f"array {name!r} has another shape or dtype"
+        else:
+            differing = int((_bytes(array) != _bytes(other)).any(axis=1).sum())
             if differing:
                 return f"array {name!r} differs in {differing:,} of {array.size:,} elements"
-        elif repr(array) != repr(other):
-            return "its additional data differs"
     return ""
 
 
-def _bits(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The elements' bytes, one row each: NaN equals itself here."""
-    rows = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return rows.reshape(array.size, -1).astype(object) if array.size == 0 else _joined(rows.reshape(array.size, -1))
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The bytes of each element; compared so, NaN equals itself."""
+    return np.ascontiguousarray(array).reshape(-1, 1).view(np.uint8)
 
 
-def _joined(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).reshape(-1)
+def _code(additional: Any) -> bytes:
+    try:
+        return encode(additional, allow_pickle=True)
+    except UnstorableError:
+        return repr(additional).encode()

@@ -73,7 +73,7 @@ def finding_line(finding: Finding) -> str:
     kind = click.style(finding.what.ljust(_WIDEST_KIND), fg=_COLOURS.get(finding.what, "yellow"))
     since = "" if finding.since is None else f" (since {_day(finding.since)})"
     done = click.style(", repaired", fg="green") if finding.repaired else ""
-    return f"{kind}  {finding.where}: {finding.detail}{since}{done}"
+    return f"{kind}  {_printable(finding.where)}: {_printable(finding.detail)}{since}{done}"
 
 
 def finding_values(path: str, finding: Finding) -> dict[str, Any]:
@@ -85,6 +85,11 @@ def cleared_line(path: str, cleared: Cleared) -> str:
     """What goes, in one line."""
     entries = many(cleared.entries, "entry", "entries")
     return f"{path}: {entries}, {many(len(cleared.files), 'whole file')}, {size(cleared.freed_bytes)}"
+
+
+def _printable(text: str) -> str:
+    """File names may hold anything, control codes of terminals too."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _array_rows(info: CacheInfo) -> list[tuple[str, str, str, str]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hydrax_cli.errors import TargetError
 from hydrax_cli.summary import Passes, RunPlan, RunResult
 from hydrax_cli.verdict import pace, verdict
 from hydrax_core.errors import HydraxError
@@ -46,7 +47,7 @@ def drive(
     reporter.start(plan)
     try:
         started = time.perf_counter()
-        with loader, _interruptible(loader):
+        with _entered(loader, plan.target), _interruptible(loader):
             try:
                 run.consume(started)
             except HydraxError as error:
@@ -113,6 +114,17 @@ def _result(plan: RunPlan, run: _Run, stats: Stats, failure: HydraxError | None)
         digest=None if run.digest is None or failure is not None or interrupted else run.digest.hexdigest(),
         verdict=line,
     )
+
+
+@contextmanager
+def _entered(loader: Dataloader[Any], target: str) -> Iterator[None]:
+    """Within the loader's ``with``; what it refuses at its start is the target's fault."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(loader)
+        except (TypeError, ValueError, MemoryError) as error:
+            raise TargetError(f"{target}: {error}") from error
+        yield
 
 
 @contextmanager

@@ -32,7 +32,11 @@ class _Command(NamedTuple):
     summary: str
 
 
-COMMANDS = (_Command("run", "hydrax_cli.commands.run:run", "Run a loader and show what it does."),)
+COMMANDS = (
+    _Command("run", "hydrax_cli.commands.run:run", "Run a loader and show what it does."),
+    _Command("inspect", "hydrax_cli.commands.inspect:inspect", "Watch a loader at work and look into its batches."),
+    _Command("cache", "hydrax_cli.commands.cache:cache", "Look into, check and remove caches on disk."),
+)
 
 
 class _LazyGroup(click.Group):

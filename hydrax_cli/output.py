@@ -18,7 +18,7 @@ from hydrax_cli.units import count, many, rate, share, size, span
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hydrax_cli.summary import ArrayPlan, GroupPlan, Pass, RunPlan, RunResult
+    from hydrax_cli.summary import ArrayPlan, CachePlan, GroupPlan, Pass, RunPlan, RunResult
     from hydrax_core import FirstBatch, Stats
 
 __all__ = [
@@ -56,6 +56,8 @@ def plan_lines(plan: RunPlan) -> list[str]:
             lines.append(f"  {_SAME}")
         else:
             lines.extend(f"  {a.name} {a.shape} {_dtypes(a, '->')}, {size(a.bytes)} a batch" for a in group.arrays)
+        if group.cache is not None:
+            lines.append(f"  cache {_cache_text(group.cache)}")
         before = group
     lines.extend(f"{label}: {text}" for label, text in _plan_facts(plan))
     return lines
@@ -69,6 +71,9 @@ def plan_view(plan: RunPlan) -> RenderableType:
         arrays = Text(_SAME, style="dim") if _same_arrays(group, before) else _arrays_view(plan, group)
         title = Text.assemble((group.name, "bold"), f"  {_batches_text(group)}")
         parts.extend([Text(), title, Text(group.order, style="dim"), Padding(arrays, (0, 0, 0, 2))])
+        if group.cache is not None:
+            cache = Text.assemble(("cache  ", "dim"), _cache_text(group.cache))
+            parts.append(Padding(cache, (0, 0, 0, 2)))
         before = group
     facts = _grid()
     facts.add_column(style="dim", no_wrap=True)
@@ -97,6 +102,18 @@ def _same_arrays(group: GroupPlan, before: GroupPlan | None) -> bool:
 
 def _batches_text(group: GroupPlan) -> str:
     return f"{many(group.items, 'item')} in {many(group.batches, 'batch', 'batches')} of {count(group.batch_size)}"
+
+
+def _cache_text(cache: CachePlan) -> str:
+    things = "items" if cache.keeps == "item" else "batches"
+    complete = count(cache.complete)
+    if cache.shared:
+        text, needed = f"{things} that serve every epoch", f" of {complete} held"
+    else:
+        text, needed = f"{things} of each epoch", f" held, {complete} an epoch"
+    held = "" if cache.held is None else f", {count(cache.held)}{needed}"
+    only_read = "" if cache.filled else "; this run only reads it"
+    return f"{cache.folder}: {text}{held}{only_read}"
 
 
 def _dtypes(array: ArrayPlan, arrow: str) -> str:
@@ -144,7 +161,8 @@ def _run_text(plan: RunPlan) -> str:
 
 def pass_line(done: Pass) -> str:
     """One epoch or validation run in a plain line."""
-    return _amounts(done.name, done.batches, done, done.idle_seconds)
+    line = _amounts(done.name, done.batches, done, done.idle_seconds)
+    return f"{line}, cache {_hits(done)}" if _has_cache(done) else line
 
 
 def _amounts(name: str, batches: int, counts: Pass | Stats, idle_seconds: float) -> str:
@@ -153,6 +171,20 @@ def _amounts(name: str, batches: int, counts: Pass | Stats, idle_seconds: float)
         f"{name}: {many(batches, 'batch', 'batches')}, {many(counts.items, 'item')}, {span(counts.seconds)}, "
         f"{items} items/s, {megabytes} MB/s, idle {idle}"
     )
+
+
+def _has_cache(counts: Pass | Stats) -> bool:
+    return bool(counts.cache_hits or counts.cache_misses)
+
+
+def _hits(counts: Pass | Stats) -> str:
+    return f"{many(counts.cache_hits, 'hit')}, {many(counts.cache_misses, 'miss', 'misses')}"
+
+
+def _hit_share(counts: Pass | Stats) -> str:
+    """The share of hits; 100 % are all of them."""
+    asked = counts.cache_hits + counts.cache_misses
+    return f"{100 * counts.cache_hits // asked} %" if asked else "-"
 
 
 def result_lines(result: RunResult) -> list[str]:
@@ -185,7 +217,8 @@ def result_view(result: RunResult) -> RenderableType:
 
 def _passes_view(result: RunResult) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("", "batches", "items", "time", "items/s", "MB/s", "idle"):
+    has_cache = _has_cache(result.stats)
+    for title in ("", "batches", "items", "time", "items/s", "MB/s", "idle", *(["hits"] if has_cache else [])):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
     stats = result.stats
     shown = result.passes
@@ -197,10 +230,12 @@ def _passes_view(result: RunResult) -> Table:
             continue
         numbers = (count(done.batches), count(done.items), span(done.seconds))
         speed = rates(done.items, done.bytes, done.idle_seconds, done.seconds)
-        table.add_row(done.name, *numbers, *speed, style="cyan" if done.kind == "validation" else "")
+        hits = [_hit_share(done)] if has_cache else []
+        table.add_row(done.name, *numbers, *speed, *hits, style="cyan" if done.kind == "validation" else "")
     numbers = (count(_batches(result)), count(stats.items), span(stats.seconds))
     speed = rates(stats.items, stats.bytes, result.idle_seconds, stats.seconds)
-    table.add_row("total", *numbers, *speed, style="bold")
+    hits = [_hit_share(stats)] if has_cache else []
+    table.add_row("total", *numbers, *speed, *hits, style="bold")
     return table
 
 
@@ -222,6 +257,10 @@ def _result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
     stats = result.stats
     if result.interrupted:
         yield "interrupted", f"--start {result.resume} goes on from here"
+    if _has_cache(stats):
+        dropped = many(stats.dropped_batches, "batch", "batches")
+        lost = f"; {dropped} dropped, as only the cache may serve them" if stats.dropped_batches else ""
+        yield "cache", f"{_hits(stats)}{lost}"
     if stats.errors:
         done = [many(stats.skipped_batches, "batch", "batches") + " skipped"] if stats.skipped_batches else []
         done += [many(stats.substituted_items, "item") + " substituted"] if stats.substituted_items else []
@@ -251,6 +290,8 @@ def result_json(result: RunResult) -> str:
         "idle_seconds": round(result.idle_seconds, 6),
         "first_batch_seconds": None if stats.first_batch is None else round(stats.first_batch.total, 6),
         "errors": stats.errors,
+        "cache_hits": stats.cache_hits,
+        "cache_misses": stats.cache_misses,
         "digest": result.digest,
         "verdict": result.verdict,
     }

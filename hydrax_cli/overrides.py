@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from hydrax_core import DataGroup, Dataloader
 
 __all__ = ["Overrides", "override"]
@@ -27,6 +30,7 @@ class Overrides:
         batch_size: Rows of every group's batches.
         seed: Seed of every training group.
         start: ``(epoch, batches)``.
+        cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
     """
 
     epochs: int | None = None
@@ -37,6 +41,7 @@ class Overrides:
     batch_size: int | None = None
     seed: int | None = None
     start: tuple[int, int] | None = None
+    cache: Path | None = None
 
 
 def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
@@ -47,23 +52,29 @@ def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
     """
     options = {"loader_count": asked.workers, "loader_kind": asked.kind, "depth": asked.depth, "start_at": asked.start}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if asked.batch_size is not None or asked.seed is not None:
-        changes["training"] = [_regroup(group, asked.batch_size, asked.seed) for group in loader.training]
+    if asked.batch_size is not None or asked.seed is not None or asked.cache is not None:
+        changes["training"] = _regroup("training", loader.training, asked)
         if loader.validation:
             every, rest = divmod(loader.validation_interval, loader.batches_per_epoch)
             interval = ("batch", loader.validation_interval) if rest else ("epoch", every)
-            changes["validation"] = (
-                *interval,
-                [_regroup(group, asked.batch_size, None) for group in loader.validation],
-            )
+            changes["validation"] = (*interval, _regroup("validation", loader.validation, asked))
     changed = loader.replace(**changes)
     end = _end(changed, asked)
     return changed if end == changed.last_batch else changed.replace(end_at=("batch", end))
 
 
-def _regroup(group: DataGroup[Any], batch_size: int | None, seed: int | None) -> DataGroup[Any]:
-    changes = {"batch_size": batch_size, "seed": seed}
-    return group.replace(**{name: value for name, value in changes.items() if value is not None})
+def _regroup(kind: str, groups: Sequence[DataGroup[Any]], asked: Overrides) -> list[DataGroup[Any]]:
+    changed = []
+    for position, group in enumerate(groups):
+        changes: dict[str, Any] = {}
+        if asked.batch_size is not None:
+            changes["batch_size"] = asked.batch_size
+        if asked.seed is not None and kind == "training":
+            changes["seed"] = asked.seed
+        if asked.cache is not None and group.cache_location is None:
+            changes["cache_location"] = asked.cache / f"{kind}-{position}"
+        changed.append(group.replace(**changes))
+    return changed
 
 
 def _end(loader: Dataloader[Any], asked: Overrides) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hydrax_core.errors import HydraxError
+
 if TYPE_CHECKING:
     from hydrax_cli.target import Target
     from hydrax_core import Batch, DataGroup, Stats
 
-__all__ = ["ArrayPlan", "GroupPlan", "Pass", "Passes", "RunPlan", "RunResult", "describe"]
+__all__ = ["ArrayPlan", "CachePlan", "GroupPlan", "Pass", "Passes", "RunPlan", "RunResult", "describe"]
 
 _FURTHER_SLOTS = 2
 """A loader uses ``depth`` slots and these: one in the consumer's hands, one about to be free."""
@@ -33,6 +35,27 @@ class ArrayPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CachePlan:
+    """The cache of a group.
+
+    Attributes:
+        folder: Where it is.
+        keeps: ``"batch"`` or ``"item"``.
+        shared: Whether what one epoch needs serves every other; else each epoch has entries of its own.
+        held: Entries that are there; ``None`` where that cannot be told.
+        complete: Entries that one epoch needs.
+        filled: Whether this run stores what it loads.
+    """
+
+    folder: str
+    keeps: str
+    shared: bool
+    held: int | None
+    complete: int
+    filled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One group: ``name`` is ``"training 0"``, ``order`` tells seed and shuffle in words."""
 
@@ -42,6 +65,7 @@ class GroupPlan:
     batches: int
     order: str
     arrays: tuple[ArrayPlan, ...]
+    cache: CachePlan | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +111,7 @@ class RunPlan:
 
 
 def describe(target: Target) -> RunPlan:
-    """The plan of a loader that has an end."""
+    """The plan of a loader that has an end; its caches are looked into, and not changed."""
     loader = target.loader
     assert loader.last_batch is not None
     interval = loader.validation_interval
@@ -128,6 +152,27 @@ def _group(name: str, group: DataGroup[Any], *, seeded: bool) -> GroupPlan:
             ArrayPlan(array, layout.shape[1:], layout.numpy_dtype.name, layout.jax_dtype.name, layout.nbytes)
             for array, layout in layouts.items()
         ),
+        cache=None if group.cache_location is None else _cache(group, seeded=seeded),
+    )
+
+
+def _cache(group: DataGroup[Any], *, seeded: bool) -> CachePlan:
+    from hydrax_core.cache import info  # noqa: PLC0415  a run without a cache needs none of it
+
+    assert group.cache_location is not None
+    held: int | None = 0
+    if group.cache_location.exists():
+        try:
+            held = info(group.cache_location).entries
+        except (HydraxError, OSError):
+            held = None  # what is wrong is told, or mended, when the loader opens the cache
+    return CachePlan(
+        folder=str(group.cache_location),
+        keeps=group.cache_by,
+        shared=group.cache_by == "item" or not seeded or group.shuffle_later in {"repeat", "batchwise"},
+        held=held,
+        complete=len(group) if group.cache_by == "item" else group.batch_count,
+        filled=not group.cache_readonly and group.cache_layouts == group.loader_layouts,
     )
 
 
@@ -143,6 +188,8 @@ class Pass:
         bytes: Bytes of their arrays.
         seconds: From the end of the batch before (of the first, from the start of the run) to the end of the last one.
         idle_seconds: The part of it that was spent waiting for batches; for the first one, all the time until it came.
+        cache_hits: Batches that a cache served.
+        cache_misses: Batches that a cache did not hold, so that they were loaded.
     """
 
     kind: str
@@ -152,6 +199,8 @@ class Pass:
     bytes: int = 0
     seconds: float = 0.0
     idle_seconds: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
 
     @property
     def name(self) -> str:
@@ -180,6 +229,7 @@ class Passes:
         address = batch.address
         items, array_bytes = batch.size, sum(layout.nbytes for layout in batch.layouts.values())
         key = (address.kind, address.epoch)
+        cached = batch.group.cache_location is not None
         before = self._passes.get(key)
         if before is None:
             before = Pass(*key)
@@ -191,6 +241,8 @@ class Passes:
             bytes=before.bytes + array_bytes,
             seconds=before.seconds + seconds,
             idle_seconds=before.idle_seconds + idle_seconds,
+            cache_hits=before.cache_hits + (cached and batch.from_cache),
+            cache_misses=before.cache_misses + (cached and not batch.from_cache),
         )
         self.batches += 1
         self.items += items

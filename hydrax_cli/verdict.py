@@ -32,6 +32,7 @@ class Pace:
         items: Items in them.
         seconds: Time that it took.
         idle_seconds: Time that the consumer waited for batches.
+        hits: How many of the batches a cache served.
         item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
         workers: Workers, at least 1.
         depth: Batches loaded ahead.
@@ -41,6 +42,7 @@ class Pace:
     items: int
     seconds: float
     idle_seconds: float
+    hits: int
     item_seconds: float
     workers: int
     depth: int
@@ -57,8 +59,13 @@ class Pace:
 
     @property
     def load_seconds(self) -> float:
-        """What all workers together take for a batch."""
+        """What all workers together take for a batch that no cache serves."""
         return self.item_seconds * self.rows / self.workers
+
+    @property
+    def cached(self) -> bool:
+        """Whether a cache served all of it."""
+        return self.hits == self.batches
 
 
 def pace(before: Stats, after: Stats) -> Pace:
@@ -73,6 +80,7 @@ def pace(before: Stats, after: Stats) -> Pace:
         items=after.items - before.items,
         seconds=after.seconds - before.seconds,
         idle_seconds=after.idle_seconds - before.idle_seconds,
+        hits=after.cache_hits - before.cache_hits,
         item_seconds=load_seconds / loaded if loaded else 0.0,
         workers=max(1, after.loader_count),
         depth=after.depth,
@@ -91,20 +99,31 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
     if measured.batches <= measured.depth or measured.seconds <= 0:
         return f"too few batches to tell: {measured.batches} after the first, and {measured.depth} are loaded ahead"
     if not has_step:
-        return _no_step(measured)
-    if measured.idle_seconds <= _NO_WAIT * measured.seconds:
-        return _step_is_the_limit(measured)
-    return _inline(measured, cores) if inline else _step_waits(measured, cores)
+        line = _no_step(measured)
+    elif measured.idle_seconds <= _NO_WAIT * measured.seconds:
+        line = _step_is_the_limit(measured)
+    elif measured.cached:
+        line = _step_waits_for_the_cache(measured, inline=inline)
+    else:
+        line = _inline(measured, cores) if inline else _step_waits(measured, cores)
+    served = f"; the cache served {count(measured.hits)} of {many(measured.batches, 'batch', 'batches')}"
+    return line + served if 0 < measured.hits < measured.batches else line
 
 
 def _no_step(measured: Pace) -> str:
     period = span(measured.seconds / measured.batches)
     items = rate(measured.items, measured.seconds)
-    return f"no training step to feed: a batch comes every {period} ({items} items/s); a longer step would not wait"
+    source = " from the cache" if measured.cached else ""
+    return (
+        f"no training step to feed: a batch comes every {period}{source} ({items} items/s); "
+        "a longer step would not wait"
+    )
 
 
 def _step_is_the_limit(measured: Pace) -> str:
     step = span(measured.step_seconds)
+    if measured.cached:
+        return f"the training step is the limit: {step}; the cache served all batches"
     if not measured.load_seconds:
         return f"the training step is the limit: {step}; the batches needed no loading"
     times = measured.step_seconds / measured.load_seconds
@@ -115,6 +134,16 @@ def _step_is_the_limit(measured: Pace) -> str:
     if enough < measured.workers:
         text += f"; {many(enough, 'worker')} would do"
     return text
+
+
+def _step_waits_for_the_cache(measured: Pace, *, inline: bool) -> str:
+    step, waiting = span(measured.step_seconds), f"{100 * measured.idle_seconds / measured.seconds:.0f} %"
+    reading = span(measured.idle_seconds / measured.batches)
+    advice = "another kind than inline reads ahead" if inline else "more depth may help, more workers would not"
+    return (
+        f"the step of {step} waits {waiting} of the time, though the cache served all batches: {reading} a batch for "
+        f"reading, checking and placing; {advice}"
+    )
 
 
 def _inline(measured: Pace, cores: int) -> str:

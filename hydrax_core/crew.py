@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,10 +97,11 @@ class Crew:
         self.members: list[Member] = []
         self.restarts = 0
 
-    def start(self) -> None:
-        """Start all workers."""
+    def start(self) -> Iterator[None]:
+        """Start all workers, one a step; ``close()`` ends those that did start."""
         for number in range(self._count):
-            self.members.append(Member(self._start_worker(number)))  # one by one: close() ends those that did start
+            self.members.append(Member(self._start_worker(number)))
+            yield
 
     def least_busy(self) -> Member | None:
         """The member with the least work in hand, or ``None`` when all have enough."""

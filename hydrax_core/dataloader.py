@@ -265,9 +265,11 @@ class Dataloader(Generic[D]):
     def _start(self) -> Engine:
         if self._engine is None:
             self._tally.start()
-            self._engine = launch(self._arguments, self._progress)
-            self._finalizer = weakref.finalize(self, _close_engine, self._engine, os.getpid())
+            engine = launch(self._arguments, self._progress)
+            self._finalizer = weakref.finalize(self, _close_engine, engine, os.getpid())
+            self._engine = engine
             try:
+                engine.start()
                 self._check_placement()
             except BaseException:
                 self.close()

@@ -133,11 +133,12 @@ class Engine:
         _engines.add(self)
 
     def start(self) -> None:
-        """Start the workers and the thread."""
-        self._crew.start()
+        """Start the thread, which starts the workers: Ctrl-C, which hits the main thread, cannot cut that short."""
         if self._settings.threaded:
             self._thread = threading.Thread(target=self._run, name="hydrax-engine", daemon=True)
             self._thread.start()
+        else:
+            deque(self._crew.start(), maxlen=0)
 
     @property
     def schedule(self) -> Schedule:
@@ -208,7 +209,7 @@ class Engine:
         with self._closing:  # several threads may leave at once
             self._stopping = True
             self._waker.wake()
-            if self._thread is not None and self._thread is not threading.current_thread():
+            if self._thread not in (None, threading.current_thread()) and self._thread.is_alive():
                 self._thread.join(_GRACE_SECONDS)
             self._crew.close(_GRACE_SECONDS)
             self.at_end = False  # what is dropped here was not handed out
@@ -227,13 +228,17 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            for _ in self._crew.start():
+                if self._stopping:
+                    return
             self._turn(block=False)
             self._prefault()
             while not self._stopping and self._handover.fatal is None:
                 self._turn(block=True)
         except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
             if not self._stopping:
-                _logger.exception("the engine failed")
+                if not isinstance(error, HydraxError):
+                    _logger.exception("the engine failed")
                 self._handover.fail(error)
 
     def _turn(self, *, block: bool) -> None:

@@ -44,7 +44,7 @@ def slot_bytes(arguments: Arguments) -> int:
 
 
 def launch(arguments: Arguments, progress: Progress) -> Engine:
-    """Start the engine at a position of the run.
+    """The engine for a position of the run, not started yet.
 
     Raises:
         TypeError: ``loader_func`` or ``startup_func`` cannot be sent to a worker process.
@@ -95,9 +95,6 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         start_worker = _worker_starter(arguments, groups, pool, functions)
         intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)
         engine = Engine(plan, groups, intake, shelf, pool, waker, start_worker, settings)
-        undo.pop_all()
-        undo.callback(engine.close)
-        engine.start()
         undo.pop_all()
     return engine
 

@@ -108,7 +108,8 @@ class SlotMemory:
 class _Lease(weakref.ref[Any]):
     """A weak reference to a lease's root that remembers the slot, and who got what lies in it."""
 
-    __slots__ = ("holders", "note", "slot")
+    __slots__ = ("bell", "holders", "note", "slot")
+    bell: weakref.ref[Any]
     slot: int
     note: str
     holders: tuple[weakref.ref[Any], ...]
@@ -135,7 +136,7 @@ class SlotPool:
         os.truncate(self._fd, self.memory.length(2 * self.limit))
         self._on_release = on_release
         self._free: list[int] = []
-        self._released: deque[int] = deque()
+        self._released: deque[Any] = deque()
         self._leases: dict[int, _Lease] = {}
         self._idle_rounds: dict[int, int] = {}
         self._count = 0
@@ -199,7 +200,11 @@ class SlotPool:
         """The root of a new lease on a slot: a writable buffer of the slot's bytes to make arrays over."""
         mapping, offset = self.memory.locate(slot)
         root = _char_array(self.memory.stride).from_buffer(mapping, offset)
-        lease = _Lease(root, self._end)
+        # Python throws away a KeyboardInterrupt, and the rest of the callback, that arrives in a weak reference's
+        # callback: the slot is returned by C code alone. The callback made last is called first.
+        bell = weakref.ref(root, self._tell)
+        lease = _Lease(root, self._released.append)
+        lease.bell = bell
         lease.slot = slot
         lease.note = ""
         lease.holders = ()
@@ -218,14 +223,17 @@ class SlotPool:
             os.close(self._fd)
             self._fd = self.memory.fd = -1  # a thread left behind must not map a file that gets this number
 
-    def _end(self, lease: Any) -> None:
-        self._released.append(lease.slot)
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:  # Ctrl-C hit the start
+            os.close(self._fd)
+
+    def _tell(self, _: Any) -> None:
         if self._short:
             self._on_release()
 
     def _reclaim(self) -> None:
         while self._released:
-            slot = self._released.popleft()
+            slot = self._released.popleft().slot
             del self._leases[slot]
             self._free.append(slot)
             self._short = False

@@ -39,9 +39,7 @@ class Tally:
         """The consumer waited for a batch."""
         self._idle += seconds
 
-    def handed_out(
-        self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]], hit: bool | None
-    ) -> None:
+    def handed_out(self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]], hit: bool | None) -> None:
         """A batch was handed out; ``hit`` tells whether the cache served it, ``None`` where its group has none."""
         if self._first_at is None:
             self._first_at = time.perf_counter()

@@ -125,3 +125,11 @@ def test_importing_the_library_and_the_workers_body_imports_no_jax():
 def test_importing_the_library_costs_nothing_until_a_name_is_used():
     assert not {"numpy", "hydrax_core.dataloader"} & set(fresh("import sys, hydrax_core; print(*sys.modules)"))
     assert "hydrax_core.dataloader" in fresh("import sys; from hydrax_core import Dataloader; print(*sys.modules)")
+
+
+def test_what_a_loader_function_needs_brings_nothing_of_the_consumers_side():
+    modules = fresh("import sys; from hydrax_core import batched, is_worker; print(*sys.modules)")
+    assert not {"numpy", "hydrax_core.dataloader"} & set(modules)
+    modules = fresh("import sys, hydrax_core.sources.digits, hydrax_core.workers.child; print(*sys.modules)")
+    assert "hydrax_core.workers.child" in modules
+    assert not {"jax", "hydrax_core.dataloader", "hydrax_core.engine"} & set(modules)

@@ -143,7 +143,7 @@ class Capture:
             self._undo.pop()()
 
     def take_streams(self) -> None:
-        """Take ``sys.stdout`` and ``sys.stderr``; called once the app runs, which takes them for itself at its start."""
+        """Take ``sys.stdout`` and ``sys.stderr``, once the app runs: it takes them for itself at its start."""
         kept = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Stream("stdout", self._log), _Stream("stderr", self._log)
         self._undo.append(lambda: _restore_streams(*kept))

@@ -88,7 +88,7 @@ class LoaderFeed:
         self._device = ""
         self._fault: Fault | None = None
         self._ended = False
-        self._batch: Batch[Any] | None = None
+        self._hand: tuple[Batch[Any], BatchRecord] | None = None
         self._current: BatchRecord | None = None
         self._serial = 0
         self._records: deque[BatchRecord] = deque(maxlen=_MOST_RECORDS)
@@ -161,7 +161,7 @@ class LoaderFeed:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join(_JOIN_SECONDS)
-        self._batch = None
+        self._hand = None
         if self._loader is not None:
             self._loader.close()
 
@@ -228,11 +228,11 @@ class LoaderFeed:
         """
         from hydrax_cli.tui import sampling  # noqa: PLC0415  NumPy comes with it
 
-        loader, subject, batch = self._loader, self._subject, self._batch
+        loader, subject, hand = self._loader, self._subject, self._hand
         if loader is None or subject is None:
             raise LookupError("the target is not open")
-        if batch is not None and self._current is not None and self._current.serial == record.serial:
-            return sampling.view(batch, record, subject, source="the batch in hand")
+        if hand is not None and hand[1].serial == record.serial:
+            return sampling.view(hand[0], record, subject, source="the batch in hand")
         with self._opening:
             return sampling.load_again(loader, record, subject)
 
@@ -241,7 +241,7 @@ class LoaderFeed:
     def _run(self) -> None:
         while (task := self._next_task()) is not None:
             task()
-        self._batch = None
+        self._hand = None
         if self._loader is not None:
             self._loader.close()
 
@@ -264,7 +264,7 @@ class LoaderFeed:
             return None, None
         if self._jump is not None:
             return self._move, None
-        if self._preview_wanted and self._batch is not None and not self._preview_is_fresh():
+        if self._preview_wanted and self._preview_is_due():
             return self._sample, None
         stopped = self._ended or (self._fault is not None and self._fault.fatal)
         if stopped or not (self._playing or self._steps):
@@ -285,7 +285,7 @@ class LoaderFeed:
         from hydrax_cli.tui import sampling  # noqa: PLC0415  NumPy comes with it
 
         self._reopen = False
-        self._batch = None
+        self._hand = None
         loader, self._loader = self._loader, None
         if loader is not None:
             loader.close()
@@ -309,7 +309,7 @@ class LoaderFeed:
         with self._wake:
             place, self._jump = self._jump, None
         assert place is not None
-        self._batch = None
+        self._hand = None
         loader.close()
         changes: dict[str, Any] = {"start_at": place}
         if loader.last_batch is not None and place[0] * self._per_epoch() + place[1] >= loader.last_batch:
@@ -367,7 +367,7 @@ class LoaderFeed:
             cached=not batch.uncached,
         )
         self._records.append(self._current)
-        self._batch = batch
+        self._hand = batch, self._current
         if not self._device:
             devices = {device for array in batch.arrays.values() for device in array.devices()}
             first = min(devices, key=lambda device: device.id)
@@ -376,17 +376,17 @@ class LoaderFeed:
     def _sample(self) -> None:
         from hydrax_cli.tui import sampling  # noqa: PLC0415  NumPy comes with it
 
-        batch, record, subject = self._batch, self._current, self._subject
-        if batch is None or record is None or subject is None:
+        hand, subject = self._hand, self._subject
+        if hand is None or subject is None:
             return
         self._preview_wanted = False
         self._preview_at = time.perf_counter()
-        self._preview = sampling.glance(batch, record, subject)
+        self._preview = sampling.glance(*hand, subject)
 
-    def _preview_is_fresh(self) -> bool:
-        """A batch in hand that is shown already need not be copied again."""
-        shown, current = self._preview, self._current
-        return shown is not None and current is not None and shown.record.serial == current.serial
+    def _preview_is_due(self) -> bool:
+        """Whether a batch is in hand that was not shown yet."""
+        shown, hand = self._preview, self._hand
+        return hand is not None and (shown is None or shown.record.serial != hand[1].serial)
 
     def _fail(self, error: Exception) -> None:
         from hydrax_cli.tui.faults import batch_fault, failed_record  # noqa: PLC0415  only a failure needs it

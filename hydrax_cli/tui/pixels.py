@@ -90,7 +90,7 @@ def scale_of(array: npt.NDArray[Any]) -> Scale:
     if not finite.size:
         return Scale(0.0, 1.0)
     low, high = float(finite.min()), float(finite.max())
-    if low >= 0 and (array.dtype == np.uint8 or numbers.dtype.kind == "f") and (_BYTE // 2 < high <= _BYTE):
+    if low >= 0 and _BYTE // 2 < high <= _BYTE and _channels_last(array.shape[1:]) is not None:
         return Scale(0.0, float(_BYTE))
     if numbers.dtype.kind == "f" and high <= 1 and low >= -1 and high > 0:
         return Scale(0.0 if low >= 0 else -1.0, 1.0)

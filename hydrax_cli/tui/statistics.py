@@ -151,7 +151,7 @@ def _odd_rows(numbers: npt.NDArray[Any], row_size: int, rows: int) -> list[str]:
     if rows < 2 or row_size < _SMALLEST_ROW:  # noqa: PLR2004  a neighbour
         return []
     flat = numbers.reshape(len(numbers), -1)
-    zero: npt.NDArray[np.bool_] = ~flat.astype(np.bool_).any(axis=1)
+    zero = np.equal(flat, 0).all(axis=1)
     if zero.all():
         return []
     found = []

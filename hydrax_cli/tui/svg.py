@@ -49,7 +49,7 @@ _BLOCKS: dict[str, tuple[float, float, float, float]] = {
 # Quarter circles between the middles of two sides.
 _CORNERS = {"╭": (1, 1), "╮": (-1, 1), "╰": (1, -1), "╯": (-1, -1)}
 _SHAPES = "".join((*_BLOCKS, *_CORNERS))
-_PIECE = re.compile(f"([{_SHAPES}])\\1*|[^ {_SHAPES}]+(?: [^ {_SHAPES}]+)*")
+_PIECE = re.compile(f"([{_SHAPES}])\\1*|[^ {_SHAPES}]+")
 
 
 def screen_svg(app: App[Any]) -> str:
@@ -135,7 +135,7 @@ def _glyphs(row: list[_Run], y: int) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Runs of one shape, and words with single blanks between them; with their offset in cells."""
+    """Runs of one shape, and words, each at a place of its own as fonts differ; with their offset in cells."""
     for found in _PIECE.finditer(text):
         yield cell_len(text[: found.start()]), found[0]
 

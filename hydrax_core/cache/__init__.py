@@ -10,6 +10,7 @@ from hydrax_core.cache.clear import Cleared, clear
 from hydrax_core.cache.folder import caches
 from hydrax_core.cache.info import CacheInfo, info, sample_entries
 from hydrax_core.cache.store import CacheCounters, CachedBatch, CachedItems, CacheStore
+from hydrax_core.cache.survey import in_use
 from hydrax_core.cache.verify import Finding, verify
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Finding",
     "caches",
     "clear",
+    "in_use",
     "info",
     "sample_entries",
     "verify",

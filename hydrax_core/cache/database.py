@@ -53,6 +53,7 @@ _ENVIRONMENT: Final = {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_NOLFS,
     sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_TOOBIG,
 }
 
 _MODE_AT: Final = 18

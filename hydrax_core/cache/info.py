@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydrax_core.cache.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
-from hydrax_core.cache.survey import disk_bytes, epoch_paths, is_used, readonly_index, survey
+from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, readonly_index, survey
 from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
         entries_per_epoch=manifest.entries,
         epochs=tuple(counts),
         disk_bytes=sum(disk_bytes(file) for file in (*own, *arrays)),
-        in_use=is_used(folder),
+        in_use=in_use(folder),
         problem=problem,
     )
 

@@ -32,7 +32,7 @@ from hydrax_core.cache.manifest import DamagedManifestError, Manifest, read_mani
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Survey", "is_used", "readonly_index", "survey"]
+__all__ = ["Survey", "in_use", "readonly_index", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def readonly_index(folder: Path) -> tuple[Index | None, str]:
         return None, str(error)
 
 
-def is_used(folder: Path) -> bool:
+def in_use(folder: Path) -> bool:
     """Whether a run has the cache open."""
     try:
         lock = FolderLock(folder, writable=False)

@@ -27,7 +27,7 @@ from hydrax_core.cache.folder import (
 )
 from hydrax_core.cache.index import Index
 from hydrax_core.cache.removal import exclusive_lock, free_entries, remove_epoch
-from hydrax_core.cache.survey import Survey, epoch_paths, is_used, readonly_index, survey
+from hydrax_core.cache.survey import Survey, epoch_paths, in_use, readonly_index, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ def verify(
     """
     folder = require_cache(path)
     if not repair:
-        return _findings(_Scope(folder, survey(folder), repair=False, settled=not is_used(folder), progress=progress))
+        return _findings(_Scope(folder, survey(folder), repair=False, settled=not in_use(folder), progress=progress))
     lock = exclusive_lock(folder)
     try:
         return _repair(lock, _Scope(folder, survey(folder), repair=True, settled=True, progress=progress))

@@ -49,6 +49,7 @@ def main() -> None:
     # Ctrl-C reaches every process of the terminal; when to stop is the main process's decision. A handler, unlike
     # SIG_IGN, is not inherited by programs that the loader starts.
     signal.signal(signal.SIGINT, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper here
     channel = Channel(socket.socket(fileno=socket_fd))
     with contextlib.suppress(EOFError, ConnectionError):

@@ -8,6 +8,7 @@ when a grandchild keeps its socket open; lines that it prints reach the main pro
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import pickle
@@ -92,21 +93,24 @@ class ProcessWorker:
         with contextlib.ExitStack() as undo:
             own, theirs = socket.socketpair()
             undo.callback(own.close)
-            with theirs:
+            with theirs, contextlib.ExitStack() as passed:
                 lifeline, self._lifeline = os.pipe()
                 undo.callback(os.close, self._lifeline)
-                fds = (theirs.fileno(), memory.fd, lifeline)
-                try:
-                    self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
-                        [sys.executable, "-c", _PROGRAM, *map(str, fds), *search_path],
-                        pass_fds=fds,
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        env=environment,
-                    )
-                finally:
-                    os.close(lifeline)
+                passed.callback(os.close, lifeline)
+                fds = []
+                for fd in (theirs.fileno(), memory.fd, lifeline):
+                    fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))  # 0 to 2, if closed here, are set anew there
+                    passed.callback(os.close, fds[-1])
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it can handle it
+                passed.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+                self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
+                    [sys.executable, "-c", _PROGRAM, *map(str, fds), *search_path],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=environment,
+                )
             undo.pop_all()
         self.pid: int | None = self._process.pid
         own.setblocking(False)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from hydrax_cli.main import COMMANDS, hydrax, run_command_line
+
 HYDRAX = [sys.executable, "-c", "from hydrax_cli.main import main; main()"]
 ENDLESS = """
 import signal, threading, time
@@ -80,9 +82,21 @@ def test_help_imports_neither_a_command_nor_what_commands_need():
     )
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     text, _, modules = output.rpartition("\n0 ")
-    assert re.search(r"^  run +Run a loader", text, re.MULTILINE)
-    heavy = {"jax", "numpy", "rich", "textual", "hydrax_cli.commands.run", "hydrax_core.dataloader"}
-    assert not heavy & set(modules.split())
+    for line in (r"run +Run a loader", r"inspect +Watch a loader", r"cache +Look into"):
+        assert re.search(f"^  {line}", text, re.MULTILINE)
+    heavy = {"jax", "numpy", "rich", "textual", "sqlite3", "hydrax_core.dataloader"}
+    loaded = set(modules.split())
+    assert not heavy & loaded
+    assert not [name for name in loaded if name.startswith("hydrax_cli.commands.")]
+
+
+def test_every_command_that_is_listed_can_be_had_and_says_the_same_of_itself(capsys):
+    assert [command.name for command in COMMANDS] == ["run", "inspect", "cache"]
+    for command in COMMANDS:
+        found = hydrax.get_command(None, command.name)
+        assert (found.name, found.get_short_help_str(100)) == (command.name, command.summary)
+        assert run_command_line([command.name, "--help"]) == 0
+        assert f"hydrax {command.name}" in capsys.readouterr().out
 
 
 def test_the_digits_on_a_pipe(start, tmp_path):

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from hydrax_cli.output import pass_line, plan_lines, plan_view, result_json, result_lines, result_view
 from hydrax_cli.reporters import PlainReporter, SilentReporter, TerminalReporter, choose_reporter
-from hydrax_cli.summary import Pass, Passes, RunResult, describe
+from hydrax_cli.summary import CachePlan, Pass, Passes, RunResult, describe
 from hydrax_cli.target import Target
 from hydrax_core import DataGroup, Dataloader, FirstBatch, Stats
 
@@ -95,6 +95,24 @@ def test_the_plan_tells_what_is_particular(options, line):
 
 
 @pytest.mark.parametrize(
+    ("cache", "line"),
+    [
+        (("batch", True, 8, 8, True), "  cache c/t: batches that serve every epoch, 8 of 8 held"),
+        (("batch", False, 1000, 8, True), "  cache c/t: batches of each epoch, 1,000 held, 8 an epoch"),
+        (("item", True, 0, 32, True), "  cache c/t: items that serve every epoch, 0 of 32 held"),
+        (("batch", True, None, 8, False), "  cache c/t: batches that serve every epoch; this run only reads it"),
+    ],
+)
+def test_the_plan_tells_of_a_cache(plan, cache, line):
+    training, validation = plan.groups
+    cached = dataclasses.replace(training, cache=CachePlan("c/t", *cache))
+    lines = plan_lines(dataclasses.replace(plan, groups=(cached, validation)))
+    assert [text for text in lines if "cache" in text] == [line]
+    _, shown_lines = shown(plan_view(dataclasses.replace(plan, groups=(cached, validation))))
+    assert line.replace("cache ", "cache  ") in shown_lines
+
+
+@pytest.mark.parametrize(
     ("interval", "line"),
     [
         (("epoch", 2), "; after every 2 epochs 3 validation batches"),
@@ -144,6 +162,42 @@ def test_the_result_on_a_terminal_has_a_row_for_each_pass():
     assert lines[-1] == "●  the training step is the limit"
 
 
+def test_hits_and_misses_are_told_where_there_is_a_cache():
+    cached = (
+        dataclasses.replace(PASSES[0], cache_misses=8),
+        PASSES[1],
+        dataclasses.replace(PASSES[2], cache_hits=7, cache_misses=1),
+    )
+    done = result(cached, stats={"cache_hits": 7, "cache_misses": 9})
+    lines = [pass_line(done) for done in cached]
+    assert [line.partition(", cache ")[2] for line in lines] == ["0 hits, 8 misses", "", "7 hits, 1 miss"]
+    assert "cache: 7 hits, 9 misses" in result_lines(done)
+    _, shown_lines = shown(result_view(done))
+    assert [line.split()[-2:] for line in shown_lines[:5]] == [
+        ["idle", "hits"],
+        ["0", "%"],
+        ["%", "-"],
+        ["87", "%"],
+        ["43", "%"],
+    ]
+    assert "cache        7 hits, 9 misses" in shown_lines
+    for view in ("\n".join(result_lines(result(PASSES))), "\n".join(shown(result_view(result(PASSES)))[1])):
+        assert "cache" not in view
+        assert "hits" not in view
+
+
+def test_only_all_hits_are_called_100_percent():
+    almost = Pass("training", 0, 1000, 1, 1, 1.0, 0.0, cache_hits=999, cache_misses=1)
+    _, lines = shown(result_view(result((almost,), stats={"cache_hits": 1000, "cache_misses": 0})))
+    assert lines[1].endswith(" 99 %")
+    assert lines[2].endswith(" 100 %")
+
+
+def test_batches_that_only_the_cache_may_serve_are_told_when_they_are_dropped():
+    lines = result_lines(result(stats={"cache_hits": 3, "cache_misses": 2, "dropped_batches": 2}))
+    assert "cache: 3 hits, 2 misses; 2 batches dropped, as only the cache may serve them" in lines
+
+
 def test_a_long_result_leaves_out_the_middle():
     passes = tuple(Pass("training", epoch, 1, 1, 1, 1.0, 0.0) for epoch in range(1000))
     _, lines = shown(result_view(result(passes)))
@@ -155,15 +209,16 @@ def test_a_long_result_leaves_out_the_middle():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_large_numbers_fit_a_terminal(width):
-    large = Pass("validation", 123, 1_234_567, 79_012_288, 123_456_789_012, 7_500.0, 7_000.0)
-    _, lines = shown(result_view(result((large,), verdict="word " * 60)), width)
+    large = Pass("validation", 123, 1_234_567, 79_012_288, 123_456_789_012, 7_500.0, 7_000.0, hits := 1_234_567)
+    _, lines = shown(result_view(result((large,), verdict="word " * 60, stats={"cache_hits": hits})), width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
     assert "1,234,567  79,012,288  2 h 05 min" in lines[1]
 
 
 def test_the_json_keys_are_exactly_these():
-    values = json.loads(result_json(result(PASSES, digest="ab" * 16, stats={"errors": 1})))
+    facts = {"errors": 1, "cache_hits": 5, "cache_misses": 17}
+    values = json.loads(result_json(result(PASSES, digest="ab" * 16, stats=facts)))
     assert values == {
         "target": "a/loader.py:make",
         "epochs": 2,
@@ -176,6 +231,8 @@ def test_the_json_keys_are_exactly_these():
         "idle_seconds": 0.6,
         "first_batch_seconds": 0.2,
         "errors": 1,
+        "cache_hits": 5,
+        "cache_misses": 17,
         "digest": "abababababababababababababababab",
         "verdict": "the training step is the limit",
     }

@@ -62,6 +62,27 @@ def test_an_interval_in_batches_stays_as_it_is():
     assert changed.validation_interval == 5
 
 
+def test_a_cache_reaches_every_group_that_has_none(tmp_path):
+    own = group(cache_location=tmp_path / "own", shuffle_later="itemwise", seed=1)
+    before = Dataloader(fill, [group(), own, group()], validation=("epoch", 2, [group(8), group(8)]))
+    changed = override(before, Overrides(cache=tmp_path / "below"))
+    below = tmp_path / "below"
+    assert [g.cache_location for g in changed.training] == [
+        below / "training-0",
+        tmp_path / "own",
+        below / "training-2",
+    ]
+    assert [g.cache_location for g in changed.validation] == [below / "validation-0", below / "validation-1"]
+    assert [g.shuffle_later for g in changed.training] == ["batchwise", "itemwise", "batchwise"]
+    assert changed.validation_interval == before.validation_interval
+    assert not below.exists()
+
+
+def test_a_shuffle_that_the_loader_names_stays_with_a_cache(tmp_path):
+    named = Dataloader(fill, group(shuffle_later="reseed"))
+    assert override(named, Overrides(cache=tmp_path)).training[0].shuffle_later == "reseed"
+
+
 def test_a_value_that_does_not_go_with_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size: 100 is more than the 32 items"):
         override(loader(), Overrides(batch_size=100))

@@ -1,6 +1,6 @@
 import pytest
 
-from hydrax_cli.summary import Passes, describe
+from hydrax_cli.summary import CachePlan, Passes, describe
 from hydrax_cli.target import Target
 from hydrax_core import DataGroup, Dataloader
 
@@ -41,6 +41,15 @@ def test_batches_are_added_up_by_pass():
     ]
     assert [(done.seconds, done.idle_seconds) for done in passes.snapshot()] == [(4.0, 1.0)] * 4
     assert (passes.batches, passes.items, passes.bytes, passes.idle_seconds) == (8, 26, 288, 4.0)
+
+
+def test_hits_and_misses_are_those_of_groups_with_a_cache(tmp_path):
+    plain = make(end_at=("epoch", 1))
+    cached = plain.replace(training=plain.training[0].replace(cache_location=tmp_path / "c"))
+    for expected in [("epoch 0", 0, 2), ("epoch 0", 2, 0)]:
+        passes, _ = run(cached.replace())
+        counts = [(done.name, done.cache_hits, done.cache_misses) for done in passes.snapshot()]
+        assert counts == [expected, ("validation 0", 0, 0)]
 
 
 def test_validation_within_an_epoch_does_not_end_it():
@@ -89,3 +98,42 @@ def test_the_plan_describes_groups_and_arrays():
         ("y", (), "uint8", "float32", 4),
     ]
     assert (validation.name, validation.order) == ("validation 0", "in the order of the data")
+    assert training.cache is validation.cache is None
+
+
+def planned_cache(folder, **options):
+    loader = make(end_at=("epoch", 1))
+    cached = loader.training[0].replace(cache_location=folder, **options)
+    return cached, describe(Target("x", loader.replace(training=cached))).groups[0].cache
+
+
+def test_the_plan_looks_into_the_cache_and_leaves_it_alone(tmp_path):
+    cached, plan = planned_cache(tmp_path / "c")
+    assert plan == CachePlan(str(tmp_path / "c"), "batch", shared=True, held=0, complete=2, filled=True)
+    assert not (tmp_path / "c").exists()
+    list(Dataloader(fill, cached, loader_kind="inline", end_at=("batch", 1)))
+    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
+    assert planned_cache(tmp_path / "c")[1].held == 1
+    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"shuffle_later": "itemwise"}, ("batch", False, 2, True)),
+        ({"cache_by": "item"}, ("item", True, 8, True)),
+        ({"cache_readonly": True}, ("batch", True, 2, False)),
+        ({"cache_arrays": {"z": ((), "int32")}}, ("batch", True, 2, False)),  # only a training loop makes these
+    ],
+    ids=str,
+)
+def test_the_plan_tells_what_a_cache_keeps(tmp_path, options, expected):
+    _, plan = planned_cache(tmp_path / "c", **options)
+    assert (plan.keeps, plan.shared, plan.complete, plan.filled) == expected
+
+
+def test_what_a_damaged_cache_holds_is_left_open(tmp_path):
+    cached, _ = planned_cache(tmp_path / "c")
+    list(Dataloader(fill, cached, loader_kind="inline", end_at=("batch", 1)))
+    (tmp_path / "c" / "hydrax-cache.json").write_text("{}")
+    assert planned_cache(tmp_path / "c")[1].held is None

@@ -8,7 +8,7 @@ from hydrax_cli.verdict import Pace, pace, verdict
 from hydrax_core import Stats
 
 
-def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=None, depth=3):
+def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=None, depth=3, hits=0):
     """A pace as it comes about when nothing but the slower side limits it."""
     if wait is None:
         wait = max(0.0, item * rows / workers - step)
@@ -17,6 +17,7 @@ def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=Non
         items=rows * batches,
         seconds=(step + wait) * batches,
         idle_seconds=wait * batches,
+        hits=hits,
         item_seconds=item,
         workers=workers,
         depth=depth,
@@ -78,17 +79,52 @@ def test_batches_that_were_not_loaded_are_not_called_loaded():
     assert text == "the training step is the limit: 390 ms; the batches needed no loading"
 
 
+def test_a_run_that_the_cache_served_is_said_to_be_one():
+    all_of_it = {"item": 0.0, "hits": 100}
+    assert judge(measured(**all_of_it, wait=0.0)) == (
+        "the training step is the limit: 390 ms; the cache served all batches"
+    )
+    assert judge(measured(**all_of_it, step=0.0, wait=0.001), has_step=False) == (
+        "no training step to feed: a batch comes every 1.0 ms from the cache (64,000 items/s); "
+        "a longer step would not wait"
+    )
+
+
+def test_waiting_for_the_cache_is_not_blamed_on_the_loader():
+    waits = measured(item=0.041, wait=0.2, hits=100)  # the item was loaded before what is measured
+    text = judge(waits)
+    assert text.startswith("the step of 390 ms waits 34 % of the time, though the cache served all batches: 200 ms")
+    assert text.endswith("more depth may help, more workers would not")
+    assert judge(waits, inline=True).endswith("another kind than inline reads ahead")
+
+
+@pytest.mark.parametrize("options", [{}, {"item": 0.005}, {"item": 0.001, "wait": 0.2}], ids=str)
+def test_a_run_that_the_cache_served_in_part_is_told_how_much(options):
+    line = judge(measured(**options))
+    assert judge(measured(**options, hits=30)) == f"{line}; the cache served 30 of 100 batches"
+
+
 positive = st.floats(1e-6, 100)
 
 
-@given(positive, positive, st.integers(1, 512), st.integers(1, 64), st.booleans(), st.booleans(), st.floats(0, 50))
-def test_there_is_one_line_for_every_pace(step, item, rows, workers, has_step, inline, wait):
-    text = judge(
-        measured(step=step, item=item, rows=rows, workers=workers, wait=wait), has_step=has_step, inline=inline
-    )
+@given(
+    positive,
+    positive,
+    st.integers(1, 512),
+    st.integers(1, 64),
+    st.booleans(),
+    st.booleans(),
+    st.floats(0, 50),
+    st.sampled_from([0, 1, 99, 100]),
+)
+def test_there_is_one_line_for_every_pace(step, item, rows, workers, has_step, inline, wait, hits):
+    pace_ = measured(step=step, item=item, rows=rows, workers=workers, wait=wait, hits=hits)
+    text = judge(pace_, has_step=has_step, inline=inline)
     assert text
     assert "\n" not in text
     assert "nan" not in text
+    assert ("cache" in text) == (hits > 0)
+    assert ("worker would do" in text or "workers would do" in text) <= (hits < 100)
 
 
 @given(positive, positive, st.integers(1, 512), st.integers(1, 64))
@@ -120,9 +156,10 @@ def test_the_pace_between_two_snapshots_leaves_out_what_was_before():
         items=88,
         loaded_items=112,
         load_seconds=14.4,
+        cache_hits=5,
     )
-    assert pace(before, after) == Pace(
-        batches=10, items=80, seconds=4.0, idle_seconds=1.0, item_seconds=pytest.approx(0.1), workers=2, depth=3
+    assert pace(dataclasses.replace(before, cache_hits=1), after) == Pace(
+        batches=10, items=80, seconds=4.0, idle_seconds=1.0, hits=4, item_seconds=pytest.approx(0.1), workers=2, depth=3
     )
 
 

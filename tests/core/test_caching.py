@@ -2,6 +2,7 @@ import itertools
 import logging
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,6 +76,47 @@ def test_later_epochs_come_from_the_cache_within_a_run(tmp_path, load, loaded):
                     store.flush()
         assert loader.stats().cache_hits >= 9  # the next one or two were asked for before the flush
     assert len(loaded) <= 24
+
+
+@pytest.mark.parametrize("cache_by", ["batch", "item"])
+def test_a_batch_tells_whether_the_cache_served_it(tmp_path, load, cache_by):
+    train = group(tmp_path / "c", cache_by=cache_by, batch_size=4)
+    run(load, train, end_at=("batch", 2))
+    with Dataloader(load, train, loader_kind="thread", end_at=("epoch", 1)) as loader:
+        served = []
+        for batch in loader:
+            served.append(batch.from_cache)
+            stats = loader.stats()
+            counts = (stats.cache_hits, stats.cache_misses)
+            assert counts == (served.count(True), served.count(False))  # what is read ahead does not count yet
+    assert served == [True, True, False, False, False]
+    for batch in Dataloader(load, group(None), loader_kind="inline", end_at=("batch", 1)):
+        assert not batch.from_cache
+        assert not batch.split(jax.devices()[:1])[0].from_cache
+
+
+def test_a_batch_that_its_user_caches_was_loaded_all_the_same(tmp_path, load):
+    train = group(tmp_path / "c", cache_arrays=CACHED)
+    for expected in (False, True):
+        with Dataloader(load, train, loader_kind="inline", end_at=("batch", 1)) as loader:
+            batch = next(loader)
+            if batch.uncached:
+                encode(batch)
+            assert batch.from_cache is expected
+            assert [part.from_cache for part in batch.split(jax.devices()[:2])] == [expected] * 2
+
+
+def test_the_time_to_a_first_batch_that_waits_for_no_worker_adds_up(tmp_path, load):
+    train = group(tmp_path / "c")
+    run(load, train)
+    with Dataloader(load, train, loader_kind="process", end_at=("epoch", 1)) as loader:
+        next(loader)
+        early = loader.stats().first_batch
+        for _ in loader:
+            pass
+        assert loader.stats().first_batch == early
+    assert min(early.start, early.load, early.place) >= 0
+    assert early.total == pytest.approx(early.start + early.load + early.place)
 
 
 def test_items_are_gathered_into_the_batches_of_any_epoch(tmp_path, load, loaded):

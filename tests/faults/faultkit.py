@@ -86,6 +86,7 @@ PREAMBLE = """
 import os, signal, sys, threading
 sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
 from faultkit import *
+from faultloads import fill
 from hydrax_core import *
 """
 

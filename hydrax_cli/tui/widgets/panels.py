@@ -223,7 +223,7 @@ class CrewPanel(FramePanel):
     """A lane for each worker and a cell for each slot."""
 
     BORDER_TITLE = "workers and slots"
-    _CELL = 9
+    _CELL = 11
     _MOST_LINES = 8
 
     def wanted_height(self) -> int:
@@ -291,7 +291,7 @@ class CrewPanel(FramePanel):
         glyph, style = _WORKER_GLYPHS[worker.state]
         if worker.restarts:
             glyph, style = "↻", "$text-warning"
-        return Content.assemble((f"{worker.number:>3}", "$dim"), (glyph, style), f"{100 * busy:>3.0f}% ")
+        return Content.assemble((f"{worker.number:>3} ", "$dim"), (glyph, style), f"{100 * busy:>4.0f}% ")
 
     def _slots(self, stats: Stats | None, width: int) -> Content:
         slots = stats.slots if stats is not None else ()

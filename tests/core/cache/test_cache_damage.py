@@ -274,3 +274,24 @@ def test_a_pipe_in_place_of_a_file_does_not_hang(whole, tmp_path, name):
             act()
         except (OSError, ValueError, kit.HydraxError):
             continue
+
+
+def test_a_commit_cut_off_in_the_middle_is_undone_or_read_as_nothing(tmp_path):
+    place = kit.fill(tmp_path / "c")
+    connection = sqlite3.connect(place / INDEX, isolation_level=None)
+    connection.executescript("PRAGMA cache_size = 1; PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
+    connection.execute("UPDATE entries SET checksum = x'00'")
+    for number in range(3000):
+        connection.execute("INSERT INTO entries VALUES (7, ?, zeroblob(16), 0, 0, zeroblob(500))", (number,))
+    killed = shutil.copytree(place, tmp_path / "killed")  # what kill -9 leaves: a changed file and its journal
+    connection.rollback()
+    connection.close()
+    assert (killed / f"{INDEX}-journal").stat().st_size > 4096
+    readonly = shutil.copytree(killed, tmp_path / "readonly")
+    before = kit.snapshot(readonly)
+    with kit.open_store(readonly, cache_readonly=True) as store:
+        for number in range(kit.BATCHES):
+            kit.serve(store, number)
+    assert kit.snapshot(readonly) == before
+    assert kit.served(killed)[0] == list(range(kit.BATCHES))
+    assert list(verify(killed)) == []

@@ -1,0 +1,229 @@
+"""``hydrax cache``: what a cache on disk holds, whether it is sound, and removing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hydrax_cli.cache_text import cleared_line, finding_line, finding_values, info_lines, info_values
+from hydrax_cli.options import COUNT, Pattern
+from hydrax_cli.units import many, size
+from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
+from hydrax_core.errors import CacheBusyError, NotACacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["cache"]
+
+_FINDINGS = 1
+_DECLINED = 1
+_REFRESH_SECONDS = 0.05
+_SAMPLE = 8
+_DIGITS = "digits"
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE = Pattern(
+    "age",
+    r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)",
+    lambda m: float(m[1]) * _UNITS[m[2]],
+    "an age with its unit, such as 12h, 7d or 2w",
+)
+_EPOCH = Pattern("n", r"\d{1,18}", lambda m: int(m[0]), "the number of a content epoch, counted from 0")
+
+_path = click.argument("path", type=click.Path(path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
+
+
+@click.group(short_help="Look into, check and remove caches on disk.")
+def cache() -> None:
+    """Look into, check and remove caches on disk.
+
+    PATH is the folder of a cache (the cache_location of a DataGroup), or a folder with several of them in it.
+    """
+
+
+@cache.command("info", short_help="Show what a cache holds.")
+@_path
+@_json
+def show(path: Path, *, as_json: bool) -> None:
+    """Show what a cache holds: arrays, coverage, room on the disk, who made it and when."""
+    found = [info(folder) for folder in _caches(path)]
+    if as_json:
+        _echo_json({"caches": [info_values(one) for one in found]})
+        return
+    for position, one in enumerate(found):
+        if position:
+            click.echo()
+        for line in info_lines(one):
+            click.echo(line)
+
+
+@cache.command("verify", short_help="Read a whole cache and list what is wrong.")
+@_path
+@click.option("--repair", is_flag=True, help="Remove what is bad, so that it is loaded anew.")
+@click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
+@click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
+@_json
+@click.pass_context
+def check(
+    ctx: click.Context, path: Path, *, repair: bool, against: str | None, sample: int | None, as_json: bool
+) -> None:
+    """Read a whole cache and list what is wrong with it: corrupt, cut, missing, unfinished, orphaned and foreign.
+
+    With --against, entries that the loader would load differently now are stale. TARGET is as for hydrax run:
+    package.module:attribute, file.py:attribute, a folder of images, or an .npy or .npz file; or digits.
+
+    Exit codes: 0 clean, 1 findings (repaired or not), 2 wrong usage.
+    """
+    if sample is not None and against is None:
+        raise click.UsageError("--sample: it goes with --against")
+    folders = _caches(path)
+    findings: list[tuple[Path, Finding]] = []
+
+    def tell(folder: Path, finding: Finding) -> None:
+        findings.append((folder, finding))
+        if not as_json:
+            prefix = f"{folder.name}: " if len(folders) > 1 else ""
+            click.echo(f"{prefix}{finding_line(finding)}")
+
+    read = 0
+    for folder in folders:
+        with _progress(f"reading {folder.name}", "bytes") as progress:
+            counted = _Counted(progress)
+            for finding in verify(folder, repair=repair, progress=counted):
+                tell(folder, finding)
+            read += counted.done
+        if against is not None:
+            with _progress(f"loading {folder.name} again", "batches") as progress:
+                for finding in _compare(folder, against, sample or _SAMPLE, progress):
+                    tell(folder, finding)
+    if as_json:
+        _echo_json(
+            {
+                "clean": not findings,
+                "read_bytes": read,
+                "findings": [finding_values(str(folder), finding) for folder, finding in findings],
+            }
+        )
+    else:
+        result = many(len(findings), "finding") if findings else "clean"
+        click.echo(f"{result}; read {size(read)} of arrays in {many(len(folders), 'cache')}")
+    if findings:
+        ctx.exit(_FINDINGS)
+
+
+@cache.command("clear", short_help="Remove a cache, or entries of it.")
+@_path
+@click.option("--epoch", type=_EPOCH, help="Only this content epoch.")
+@click.option("--older-than", type=_AGE, help="Only entries older than this: 7d, 12h.")
+@click.option("--corrupt", is_flag=True, help="Only entries that fail their checksum.")
+@click.option("--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_json
+@click.pass_context
+def remove(
+    ctx: click.Context,
+    path: Path,
+    *,
+    epoch: int | None,
+    older_than: float | None,
+    corrupt: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove a cache, or the entries that fit all conditions given; only files of the cache's own format go.
+
+    It shows first what goes and how much room that frees, and asks. Where there is no terminal to ask on, it wants
+    --yes. While a run uses the cache it refuses.
+    """
+    conditions: dict[str, Any] = {"epoch": epoch, "older_than": older_than, "corrupt": corrupt}
+    folders = _caches(path)
+    if not dry_run:
+        _require_unused(folders)  # before anything is asked; clear() makes sure
+    done = [(folder, clear(folder, dry_run=True, **conditions)) for folder in folders]
+    asks = not dry_run and not yes
+    if asks or not as_json:
+        for folder, planned in done:
+            click.echo(f"{'going' if yes else 'would go'}: {cleared_line(str(folder), planned)}", err=as_json)
+    if asks and not _confirmed():
+        ctx.exit(_DECLINED)
+    if not dry_run:
+        done = [(folder, clear(folder, **conditions)) for folder in folders]
+    if as_json:
+        values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
+        _echo_json({"removed": not dry_run, "caches": values})
+    elif not dry_run:
+        click.echo(f"freed {size(sum(cleared.freed_bytes for _, cleared in done))}")
+
+
+def _require_unused(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if in_use(folder):
+            raise CacheBusyError(f"{folder}: a run is using this cache; wait for its end, or stop it")
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on; give --yes to remove this, or --dry-run")
+    return click.confirm("Remove this?", err=True)
+
+
+def _caches(path: Path) -> tuple[Path, ...]:
+    try:
+        return caches(path)
+    except NotACacheError as error:
+        raise click.UsageError(f"PATH: {error}") from error
+
+
+def _compare(folder: Path, target: str, sample: int, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
+    from hydrax_cli.target import SourceOptions, load_target  # noqa: PLC0415  likewise
+
+    settings = info(folder).settings  # of the built-in sources, which take them from the command line
+    options = SourceOptions(batch_size=settings.get("batch_size"), seed=settings.get("seed"))
+    found = load_target(None if target == _DIGITS else target, {}, options)
+    yield from compare(folder, found.loader, sample, progress)
+
+
+class _Counted:
+    """Remembers how far it came, and passes it on some times a second."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._next = 0.0
+        self.done = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done = done
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _REFRESH_SECONDS
+            self._progress(done, total)
+
+
+@contextmanager
+def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal's error stream; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # noqa: PLC0415  only a terminal pays for it
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415  same
+
+    amount = DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn()
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), amount, console=Console(stderr=True), transient=True)
+    with bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _echo_json(values: Any) -> None:
+    click.echo(json.dumps(values, indent=2, ensure_ascii=False))

@@ -1,0 +1,123 @@
+"""Loaders, feeds and waiting for the tests of ``hydrax inspect``."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from hydrax_cli.tui.app import InspectApp
+from hydrax_cli.tui.capture import LogBuffer
+from hydrax_cli.tui.feed import LoaderFeed, Opened
+from hydrax_core import DataGroup, Dataloader
+
+PATIENCE = 30
+ARRAYS = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32"), "tokens": ((7,), "int32")}
+
+
+def load(item, arrays, seed):
+    arrays["image"][...] = item % 250 + 1
+    arrays["image"][0, 0] = 0
+    arrays["label"][...] = item % 10
+    arrays["tokens"][...] = 97 + item % 20
+    return {"path": f"photo-{item}.jpg"}
+
+
+def make_loader(function=load, *, items=96, **arguments):
+    def group(**more):
+        return DataGroup(8, range(items), loader_arrays=ARRAYS, labels=("label",), seed=5, **more)
+
+    arguments.setdefault("validation", ("epoch", 1, group(shuffle_first=False)))
+    return Dataloader(function, group(), **{"loader_count": 2, **arguments})
+
+
+def failing_at(bad):
+    def load_or_fail(item, arrays, seed):
+        if item == bad:
+            raise ValueError(f"bad header in item {item}")
+        load(item, arrays, seed)
+
+    return load_or_fail
+
+
+def killing_at(bad):
+    def load_or_die(item, arrays, seed):
+        if item == bad:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        load(item, arrays, seed)
+
+    return load_or_die
+
+
+@contextmanager
+def feed_of(make, **arguments):
+    """A feed over what ``make()`` returns, closed at the end."""
+    log = LogBuffer()
+    feed = LoaderFeed(lambda: Opened("the-target", "hydrax run the-target", make()), log, **arguments)
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+class Watcher:
+    """Takes frames and keeps what they bring."""
+
+    def __init__(self, feed):
+        self.feed = feed
+        self.records = []
+        self.lines = []
+        self.frame = None
+
+    def look(self):
+        self.frame = self.feed.frame()
+        self.records.extend(self.frame.records)
+        self.lines.extend(self.frame.lines)
+        return self.frame
+
+    def until(self, condition):
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.look()):
+            assert time.monotonic() < deadline, f"waited in vain; last: {self.frame}"
+            time.sleep(0.005)
+        return self.frame
+
+
+@asynccontextmanager
+async def app_of(make, *, size=(120, 40), **arguments):
+    """A running app over a loader; yields the app and its pilot."""
+    with feed_of(make, **arguments) as feed:
+        app = InspectApp(feed)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            yield app, pilot
+
+
+async def until(pilot, condition):
+    """Wait until a condition of the app holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await pilot.pause(0.02)
+
+
+def asynchronous(function):
+    """Run an async test."""
+
+    def run(*arguments, **named):
+        asyncio.run(function(*arguments, **named))
+
+    run.__name__ = function.__name__
+    run.__signature__ = __import__("inspect").signature(function)
+    return run
+
+
+def texts(app):
+    """The screen as lines of text."""
+    strips = app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def children():
+    """Processes of this process, those that ended and were not waited for included."""
+    return {child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()}
