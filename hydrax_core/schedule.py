@@ -200,7 +200,7 @@ class Schedule:
             return math.ceil(len(job.indices) / (2 * self._workers))
         if seconds <= 0:
             return len(job.indices)
-        return max(1, int(_TARGET_SECONDS / seconds))
+        return math.ceil(_TARGET_SECONDS / seconds)
 
     def _learn(self, group: int, seconds: float) -> None:
         known = self._item_seconds.get(group, seconds)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
 
 __all__ = ["Waker"]
+
+_write = ctypes.PyDLL(None).write
+_write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
+_write.restype = ctypes.c_ssize_t
 
 
 class Waker:
@@ -15,6 +20,7 @@ class Waker:
         self._receive, self._send = socket.socketpair()
         self._receive.setblocking(False)
         self._send.setblocking(False)
+        self._fd = self._send.fileno()
 
     def fileno(self) -> int:
         """Readable after ``wake()``."""
@@ -22,8 +28,9 @@ class Waker:
 
     def wake(self) -> None:
         """Make the descriptor readable."""
-        with contextlib.suppress(OSError):  # full: it is readable already; closed: nobody waits
-            self._send.send(b"\0")
+        # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole turn,
+        # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
+        _write(self._fd, b"\0", 1)
 
     def clear(self) -> None:
         """Make the descriptor unreadable."""
@@ -32,5 +39,6 @@ class Waker:
 
     def close(self) -> None:
         """Close both ends."""
+        self._fd = -1
         self._send.close()
         self._receive.close()

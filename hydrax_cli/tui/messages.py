@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from hydrax_cli.tui.statistics import ArrayStats
     from hydrax_core.stats import Stats
 
 __all__ = [
+    "ArrayCounted",
     "ArrayInfo",
     "BatchOpened",
     "BatchRecord",
@@ -302,3 +304,13 @@ class BatchOpened(Message):
         self.record = record
         self.view = view
         self.error = error
+
+
+class ArrayCounted(Message):
+    """The numbers of one array of an opened batch."""
+
+    def __init__(self, view: BatchView, name: str, stats: ArrayStats) -> None:
+        super().__init__()
+        self.view = view
+        self.name = name
+        self.stats = stats

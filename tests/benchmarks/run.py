@@ -13,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import peers
 import report
+import system
 from inputs import make_inputs
 from loads import FOLDER
 from rich.console import Console
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 CHILD = Path(__file__).with_name("child.py")
 LIMIT = 150
 """Seconds a measurement may take; the original hydrax waits 60 for a batch that never comes."""
-DISTURBED = 0.1
 TRIES = 3
+PATIENCE = 20.0
+"""Seconds to wait for a quiet machine before a measurement, at most."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,12 +124,22 @@ def measure(job: Job, folder: str) -> dict[str, Any]:
     """One measurement in a fresh process; again where others disturbed it, then the least disturbed one."""
     best: dict[str, Any] = {}
     for _ in range(TRIES):
+        _await_quiet()
         found = _run_child(job, folder)
         if not best or found.get("others", 1.0) < best.get("others", 1.0):
             best = found
-        if "error" in found or found["others"] <= DISTURBED:
+        if "error" in found or found["others"] <= report.DISTURBED:
             break
     return best
+
+
+def _await_quiet() -> None:
+    end = time.perf_counter() + PATIENCE
+    while time.perf_counter() < end:
+        neighbours = system.Neighbours()
+        time.sleep(0.3)
+        if neighbours.share() <= report.DISTURBED:
+            return
 
 
 def _run_child(job: Job, folder: str) -> dict[str, Any]:

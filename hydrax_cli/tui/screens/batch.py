@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from hydrax_cli.tui.messages import BatchOpened
+from hydrax_cli.tui.messages import ArrayCounted, BatchOpened
 from hydrax_cli.tui.widgets.array_picture import ArrayPicture
 from hydrax_cli.tui.widgets.batch_lists import ArrayDetail, ArrayList, ItemList
 from hydrax_cli.tui.widgets.line_list import LineList
@@ -135,11 +135,12 @@ class BatchScreen(Screen[None]):
 
         for info in view.infos:
             stats = array_stats(view.arrays[info.name][: view.record.size])
-            self.app.call_from_thread(self._counted, view, info.name, stats)
+            self.post_message(ArrayCounted(view, info.name, stats))
 
-    def _counted(self, view: BatchView, name: str, stats: ArrayStats) -> None:
-        if view is self._view:
-            self._stats[name] = stats
+    @on(ArrayCounted)
+    def _counted(self, event: ArrayCounted) -> None:
+        if event.view is self._view:
+            self._stats[event.name] = event.stats
             self._show_numbers()
 
     def show_frame(self, frame: Frame, reading: Reading) -> None:  # noqa: ARG002  the run's numbers are not shown here

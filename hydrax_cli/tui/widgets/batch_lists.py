@@ -10,7 +10,7 @@ from textual.widget import Widget
 
 from hydrax_cli.tui.widgets.drawing import blocks, columns
 from hydrax_cli.tui.widgets.line_list import LineList, Pieces, clean
-from hydrax_cli.units import count, size
+from hydrax_cli.units import count, many, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ __all__ = ["ArrayDetail", "ArrayList", "ItemList"]
 _WIDE = 110
 _MOST_VALUE_COLUMNS = 3
 _VALUE_WIDTH = 8
-_SEED_WIDTH = 44
+_REST_WIDTH = 16
+"""Columns of what an item is that are worth more than its seed."""
 
 
 class ArrayList(LineList):
@@ -136,6 +137,16 @@ class ArrayDetail(Widget):
         return [line.truncate(max(1, room), ellipsis=True) for line in lines]
 
 
+class _ItemColumn:
+    """A column of the items: a title and a text a row."""
+
+    def __init__(self, title: str, texts: list[str], look: str) -> None:
+        self.title = title
+        self.texts = texts
+        self.look = look
+        self.width = max(len(title), max(map(len, texts), default=0))
+
+
 class ItemList(LineList):
     """A line an item: its index in the data, its seed, its small values, what it is."""
 
@@ -145,17 +156,25 @@ class ItemList(LineList):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
         self._view: BatchView | None = None
-        self._values: list[tuple[str, list[str]]] = []
+        self._columns: list[_ItemColumn] = []
+        self._descriptors: Sequence[str] = ()
 
     def show(self, view: BatchView) -> None:
         """Show the items of a batch."""
         self._view = view
-        self._values = [
-            (name, [str(value) for value in array[: len(view.indices)]])
+        indices = [str(index) for index in view.indices]
+        self._columns = [_ItemColumn("row", [str(row) for row in range(len(indices))], "plain")]
+        self._columns.append(_ItemColumn("index", indices, "plain"))
+        self._columns += [
+            _ItemColumn(clean(name)[:_VALUE_WIDTH], [str(value)[:_VALUE_WIDTH] for value in array], "accent")
             for name, array in view.arrays.items()
             if array.ndim == 1
         ][:_MOST_VALUE_COLUMNS]
-        self.border_title = f"{len(view.indices)} items"
+        if view.seeds is not None:
+            self._columns.append(_ItemColumn("seed", [str(seed) for seed in view.seeds], "dim"))
+        # A descriptor that only repeats the index says nothing.
+        self._descriptors = () if list(view.descriptors) == indices else view.descriptors
+        self.border_title = many(len(indices), "item")
         self.lines_changed()
 
     def count(self) -> int:
@@ -164,26 +183,27 @@ class ItemList(LineList):
 
     def header(self, width: int) -> Pieces:
         """The titles."""
-        values = "".join(f" {clean(name)[:_VALUE_WIDTH]:>{_VALUE_WIDTH}}" for name, _ in self._values)
-        seed = "        seed" if width >= _SEED_WIDTH else ""
-        return [(f"  row     index{values}{seed}  what it is", "head")]
+        titles = "".join(f"  {column.title:>{column.width}}" for column in self._fitting(width))
+        return [(f"{titles}  {'what it is' if self._descriptors else ''}", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
         """An item."""
         view = self._view
         assert view is not None
-        mark = "▸" if index == self.chosen else " "
-        yield f"{mark}{index:>4} {view.indices[index]:>9}", "plain"
-        for _, values in self._values:
-            yield f" {values[index][:_VALUE_WIDTH]:>{_VALUE_WIDTH}}", "accent"
-        if width >= _SEED_WIDTH:
-            yield f"  {'-' if view.seeds is None else view.seeds[index]:>10}", "dim"
-        if view.descriptors:
-            yield f"  {clean(view.descriptors[index])}", "plain"
+        yield "▸" if index == self.chosen else " ", "key"
+        for place, column in enumerate(self._fitting(width)):
+            yield f"{' ' * (2 if place else 1)}{column.texts[index]:>{column.width}}", column.look
+        if self._descriptors:
+            yield f"  {clean(self._descriptors[index])}", "plain"
         for name, texts in view.additional.items():
             if texts[index]:
                 yield f"  {clean(name)}=", "dim"
                 yield clean(texts[index]), "plain"
+
+    def _fitting(self, width: int) -> list[_ItemColumn]:
+        """All columns where there is room for them and the rest, else all but the seed."""
+        taken = sum(column.width + 2 for column in self._columns)
+        return [column for column in self._columns if column.title != "seed" or width - taken >= _REST_WIDTH]
 
 
 def _value(value: float | None) -> str:

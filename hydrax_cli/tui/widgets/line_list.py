@@ -193,8 +193,11 @@ class LineList(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Choose a line, or enter it."""
-        index = self.scroll_offset.y + event.y - self._header_height()
-        if event.y >= self._header_height() and index < self.count():
+        place = event.get_content_offset(self)
+        if place is None or place.y < self._header_height():
+            return
+        index = self.scroll_offset.y + place.y - self._header_height()
+        if index < self.count():
             self.choose(index)
             if event.chain > 1:
                 self.action_select()
