@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["active", "batched", "is_worker", "local"]
+__all__ = ["active", "batched", "is_batched", "is_worker", "local"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,3 +34,8 @@ def batched(loader_func: F) -> F:
     """
     loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
     return loader_func
+
+
+def is_batched(loader_func: Any) -> bool:
+    """Whether a loader is marked with ``batched``."""
+    return bool(getattr(loader_func, "__hydrax_batched__", False))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from hydrax_core._worker import is_batched
 from hydrax_core.checks import boolean, choice, integer
 from hydrax_core.group import DataGroup
 from hydrax_core.plan import Plan
@@ -150,8 +151,9 @@ def _end(end_at: Any, per_epoch: int) -> int | None:
 
 
 def _check_loader(loader_func: Any) -> None:
-    batched = getattr(loader_func, "__hydrax_batched__", False)
-    _check_call("loader_func", loader_func, 3, "(items, arrays, seeds)" if batched else "(item, arrays, seed)")
+    _check_call(
+        "loader_func", loader_func, 3, "(items, arrays, seeds)" if is_batched(loader_func) else "(item, arrays, seed)"
+    )
 
 
 def _check_call(argument: str, function: Any, count: int, expected: str) -> None:

@@ -48,8 +48,6 @@ _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
 _MOST_DROPPED = 4096
 _LEASE_POLL_SECONDS = 0.01
-_PREFAULT_BYTES = 128 << 20
-"""Mapped in about the time that a worker takes to start."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -232,7 +230,8 @@ class Engine:
                 if self._stopping:
                     return
             self._turn(block=False)
-            self._prefault()
+            if self.first_ready is None:  # the workers are still starting
+                self._pool.prefault(self.filling_slots)
             while not self._stopping and self._handover.fatal is None:
                 self._turn(block=True)
         except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
@@ -259,15 +258,6 @@ class Engine:
             if not member.worker.descriptors:
                 self._hear(member, -1)
         self._deliver()
-
-    def _prefault(self) -> None:
-        """Have the first batches' memory mapped while the workers start."""
-        budget = _PREFAULT_BYTES
-        for slot in self.filling_slots:
-            budget -= self._pool.memory.stride
-            if self.first_ready is not None or self._stopping or budget < 0:
-                return
-            self._pool.memory.prefault(slot)
 
     def _patience(self) -> float | None:
         """How long to sleep at most: for ever, but where only jaxlib, which rings no bell, can free a slot."""

@@ -248,6 +248,8 @@ class DataGroup(Sequence[D], Generic[D]):
             key,
             shuffle_first=self._shuffle_first,
             shuffle_later=self._shuffle_later,
+            # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
+            first_seeds_only=self._cache_location is not None and self._cache_by == "item",
         )
 
     def fingerprint(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class JobGroup:
         cache_layouts: Layouts of the cached arrays; empty without a cache.
         stores_itself: Whether loaded batches go to the cache as they are.
         batch_size: Rows of a batch.
+        batch_count: Batches an epoch.
         zeroed: Whether rows are zeroed before the loader gets them.
     """
 
@@ -33,6 +34,7 @@ class JobGroup:
     cache_layouts: Layouts
     stores_itself: bool
     batch_size: int
+    batch_count: int
     zeroed: bool
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 
+from hydrax_core._worker import is_batched
 from hydrax_core.arguments import Arguments
 from hydrax_core.cache import CacheStore
 from hydrax_core.engine import Engine, EngineSettings
@@ -67,6 +68,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
             cache_layouts=group.cache_layouts,
             stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
             batch_size=group.batch_size,
+            batch_count=group.batch_count,
             zeroed=group.zeroed,
         )
         for group in (*arguments.training, *arguments.validation)
@@ -77,7 +79,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         loader_count=count,
         deterministic=arguments.deterministic,
         on_error=arguments.on_error,
-        batched=bool(getattr(arguments.loader_func, "__hydrax_batched__", False)),
+        batched=is_batched(arguments.loader_func),
         threaded=not inline,
     )
     intake_settings = IntakeSettings(
@@ -125,7 +127,9 @@ def _functions(arguments: Arguments) -> bytes:
     stop_at_failure = arguments.on_error != "substitute"
     try:
         functions: bytes = cloudpickle.dumps(
-            (arguments.loader_func, arguments.startup_func, stop_at_failure), protocol=5
+            # The mark goes beside the function: of an importable one only the name is sent.
+            (arguments.loader_func, arguments.startup_func, stop_at_failure, is_batched(arguments.loader_func)),
+            protocol=5,
         )
     except Exception as error:
         raise TypeError(
@@ -165,7 +169,14 @@ def _worker_starter(
 
     def start(number: int) -> Worker:
         status = memory.status(number)
-        runner = ChunkRunner(loader_func, setups, memory, status, stop_at_failure=stop_at_failure)
+        runner = ChunkRunner(
+            loader_func,
+            setups,
+            memory,
+            status,
+            stop_at_failure=stop_at_failure,
+            batched=is_batched(loader_func),
+        )
         worker: Worker = kind(number, runner, status, startup_func)
         return worker
 

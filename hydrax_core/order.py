@@ -139,6 +139,7 @@ class GroupOrder:
         key: The group's key, which no other group of the loader shares; ``None`` in validation: data order, no seeds.
         shuffle_first: Whether the first epoch is shuffled.
         shuffle_later: What later epochs do, see ``DataGroup``.
+        first_seeds_only: Whether an item has the seed of the first epoch in all of them.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class GroupOrder:
         *,
         shuffle_first: bool,
         shuffle_later: Shuffle,
+        first_seeds_only: bool = False,
     ) -> None:
         self._size = size
         self._batch_size = batch_size
@@ -157,6 +159,7 @@ class GroupOrder:
         self._key = key
         self._shuffle_first = shuffle_first
         self._shuffle_later = shuffle_later
+        self._first_seeds_only = first_seeds_only
         self._items = _Window(size, max(_WINDOW, batch_size))
         self._batches = _Window(batch_count, _WINDOW)
 
@@ -169,7 +172,7 @@ class GroupOrder:
         if self._key is None:
             indices, _ = self._items.take(order_key, None, first, end)
             return BatchContent(indices, None, 0, content_epoch, content_batch)
-        seed_key = derive_key(self._key, "items", content_epoch)
+        seed_key = self._seed_key(content_epoch)
         indices, seeds = self._items.take(order_key, seed_key, first, end)
         seed = derive_key(self._key, "batch", content_epoch, content_batch) >> 32
         return BatchContent(indices, seeds, seed, content_epoch, content_batch)
@@ -194,7 +197,11 @@ class GroupOrder:
         if self._key is None:
             return other, None
         content_epoch, _ = self.content(epoch, 0)
-        return other, int(seeds_of(derive_key(self._key, "items", content_epoch), other))
+        return other, int(seeds_of(self._seed_key(content_epoch), other))
+
+    def _seed_key(self, content_epoch: int) -> int:
+        assert self._key is not None
+        return derive_key(self._key, "items", 0 if self._first_seeds_only else content_epoch)
 
     def _item_key(self, content_epoch: int) -> int | None:
         """The key of the item permutation, ``None`` for the order of the data."""

@@ -15,10 +15,13 @@ import numpy.typing as npt
 
 from hydrax_core.cache import CacheStore
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
+from hydrax_core.layout import block_size
 from hydrax_core.plan import PlannedBatch
+from hydrax_core.slots import memory_budget
 
 __all__ = ["Shelf"]
 
+_EPOCHS_REMEMBERED = 64
 _logger = logging.getLogger("hydrax")
 
 
@@ -35,7 +38,10 @@ class Shelf:
         self._groups = groups
         self._told: set[int] = set()
         self._closed = False
+        self._looked_at: dict[tuple[int, int], int] = {}
         self.empty = not any(stores)
+        sizes = [group.batch_count * block_size(group.cache_layouts) for group in groups]
+        self._larger_than_memory = [size > memory_budget() for size in sizes]
 
     def keeps_batches(self, group: int) -> bool:
         """Whether the group has a cache of batches."""
@@ -53,7 +59,14 @@ class Shelf:
         if store is None:
             return
         if store.cache_by == "batch":
-            store.prefetch(planned.content.content_epoch, planned.content.content_batch)
+            epoch = planned.content.content_epoch
+            times = self._looked_at.pop((group, epoch), 0)
+            self._looked_at[group, epoch] = times + 1
+            if len(self._looked_at) > _EPOCHS_REMEMBERED:
+                del self._looked_at[next(iter(self._looked_at))]
+            # An entry is checked once in a process; what does not fit into memory is worth reading ahead again.
+            if times < self._groups[group].batch_count or self._larger_than_memory[group]:
+                store.prefetch(epoch, planned.content.content_batch)
         else:
             store.prefetch_items(np.array(planned.content.indices, np.int64))
 

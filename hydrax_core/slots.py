@@ -30,6 +30,7 @@ __all__ = ["SlotMemory", "SlotPool", "memory_budget"]
 
 _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; Python has no name for it
 _PREFAULT_PIECE = 4 << 20
+_PREFAULT_BYTES = 128 << 20
 _STATUS_WORDS = 8
 _IDLE_ROUNDS = 64
 """How many batches in a row may leave a slot unused before its memory is handed back."""
@@ -191,6 +192,11 @@ class SlotPool:
         slot = self._free.pop()
         self._trim()
         return slot
+
+    def prefault(self, slots: Iterable[int]) -> None:
+        """Have the memory of slots mapped, as much as that takes no longer than a worker's start."""
+        for slot, _ in zip(slots, range(_PREFAULT_BYTES // self.memory.stride), strict=False):
+            self.memory.prefault(slot)
 
     def release(self, slot: int) -> None:
         """Return a slot that was never leased."""

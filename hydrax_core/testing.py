@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core._worker import is_batched
 from hydrax_core.group import DataGroup
 
 __all__ = ["check_loader", "load_item"]
@@ -40,7 +41,7 @@ def load_item(
         for name, layout in group.loader_layouts.items()
     }
     item = group[index]
-    if getattr(loader_func, "__hydrax_batched__", False):
+    if is_batched(loader_func):
         results = loader_func([item], MappingProxyType(batch), None if seed is None else [seed])
         additional = results[0] if results else None
     else:

@@ -101,6 +101,7 @@ class ChunkRunner:
         memory: The slots.
         status: This worker's status block.
         stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
+        batched: Whether the loader takes many items at once.
     """
 
     def __init__(
@@ -111,9 +112,10 @@ class ChunkRunner:
         status: memoryview,
         *,
         stop_at_failure: bool,
+        batched: bool,
     ) -> None:
         self._loader = loader
-        self._batched = bool(getattr(loader, "__hydrax_batched__", False))
+        self._batched = batched
         self._groups = groups
         self._memory = memory
         self._status = status

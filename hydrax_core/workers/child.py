@@ -95,16 +95,17 @@ def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:
     if setup.nice:
         os.nice(setup.nice)
     _worker.active = True
-    loader, startup, stop_at_failure = _load_functions(setup.functions)
+    loader, startup, stop_at_failure, batched = _load_functions(setup.functions)
     if startup is not None:
         startup()
     memory = SlotMemory(memory_fd, setup.slot_size, setup.workers, setup.base)
     groups: list[GroupSetup] = pickle.loads(setup.groups)
-    return ChunkRunner(loader, groups, memory, memory.status(setup.number), stop_at_failure=stop_at_failure)
+    status = memory.status(setup.number)
+    return ChunkRunner(loader, groups, memory, status, stop_at_failure=stop_at_failure, batched=batched)
 
 
-def _load_functions(functions: bytes) -> tuple[Callable[..., Any], Callable[[], Any] | None, bool]:
-    loaded: tuple[Callable[..., Any], Callable[[], Any] | None, bool] = pickle.loads(functions)
+def _load_functions(functions: bytes) -> tuple[Callable[..., Any], Callable[[], Any] | None, bool, bool]:
+    loaded: tuple[Callable[..., Any], Callable[[], Any] | None, bool, bool] = pickle.loads(functions)
     return loaded
 
 

@@ -268,8 +268,7 @@ async def test_a_target_that_fails_is_a_screen_and_r_reads_it_anew():
         return make_loader()
 
     async with app_of(make) as (app, pilot):
-        await until(pilot, lambda: isinstance(app.screen, FaultScreen))
-        assert shown(app, "no such table")
+        await until(pilot, lambda: isinstance(app.screen, FaultScreen) and shown(app, "no such table"))
         assert app.fatal_fault is not None
         await pilot.press("r")
         await until(pilot, lambda: table(app).count() > 3)

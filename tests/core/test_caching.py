@@ -336,3 +336,19 @@ def test_validation_is_cached_too(tmp_path, load, loaded):
     assert first == second
     assert loaded == []
     assert stats.cache_hits == 8
+
+
+def test_where_items_are_cached_their_seeds_are_those_of_the_first_epoch(tmp_path, load):
+    train = group(tmp_path / "c", cache_by="item", shuffle_first=True)
+    first, _ = run(load, train, start_at=(2, 0), end_at=("epoch", 4))
+    again, stats = run(load, train, start_at=(2, 0), end_at=("epoch", 4))
+    assert first == again
+    assert stats.cache_misses == 0
+    seeds = [dict(zip(indices, given, strict=True)) for _, indices, given, _, _ in first]
+    assert {**seeds[0], **seeds[1], **seeds[2], **seeds[3], **seeds[4]} == {
+        **seeds[5],
+        **seeds[6],
+        **seeds[7],
+        **seeds[8],
+        **seeds[9],
+    }

@@ -81,7 +81,10 @@ _HELP = (
 class HelpScreen(ModalScreen[None]):
     """All keys and signs."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,enter", "dismiss", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,enter", "dismiss", "close", show=False),
+        Binding("q", "app.quit", "quit", show=False),
+    ]
 
     def compose(self) -> ComposeResult:
         """The keys, in groups."""
@@ -133,8 +136,9 @@ class FaultScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter", "dismiss", "close", show=False),
         Binding("c", "copy", "copy", show=False),
-        Binding("up", "scroll(-1)", show=False),
-        Binding("down", "scroll(1)", show=False),
+        Binding("space", "app.play", "play", show=False),
+        Binding("r", "app.reopen", "read anew", show=False),
+        Binding("q", "app.quit", "quit", show=False),
     ]
 
     def __init__(self, fault: Fault) -> None:
@@ -163,6 +167,8 @@ class FaultScreen(ModalScreen[None]):
 
 class TooSmallScreen(ModalScreen[None]):
     """Stands in while the terminal is too small."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "app.quit", "quit", show=False)]
 
     def __init__(self, least: tuple[int, int]) -> None:
         super().__init__()
