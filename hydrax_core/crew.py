@@ -6,8 +6,10 @@ whose members end again and again without doing any work is given up.
 
 from __future__ import annotations
 
+import os
 import selectors
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,9 +57,9 @@ class Member:
         return self.ready and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
 
     def send(self, chunk: Chunk, seconds: float) -> None:
-        """Hand over a chunk that is expected to take ``seconds``."""
+        """Hand over a chunk that is expected to take ``seconds``, 0 where nothing is known."""
         self.worker.send(chunk)
-        self.sent[chunk.number] = seconds
+        self.sent[chunk.number] = seconds or _AHEAD_SECONDS  # or the worker that starts first would get all
 
     def done(self, result: ChunkResult) -> None:
         """Take note of a result."""
@@ -217,3 +219,15 @@ class Crew:
             item,
             seconds,
         )
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+"""Crews at work, so that a fork's child lets go of their workers."""
+
+
+def _after_fork_in_child() -> None:
+    for crew in list(_crews):
+        crew.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

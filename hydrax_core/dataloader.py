@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from hydrax_core.arguments import LoaderKind, check_arguments
 from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
@@ -28,6 +28,9 @@ from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
 from hydrax_core.stats import Stats
 from hydrax_core.tally import Tally
+
+if TYPE_CHECKING:
+    from hydrax_core.placement import Placer
 
 __all__ = ["Dataloader"]
 
@@ -120,6 +123,7 @@ class Dataloader(Generic[D]):
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
         self._engine: Engine | None = None
+        self._placers: dict[int, Placer] = {}
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -270,7 +274,7 @@ class Dataloader(Generic[D]):
             self._engine = engine
             try:
                 engine.start()
-                self._check_placement()
+                self._prepare_placement()
             except BaseException:
                 self.close()
                 raise
@@ -281,16 +285,18 @@ class Dataloader(Generic[D]):
         if not self._entered:
             self.close()
 
-    def _check_placement(self) -> None:
-        from hydrax_core.placement import check_layouts  # noqa: PLC0415  jax is imported while the workers start
+    def _prepare_placement(self) -> None:
+        from hydrax_core.placement import Placer  # noqa: PLC0415  jax is imported while the workers start
 
-        for group in (*self.training, *self.validation):
-            check_layouts(group.loader_layouts)
-            check_layouts(group.cache_layouts)
+        if not self._placers:
+            for group in (*self.training, *self.validation):
+                for layouts in (group.loader_layouts, group.cache_layouts):
+                    if layouts:
+                        placer = Placer(group, layouts, self._arguments.placement_func)
+                        self._placers[id(layouts)] = placer
+                        placer.warm()
 
     def _make(self, engine: Engine, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
-        from hydrax_core.placement import place  # noqa: PLC0415  imported by _start() already
-
         address = host.planned.address
         training = address.kind == "training"
         group = (self.training if training else self.validation)[address.group_index]
@@ -298,7 +304,7 @@ class Dataloader(Generic[D]):
         store = None
         if not host.cached and group.cache_layouts and not group.cache_readonly:
             store = partial(engine.shelf.store, replace(host, arrays={}))  # without its arrays, or they would be held
-        arrays = place(host.arrays, layouts, host.additional, group, self._arguments.placement_func)
+        arrays = self._placers[id(layouts)].place(host.arrays, host.additional)
         parts = BatchParts(
             group=group,
             address=address,

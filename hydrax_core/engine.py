@@ -15,7 +15,6 @@ import os
 import selectors
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -128,7 +127,6 @@ class Engine:
         self.first_complete: float | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.RLock()
-        _engines.add(self)
 
     def start(self) -> None:
         """Start the thread, which starts the workers: Ctrl-C, which hits the main thread, cannot cut that short."""
@@ -218,7 +216,6 @@ class Engine:
             self.interrupt()
             self._shelf.close()
             self._pool.close()
-            _engines.discard(self)
 
     def interrupt(self) -> None:
         """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
@@ -249,7 +246,10 @@ class Engine:
             settled = self._deliver()  # a batch whose items cannot even be sent is done already
         self._crew.watch(self._selector)
         self._handover.sleeping(hungry=not self._schedule.has_uncut)
-        for key, _ in self._selector.select(self._patience() if block and not settled else 0):
+        # The consumer may have taken a batch just before it could know of the hunger: look once more.
+        late = self._has_room and not self._intake.at_end and not self._pool.short and self._handover.fatal is None
+        sleep = block and not settled and not late
+        for key, _ in self._selector.select(self._patience() if sleep else 0):
             if key.data is None:
                 self._waker.clear()
             elif key.fd in key.data.watched:  # not one that was replaced a moment ago
@@ -259,14 +259,18 @@ class Engine:
                 self._hear(member, -1)
         self._deliver()
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether fewer than ``depth`` batches (or errors in their place) are ahead."""
+        return len(self._jobs) + len(self._handover) < self._settings.depth
+
     def _patience(self) -> float | None:
         """How long to sleep at most: for ever, but where only jaxlib, which rings no bell, can free a slot."""
         stuck = self._pool.short and self._handover.waiting and not self._jobs
         return _LEASE_POLL_SECONDS if stuck else None
 
     def _admit(self) -> None:
-        # Errors count, too, or a failing run would race ahead.
-        while len(self._jobs) + len(self._handover) < self._settings.depth:
+        while self._has_room:
             batch = self._intake.take()
             if batch is Nothing.NO_SLOT:
                 waiting = self._handover.waiting or not self._settings.threaded
@@ -400,15 +404,3 @@ class Engine:
         if (key or text) not in self._said:
             self._said.add(key or text)
             _logger.warning("%s", text)
-
-
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-"""Engines that run, so that a fork's child lets go of their workers."""
-
-
-def _after_fork_in_child() -> None:
-    for engine in list(_engines):
-        engine.crew.abandon()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

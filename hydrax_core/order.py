@@ -27,7 +27,7 @@ _Uints: TypeAlias = npt.NDArray[np.uint64]
 
 _ROUNDS = 6
 _SMALL_ROUNDS = 24
-_SMALL = 1024
+_SMALL = 64
 """Sizes up to this take more rounds: with 8, the 120 orders of 5 items are visibly not equally likely (chi-square)."""
 _MULTIPLY_1 = np.uint64(0xBF58476D1CE4E5B9)  # SplitMix64
 _MULTIPLY_2 = np.uint64(0x94D049BB133111EB)  # SplitMix64

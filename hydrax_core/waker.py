@@ -8,9 +8,10 @@ import socket
 
 __all__ = ["Waker"]
 
-_write = ctypes.PyDLL(None).write
-_write.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
-_write.restype = ctypes.c_ssize_t
+_send = ctypes.PyDLL(None).send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class Waker:
@@ -30,7 +31,7 @@ class Waker:
         """Make the descriptor readable."""
         # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole turn,
         # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
-        _write(self._fd, b"\0", 1)
+        _send(self._fd, b"\0", 1, _FLAGS)
 
     def clear(self) -> None:
         """Make the descriptor unreadable."""

@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from hydrax_cli.tui.statistics import as_numbers
+from hydrax_cli.tui.statistics import MOST_VALUES, as_numbers, shares
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Grid", "Kind", "Pixels", "Scale", "best_kind", "fit", "grid_of", "heat", "images", "montage", "scale_of"]
+__all__ = [
+    "Grid",
+    "Kind",
+    "Pixels",
+    "Scale",
+    "best_kind",
+    "fit",
+    "grid_of",
+    "heat",
+    "images",
+    "montage",
+    "scale_of",
+    "thin",
+]
 
 Kind: TypeAlias = Literal["picture", "heat map", "rows"]
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
@@ -26,6 +39,7 @@ _SMALLEST_SIDE = 4
 _SMALLEST_PICTURE = 16
 _BYTE = 255
 _GAP = 1
+_OVERSAMPLING = 4
 # A scale of our own from dark to light, which stays ordered for who sees few colours.
 _HEAT_STOPS = (
     (0x16, 0x12, 0x2E),
@@ -85,7 +99,8 @@ def best_kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Kind:
 
 def scale_of(array: npt.NDArray[Any]) -> Scale:
     """The scale of an array: a usual range where it has one, else from its least value to its largest."""
-    numbers = as_numbers(array)
+    row_size = max(1, array.size // max(1, len(array)))
+    numbers = as_numbers(array[: max(1, MOST_VALUES // row_size)])
     finite = numbers[np.isfinite(numbers)] if numbers.dtype.kind == "f" else numbers
     if not finite.size:
         return Scale(0.0, 1.0)
@@ -121,6 +136,14 @@ def heat(array: npt.NDArray[Any], scale: Scale) -> Pixels:
     if numbers.dtype.kind == "f":
         pixels[~np.isfinite(numbers)] = _NOT_A_NUMBER
     return pixels
+
+
+def thin(matrix: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
+    """Every so many rows and columns of a matrix much larger than what is drawn of it."""
+    down, across = (
+        max(1, size // (_OVERSAMPLING * wanted)) for size, wanted in zip(matrix.shape, (height, width), strict=True)
+    )
+    return matrix[::down, ::across]
 
 
 def fit(picture: Pixels, width: int, height: int) -> Pixels:
@@ -189,10 +212,10 @@ def _few_levels(picture: Pixels) -> Pixels:
 def _to_bytes(array: npt.NDArray[Any], scale: Scale) -> Pixels:
     if array.dtype == np.uint8 and scale == Scale(0.0, float(_BYTE)):
         return cast("Pixels", array)
-    numbers = as_numbers(array).astype(np.float32)
-    span = scale.high - scale.low
-    scaled = (numbers - np.float32(scale.low)) * np.float32(_BYTE / span if span else 0.0)
-    levels: Pixels = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=_BYTE, neginf=0.0), 0, _BYTE).astype(np.uint8)
+    numbers = as_numbers(array)
+    if numbers.dtype.kind == "f":
+        numbers = np.nan_to_num(numbers, nan=scale.low, posinf=scale.high, neginf=scale.low)
+    levels: Pixels = np.clip(_BYTE * shares(numbers, scale.low, scale.high), 0, _BYTE).astype(np.uint8)
     return levels
 
 

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["MOST_VALUES", "ArrayStats", "array_stats", "as_numbers"]
+__all__ = ["MOST_VALUES", "ArrayStats", "array_stats", "as_numbers", "shares"]
 
 MOST_VALUES = 1 << 24
 _BINS = 48
@@ -25,6 +25,7 @@ _SMALL_EXPONENTS = frozenset({"float16"})
 _BYTE = 255
 _FEW_LEVELS = 16
 _SMALLEST_ROW = 4
+_LARGEST_SQUARE = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,14 @@ def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
     ]
     if not finite.size:
         return ArrayStats(int(numbers.size), looked < rows, None, None, None, None, nans, infs, (), tuple(warnings))
-    wide = np.float64 if finite.dtype.itemsize > 2 or finite.dtype.kind != "f" else np.float32  # noqa: PLR2004  bytes
+    mean, std = _moments(finite)
     return ArrayStats(
         values=int(numbers.size),
         partial=looked < rows,
         minimum=float(finite.min()),
         maximum=float(finite.max()),
-        mean=float(finite.mean(dtype=wide)),
-        std=float(finite.std(dtype=wide)),
+        mean=mean,
+        std=std,
         nans=nans,
         infs=infs,
         histogram=_histogram(finite),
@@ -110,8 +111,26 @@ def _histogram(finite: npt.NDArray[Any]) -> tuple[int, ...]:
     width = int(high) - int(low) + 1
     if width <= _BINS and (finite.dtype.kind in "iu" or bool((finite == np.rint(finite)).all())):
         return tuple(int(n) for n in np.bincount((finite - low).astype(np.int64), minlength=width))
-    counts, _ = np.histogram(finite.astype(np.float64, copy=False), bins=_BINS, range=(float(low), float(high)))
-    return tuple(int(n) for n in counts)
+    places = (_BINS * shares(finite, float(low), float(high))).astype(np.int64)
+    return tuple(int(n) for n in np.bincount(np.minimum(places, _BINS - 1), minlength=_BINS))
+
+
+def shares(numbers: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float64]:
+    """Where numbers lie between two bounds, 0 to 1; exact enough also where the distance of the bounds overflows."""
+    wide = numbers.astype(np.float64)
+    span = high - low
+    if np.isinf(span):
+        return shares(wide / 2, low / 2, high / 2)
+    shifted: npt.NDArray[np.float64] = (wide - low) / span if span else np.zeros_like(wide)
+    return shifted
+
+
+def _moments(finite: npt.NDArray[Any]) -> tuple[float, float]:
+    """Mean and deviation, without the overflow of squares."""
+    largest = max(abs(float(finite.min())), abs(float(finite.max())))
+    factor = largest if largest > _LARGEST_SQUARE else 1.0
+    wide = finite.astype(np.float64) / factor if factor > 1 else finite
+    return float(wide.mean(dtype=np.float64)) * factor, float(wide.std(dtype=np.float64)) * factor
 
 
 def _bad_values(nans: int, infs: int) -> list[str]:

@@ -56,21 +56,103 @@ def screen_svg(app: App[Any]) -> str:
     """The screen of an app that runs, dialogs and what is behind them included."""
     compositor = app.screen._compositor  # noqa: SLF001  Textual's own export reads it the same way
     update = compositor.render_update(full=True, screen_stack=app._background_screens)  # noqa: SLF001  see above
+    rows = list(_rows(update.strips))  # type: ignore[union-attr]  # a full update has strips
     columns, lines = app.size
     width, height = columns * _WIDTH + 2 * _MARGIN, lines * _HEIGHT + 2 * _MARGIN
-    background = _hex(app.screen.background_colors[1].rgb)
+    plain = _hex(app.screen.background_colors[1].rgb)
+    under, over, texts = _Shapes(), _Shapes(), _Texts()
+    for y, row in enumerate(rows):
+        for column, text, colour, background, classes in row:
+            if background not in ("", plain):
+                under.add(background, column, y, column + cell_len(text), y + 1)
+            _draw(text, column, y, colour, classes, over, texts)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(width)} {_n(height)}" width="{_n(width)}">',
-        f"<style>text{{font-family:{_FONT};font-size:14px;white-space:pre;font-variant-ligatures:none}}.b{{font-weight:bold}}.i{{font-style:italic}}</style>",
-        f'<rect width="100%" height="100%" rx="8" fill="{background}"/>',
-        f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN)})" shape-rendering="crispEdges">',
+        f"<style>text{{font:14px {_FONT};white-space:pre;font-variant-ligatures:none}}",
+        ".b text{font-weight:bold}.i text{font-style:italic}</style>",
+        f'<rect width="100%" height="100%" rx="8" fill="{plain}"/>',
+        f'<g transform="translate({_n(_MARGIN)} {_n(_MARGIN)})">',
+        f'<g transform="scale({_n(_WIDTH)} {_n(_HEIGHT)})" shape-rendering="crispEdges">',
+        *under.paths(),
+        *over.paths(),
+        "</g>",
+        *over.arcs(),
+        *texts.groups(),
+        "</g>",
+        "</svg>",
+        "",
     ]
-    rows = list(_rows(update.strips))  # type: ignore[union-attr]  # a full update has strips
-    for y, row in enumerate(rows):
-        parts.extend(_backgrounds(row, y, background))
-    for y, row in enumerate(rows):
-        parts.extend(_glyphs(row, y))
-    return "\n".join([*parts, "</g>", "</svg>", ""])
+    return "\n".join(parts)
+
+
+class _Shapes:
+    """Rectangles and arcs; all of a colour become one path."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, list[str]] = {}
+        self._arcs: dict[str, list[str]] = {}
+        self._last: tuple[str, float, float, float, float] | None = None
+
+    def add(self, colour: str, left: float, top: float, right: float, bottom: float) -> None:
+        """A rectangle; one that goes on to the right of the last one makes that longer."""
+        pieces = self._paths.setdefault(colour, [])
+        last = self._last
+        if last is not None and last[0] == colour and (last[2], last[3], last[4]) == (top, left, bottom):
+            pieces.pop()
+            left = last[1]
+        self._last = (colour, left, top, right, bottom)
+        wide = _n(right - left)
+        pieces.append(f"M{_n(left)} {_n(top)}h{wide}v{_n(bottom - top)}h-{wide}z")
+
+    def arc(self, colour: str, column: float, line: float, right: int, down: int) -> None:
+        """A quarter circle between the middles of two sides of a cell."""
+        x, y, radius = (column + 0.5) * _WIDTH, (line + 0.5) * _HEIGHT, _WIDTH / 2
+        start = f"M{_n(x)} {_n(y + down * _HEIGHT / 2)}V{_n(y + down * radius)}"
+        self._arcs.setdefault(colour, []).append(f"{start}Q{_n(x)} {_n(y)} {_n(x + right * radius)} {_n(y)}")
+
+    def paths(self) -> Iterator[str]:
+        """The rectangles, measured in cells."""
+        for colour, pieces in self._paths.items():
+            yield f'<path fill="{colour}" d="{"".join(pieces)}"/>'
+
+    def arcs(self) -> Iterator[str]:
+        """The arcs, measured in pixels."""
+        for colour, pieces in self._arcs.items():
+            yield f'<path fill="none" stroke="{colour}" d="{"".join(pieces)}"/>'
+
+
+class _Texts:
+    """Words at their places, grouped by their look."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, text: str, column: int, line: int, colour: str, classes: str) -> None:
+        """A word."""
+        place = f'x="{_n(column * _WIDTH)}" y="{_n(line * _HEIGHT + _BASELINE)}"'
+        length = f'textLength="{_n(cell_len(text) * _WIDTH)}"'
+        self._groups.setdefault((colour, classes), []).append(f"<text {place} {length}>{escape(text)}</text>")
+
+    def groups(self) -> Iterator[str]:
+        """The groups."""
+        for (colour, classes), texts in self._groups.items():
+            kind = f' class="{classes}"' if classes else ""
+            yield f'<g fill="{colour}"{kind}>{"".join(texts)}</g>'
+
+
+def _draw(text: str, column: int, line: int, colour: str, classes: str, shapes: _Shapes, texts: _Texts) -> None:
+    for offset, piece in _pieces(text):
+        x, length = column + offset, cell_len(piece)
+        part = _BLOCKS.get(piece[0])
+        if part is not None:
+            left, top, right, bottom = part
+            for i in range(length):
+                shapes.add(colour, x + i + left, line + top, x + i + right, line + bottom)
+        elif piece[0] in _CORNERS:
+            for i in range(length):
+                shapes.arc(colour, x + i, line, *_CORNERS[piece[0]])
+        else:
+            texts.add(piece, x, line, colour, classes)
 
 
 def _rows(strips: Iterable[Iterable[Iterable[Segment]]]) -> Iterator[list[_Run]]:
@@ -100,59 +182,10 @@ def _look(style: Style | None) -> tuple[str, str, str]:
     return _hex(colour), "" if background is None else _hex(background), classes
 
 
-def _backgrounds(row: list[_Run], y: int, plain: str) -> Iterator[str]:
-    runs: list[list[float | str]] = []
-    for column, text, _, background, _ in row:
-        if background in ("", plain):
-            continue
-        if runs and runs[-1][2] == background and runs[-1][1] == column:
-            runs[-1][1] = column + cell_len(text)
-        else:
-            runs.append([column, column + cell_len(text), background])
-    for start, end, colour in runs:
-        yield _rect(float(start), y, float(end), y + 1, str(colour))
-
-
-def _glyphs(row: list[_Run], y: int) -> Iterator[str]:
-    for column, text, colour, _, classes in row:
-        for offset, piece in _pieces(text):
-            x, length = column + offset, cell_len(piece)
-            part = _BLOCKS.get(piece[0])
-            if part is not None:
-                left, top, right, bottom = part
-                if right - left == 1:
-                    yield _rect(x, y + top, x + length, y + bottom, colour)
-                else:
-                    yield from (_rect(x + i + left, y + top, x + i + right, y + bottom, colour) for i in range(length))
-            elif piece[0] in _CORNERS:
-                yield from (_corner(x + i, y, *_CORNERS[piece[0]], colour) for i in range(length))
-            else:
-                kind = f' class="{classes}"' if classes else ""
-                yield (
-                    f'<text{kind} x="{_n(x * _WIDTH)}" y="{_n(y * _HEIGHT + _BASELINE)}" '
-                    f'textLength="{_n(length * _WIDTH)}" fill="{colour}">{escape(piece)}</text>'
-                )
-
-
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
     """Runs of one shape, and words, each at a place of its own as fonts differ; with their offset in cells."""
     for found in _PIECE.finditer(text):
         yield cell_len(text[: found.start()]), found[0]
-
-
-def _rect(left: float, top: float, right: float, bottom: float, colour: str) -> str:
-    return (
-        f'<rect x="{_n(left * _WIDTH)}" y="{_n(top * _HEIGHT)}" width="{_n((right - left) * _WIDTH)}" '
-        f'height="{_n((bottom - top) * _HEIGHT)}" fill="{colour}"/>'
-    )
-
-
-def _corner(column: float, y: int, right: int, down: int, colour: str) -> str:
-    x, middle = (column + 0.5) * _WIDTH, (y + 0.5) * _HEIGHT
-    radius = _WIDTH / 2
-    end_y = middle + down * _HEIGHT / 2
-    bend = f"V{_n(middle + down * radius)}Q{_n(x)} {_n(middle)} {_n(x + right * radius)} {_n(middle)}"
-    return f'<path d="M{_n(x)} {_n(end_y)}{bend}" fill="none" stroke="{colour}" shape-rendering="auto"/>'
 
 
 def _hex(colour: Iterable[float]) -> str:
@@ -160,4 +193,4 @@ def _hex(colour: Iterable[float]) -> str:
 
 
 def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{value:.3f}".rstrip("0").rstrip(".")

@@ -41,6 +41,8 @@ __all__ = [
 
 _HEADER = struct.Struct("<Q")
 _RECEIVE = 1 << 18
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A dead peer is an error, no SIGPIPE: a program may have set that back to its default, which would kill it."""
 
 
 class GroupSetup(NamedTuple):
@@ -165,7 +167,7 @@ class Channel:
 
     def send(self, payload: bytes) -> None:
         """Send a frame; returns when it has left (blocking sockets)."""
-        self._socket.sendall(_HEADER.pack(len(payload)) + payload)
+        self._socket.sendall(_HEADER.pack(len(payload)) + payload, _FLAGS)
 
     def queue(self, payload: bytes) -> None:
         """Send a frame as far as that is possible without blocking (non-blocking sockets)."""
@@ -215,7 +217,7 @@ class Channel:
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
-            return self._socket.send(data)
+            return self._socket.send(data, _FLAGS)
         except BlockingIOError:
             return 0
         except (BrokenPipeError, ConnectionResetError) as error:

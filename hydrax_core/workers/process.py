@@ -59,6 +59,9 @@ class ProcessWorkers:
         self._memory = memory
         self._encoder = DescriptorEncoder()
         self._workers: dict[int, ProcessWorker] = {}
+        # A replacement finds what its predecessor found, wherever the main process has gone since.
+        self.environment = {**_ENVIRONMENT, **os.environ}
+        self.folder = _current_folder()
 
     def start(self, number: int) -> ProcessWorker:
         """Start a worker, or its replacement."""
@@ -95,9 +98,6 @@ class ProcessWorker:
         self.status = memory.status(setup.number)
         self.status[0] = 0
         self._workers = workers
-        environment = dict(os.environ)
-        for name, value in _ENVIRONMENT.items():
-            environment.setdefault(name, value)
         search_path = [*(path for path in setup.search_path if isinstance(path, str)), str(Path(__file__).parents[2])]
         with contextlib.ExitStack() as undo:
             own, theirs = socket.socketpair()
@@ -118,7 +118,8 @@ class ProcessWorker:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=environment,
+                    env=workers.environment,
+                    cwd=workers.folder if os.path.isdir(workers.folder) else None,  # noqa: PTH112  no text, maybe
                 )
             undo.pop_all()
         self.pid: int | None = self._process.pid
@@ -288,6 +289,13 @@ def _read(frame: bytes) -> Report:
         what = "the additional data cannot be unpickled; return plain values such as numbers and strings"
         report = garbled(what, error)
     return report
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  as isdir() wants it
+    except FileNotFoundError:  # it was removed
+        return ""
 
 
 def _pidfd(pid: int) -> int | None:

@@ -174,9 +174,10 @@ async def test_keys_of_the_batch_screen():
         await pilot.press("right", "right")
         assert items.chosen == 2
         assert picture.border_title.startswith("image[2]")
-        await pilot.press("left", "enter")
+        await pilot.press("left", "escape")
         assert items.chosen == 1
         assert picture.border_title.startswith("image (8, 6, 5, 3)")
+        assert items.has_focus
         await pilot.press("a")
         assert arrays.chosen == 1
         assert "label" in picture.border_title
@@ -340,7 +341,7 @@ def test_every_size_shows_the_run_and_its_batches(size):
         async with app_of(lambda: make_loader(end_at=("epoch", 1)), size=size) as (app, pilot):
             await until(pilot, lambda: state(app) == "done" and table(app).count() == 24)
             await pilot.pause(0.1)
-            for text in ("the-target", "done", "items/s", "slots", "validation", "quit"):
+            for text in ("the-target", "done", "items/s", "slots", "validation", "play"):
                 assert shown(app, text), text
             await pilot.press("enter")
             await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)

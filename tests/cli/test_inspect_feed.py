@@ -252,7 +252,9 @@ def test_closing_does_not_wait_for_a_hanging_item(start):
         time.sleep(3600)
 
     watch = start(lambda: make_loader(hang, validation=None))
-    watch.until(lambda frame: frame.stats is not None and any(worker.item is not None for worker in frame.stats.workers))
+    watch.until(
+        lambda frame: frame.stats is not None and any(worker.item is not None for worker in frame.stats.workers)
+    )
     watch.feed.close()
     assert children() == before
 

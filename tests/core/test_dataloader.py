@@ -44,6 +44,14 @@ def group(count=20, batch_size=4, **more):
     return DataGroup(batch_size, range(count), **{"loader_arrays": ARRAYS, **more})
 
 
+LARGE = {"x": ((16384,), "float32"), "y": ((), "int32")}  # batches above 64 KiB are handed over where they lie
+
+
+def mark(item, arrays, seed):
+    arrays["x"][...] = item
+    arrays["y"][...] = item
+
+
 def inline(training=None, loader=load, **more):
     return Dataloader(loader, training or group(), **{"loader_kind": "inline", "end_at": ("epoch", 1), **more})
 
@@ -418,7 +426,7 @@ def test_an_honest_loader_is_not_accused(caplog):
 
 
 def test_a_kept_batch_never_changes_and_never_stalls_the_loader(caplog):
-    with inline(group(400), loader_kind="thread", depth=2) as loader:
+    with inline(group(400, loader_arrays=LARGE), loader=mark, loader_kind="thread", depth=2) as loader:
         kept = list(loader)
         assert len(kept) == 100
         for batch in kept:
@@ -432,7 +440,8 @@ def test_a_kept_batch_never_changes_and_never_stalls_the_loader(caplog):
 
 
 def test_past_the_bound_the_holders_are_named_and_the_loader_goes_on_when_they_let_go():
-    with inline(group(400), loader_kind="thread", depth=2, max_held=5) as loader:
+    train = group(400, loader_arrays=LARGE)
+    with inline(train, loader=mark, loader_kind="thread", depth=2, max_held=5) as loader:
         kept = []
         with pytest.raises(BatchesHeldError, match=r"max_held.*test_dataloader.py:\d+"):
             kept.extend(loader)
@@ -444,7 +453,8 @@ def test_past_the_bound_the_holders_are_named_and_the_loader_goes_on_when_they_l
 
 
 def test_a_consumer_that_never_calls_jax_does_not_stall_it():
-    with inline(group(4000), loader_kind="thread", depth=2, max_held=8) as loader:
+    train = group(4000, loader_arrays=LARGE)
+    with inline(train, loader=mark, loader_kind="thread", depth=2, max_held=8) as loader:
         assert sum(1 for _ in loader) == 1000
 
 

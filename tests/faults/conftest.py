@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from faultkit import KINDS, group
 from faultloads import fill
-from hydrax_core import Dataloader
+
+from hydrax_core import Dataloader, placement
 
 os.environ[leaks.MARK] = uuid.uuid4().hex
 _rows = {}
@@ -77,3 +78,9 @@ def pytest_terminal_summary(terminalreporter):
     for name, row in _rows.items():
         outcome = "FAILED" if row["failed"] else "holds" if row["passed"] else "skipped"
         terminalreporter.write_line(f"{name:{width}}  {row['rounds']:6}  {outcome}")
+
+
+@pytest.fixture(autouse=True)
+def _no_batch_is_copied(monkeypatch):
+    """Faults around leases need batches that are handed over where they lie, however small."""
+    monkeypatch.setattr(placement, "_SMALL", -1)

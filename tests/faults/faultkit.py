@@ -106,9 +106,9 @@ def python(code, *, seconds=30.0, check=True, **options):
     return result
 
 
-def start_python(code, *, env=None, flags=(), **options):
+def start_python(code, *, arguments=(), env=None, flags=(), **options):
     environment = {**os.environ, "HYDRAX_FAULTS_FOLDER": str(Path(__file__).parent), **(env or {})}
     environment = {name: value for name, value in environment.items() if value is not None}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     program = PREAMBLE + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, *flags, "-c", program], env=environment, **options)
+    return subprocess.Popen([sys.executable, *flags, "-c", program, *arguments], env=environment, **options)

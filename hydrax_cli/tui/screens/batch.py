@@ -15,7 +15,7 @@ from textual.widgets import Footer, Static
 from hydrax_cli.tui.messages import ArrayCounted, BatchOpened
 from hydrax_cli.tui.widgets.array_picture import ArrayPicture
 from hydrax_cli.tui.widgets.batch_lists import ArrayDetail, ArrayList, ItemList
-from hydrax_cli.tui.widgets.line_list import LineList
+from hydrax_cli.tui.widgets.line_list import LineList, clean
 from hydrax_cli.units import many
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchScreen"]
 
-_GRID_AT_LEAST = 24
+_GRID_AT_LEAST = 16
 
 
 class BatchScreen(Screen[None]):
@@ -44,13 +44,13 @@ class BatchScreen(Screen[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,backspace", "app.pop_screen", "back", key_display="esc"),
+        Binding("escape,backspace", "back", "back", key_display="esc"),
         Binding("left,h", "item(-1)", "item", key_display="← →"),
         Binding("right", "item(1)", "next item", show=False),
         Binding("a,tab", "array(1)", "array", key_display="a", priority=True),
         Binding("shift+tab", "array(-1)", "array before", show=False, priority=True),
         Binding("v", "view", "view"),
-        Binding("z", "single", "large", show=False),
+        Binding("z,enter", "single", "large", show=False),
         Binding("left_square_bracket", "batch(-1)", "batch", key_display="[ ]"),
         Binding("right_square_bracket", "batch(1)", "next batch", show=False),
         Binding("s", "app.step", "step"),
@@ -185,9 +185,29 @@ class BatchScreen(Screen[None]):
         info = self._view.infos[self._array]
         array: npt.NDArray[Any] = self._view.arrays[info.name][: self._view.record.size]
         picture = self.query_one(ArrayPicture)
-        picture.show(array, info, kind=self._kinds.get(info.name), item=self._item, single=self._single)
+        title = self._item_title(info.name) if self._single else ""
+        kind = self._kinds.get(info.name)
+        picture.show(array, info, kind=kind, item=self._item, single=self._single, title=title)
+
+    def _item_title(self, name: str) -> str:
+        view, item = self._view, self._item
+        assert view is not None
+        parts = [f"{name}[{item}]", f"index {view.indices[item]}"]
+        if view.seeds is not None:
+            parts.append(f"seed {view.seeds[item]}")
+        parts += [f"{label.name} {view.arrays[label.name][item]}" for label in view.infos if len(label.shape) == 1]
+        if view.descriptors:
+            parts.append(clean(view.descriptors[item]))
+        return " · ".join(parts)
 
     # --- keys and mouse
+
+    def action_back(self) -> None:
+        """Leave the item, or the batch."""
+        if self._single:
+            self.action_single()
+        else:
+            self.dismiss()
 
     def action_array(self, step: int) -> None:
         """Show another array."""
@@ -212,6 +232,8 @@ class BatchScreen(Screen[None]):
     def action_single(self) -> None:
         """Show the chosen item alone, or the whole batch."""
         self._single = not self._single
+        self.set_class(self._single, "-large")
+        self.query_one("#picture" if self._single else "#items").focus()
         self._show()
 
     def action_batch(self, step: int) -> None:

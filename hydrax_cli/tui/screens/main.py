@@ -90,8 +90,8 @@ class MainScreen(Screen[None]):
             (n for n in names if kinds[n] == "picture"), next((n for n in names if kinds[n] == "heat map"), names[0])
         )
         info = next(info for info in view.infos if info.name == name)
-        preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False)
-        preview.border_title = f"{view.record.title} · {name} {info.shape}"
+        title = f"{view.record.title} · {name} {info.shape}"
+        preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
 
     @on(LineList.Selected, "#table")
     def _table_selected(self) -> None:

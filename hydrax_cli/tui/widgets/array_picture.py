@@ -60,6 +60,7 @@ class ArrayPicture(Widget, can_focus=True):
         self._kind: Kind = "rows"
         self._item: int | None = None
         self._single = False
+        self._title = ""
         self._first = 0
         self._top = 0
         self._grid: Grid | None = None
@@ -80,7 +81,14 @@ class ArrayPicture(Widget, can_focus=True):
         return kind != "picture" or 2 <= self._array.ndim - 1 <= 3  # noqa: PLR2004  height, width, channels
 
     def show(
-        self, array: npt.NDArray[Any], info: ArrayInfo, *, kind: Kind | None, item: int | None, single: bool
+        self,
+        array: npt.NDArray[Any],
+        info: ArrayInfo,
+        *,
+        kind: Kind | None,
+        item: int | None,
+        single: bool,
+        title: str = "",
     ) -> None:
         """Draw an array.
 
@@ -90,6 +98,7 @@ class ArrayPicture(Widget, can_focus=True):
             kind: What to show it as, ``None`` for the best.
             item: The chosen item.
             single: Whether to show that item alone, as large as it gets.
+            title: What to write above it instead of what it is.
         """
         from hydrax_cli.tui import pixels  # noqa: PLC0415  NumPy comes with it
 
@@ -98,7 +107,7 @@ class ArrayPicture(Widget, can_focus=True):
         self._kind = kind if kind in self.kinds else self.kinds[0]
         if self._kind == "picture" and pixels.best_kind(array.shape[1:], array.dtype) != "picture":
             self._kind = self.kinds[0]
-        self._item, self._single = item, single
+        self._item, self._single, self._title = item, single, title
         self._redraw()
 
     def clear(self) -> None:
@@ -126,11 +135,12 @@ class ArrayPicture(Widget, can_focus=True):
             return
         what = f"{self._info.name}[{self._item}]" if self._single else self._info.name
         shape = self._array.shape[1:] if self._single else self._array.shape
-        self.border_title = f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}".replace("[", r"\[")
+        told = self._title or f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}"
+        self.border_title = told.replace("[", r"\[")
         if self._kind == "rows":
             self.border_subtitle = None
         else:
-            self.border_subtitle = f"dark {self._scale.low:g} … light {self._scale.high:g}"
+            self.border_subtitle = f"dark {self._scale.low:.4g} … light {self._scale.high:.4g}"
 
     # --- drawing
 
@@ -189,7 +199,7 @@ class ArrayPicture(Widget, can_focus=True):
             matrix = array[0].reshape(-1, array.shape[-1])
         else:
             matrix = array.reshape(len(array), -1)
-        colours = pixels.heat(matrix, scale)
+        colours = pixels.heat(pixels.thin(matrix, width, 2 * height), scale)
         high = min(2 * height, colours.shape[0] * max(1, min(8, 2 * height // colours.shape[0])))
         wide = min(width, colours.shape[1] * max(1, min(8, width // colours.shape[1])))
         return pixels.fit(colours, wide, high)

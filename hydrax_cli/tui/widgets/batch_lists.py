@@ -119,22 +119,21 @@ class ArrayDetail(Widget):
 
     def _facts(self, info: ArrayInfo, stats: ArrayStats, room: int) -> list[Content]:
         of = " of the first rows" if stats.partial else ""
-        facts = [
+        lines = [
             Content.assemble(("mean ", "$dim"), _value(stats.mean), ("  std ", "$dim"), _value(stats.std)),
+            Content.styled(
+                f"{count(stats.values)} values{of}, {size(info.bytes)} at byte {count(info.offset)}", "$dim"
+            ),
             Content.assemble(
-                (f"{count(stats.values)} values{of}, {size(info.bytes)} at byte {count(info.offset)}", "$dim")
+                (f"{count(stats.nans)} NaN", "$text-error" if stats.nans else "$dim"),
+                "  ",
+                (f"{count(stats.infs)} Inf", "$text-error" if stats.infs else "$dim"),
             ),
         ]
-        bad = Content.assemble(
-            (f"{count(stats.nans)} NaN", "$text-error" if stats.nans else "$dim"),
-            "  ",
-            (f"{count(stats.infs)} Inf", "$text-error" if stats.infs else "$dim"),
-        )
+        if not stats.warnings:
+            return [*lines, Content.styled("✓ nothing odd", "$text-success")]
         warnings = [Content.styled(f"⚠ {text}", "$text-warning") for text in stats.warnings]
-        if not warnings:
-            warnings = [Content.styled("✓ nothing odd", "$text-success")]
-        lines = [facts[0], *warnings, facts[1], bad] if stats.warnings else [*facts, bad, *warnings]
-        return [line.truncate(max(1, room), ellipsis=True) for line in lines]
+        return [lines[0], *(line for text in warnings for line in text.wrap(max(1, room))), *lines[1:]]
 
 
 class _ItemColumn:

@@ -168,22 +168,22 @@ class SpeedPanel(FramePanel):
     """How fast it goes, who waits for whom, and how the speed was lately."""
 
     BORDER_TITLE = "speed"
-    _VERDICT_LINES = 2
+    _LEAST_HEIGHT = 4
 
     def render(self) -> Content:
         """A graph as high as there is room for, the numbers, the first batch, the verdict."""
         width, height = self.content_size
         history = self.reading.history
-        graph_height = max(0, height - 2 - self._VERDICT_LINES)
+        fault = self.frame.fault
+        told = (fault.title, "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
+        verdict = _wrapped(*told, width, 3 if height > self._LEAST_HEIGHT else 2)
+        graph_height = max(0, height - 2 - max(2, len(verdict)))
         lines = [Content.styled(text, "$accent") for text in columns(history, width, graph_height)]
         if lines and history:
             lines[0] = _over(lines[0], f"{rate(max(history), 1)} items/s ")
         lines.append(self._numbers(width, with_graph=not graph_height))
         lines.append(self._first_batch(width))
-        fault = self.frame.fault
-        told = (fault.title, "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
-        lines.extend(_wrapped(*told, width, self._VERDICT_LINES))
-        return Content("\n").join(lines)
+        return Content("\n").join([*lines, *verdict])
 
     def _numbers(self, width: int, *, with_graph: bool) -> Content:
         reading = self.reading
@@ -227,28 +227,34 @@ class CrewPanel(FramePanel):
     _MOST_LINES = 8
 
     def wanted_height(self) -> int:
-        """Lines of the workers, and one of slots."""
-        return self._worker_lines(self.content_size.width or self._CELL) + 1
+        """Lines of workers and slots."""
+        return self._lines_for(self.content_size.width or self._CELL)
 
     def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
         """See ``wanted_height()``."""
-        return self._worker_lines(width) + 1
+        return self._lines_for(width)
+
+    def _lines_for(self, width: int) -> int:
+        return self._worker_lines(width) + len(self._slots(self.frame.stats, width))
 
     def _worker_lines(self, width: int) -> int:
-        """A lane a worker; of many workers, a line of cells."""
+        """A lane a worker; of many workers, lines of cells; of very many, lines of signs."""
         stats = self.frame.stats
         workers = len(stats.workers) if stats is not None and stats.workers else 1
-        if workers <= self._MOST_LINES:
-            return workers
-        return min(self._MOST_LINES, -(-workers // max(1, width // self._CELL)))
+        for a_line in (1, max(1, width // self._CELL), max(1, width)):
+            lines = -(-workers // a_line)
+            if lines <= self._MOST_LINES:
+                return lines
+        return self._MOST_LINES
 
     def render(self) -> Content:
         """Lanes where they fit, else a cell a worker, or a sign a worker; then the slots."""
         stats = self.frame.stats
-        width = self.content_size.width
+        width, height = self.content_size
+        slots = self._slots(stats, width)
         if stats is None or not stats.workers:
-            return Content.assemble(("no worker is up", "$dim"), "\n") + self._slots(stats, width)
-        room = max(1, self.content_size.height - 1)
+            return Content("\n").join([Content.styled("no worker is up", "$dim"), *slots])
+        room = max(1, height - len(slots))
         workers = [(worker, self._busy(worker)) for worker in stats.workers]
         across = max(1, width // self._CELL)
         if len(workers) <= room:
@@ -257,7 +263,7 @@ class CrewPanel(FramePanel):
             lines = _joined([self._cell(worker, busy) for worker, busy in workers], across)
         else:
             lines = _joined([_sign(worker, busy) for worker, busy in workers], max(1, width))[:room]
-        return Content("\n").join([*lines, self._slots(stats, width)])
+        return Content("\n").join([*lines, *slots])
 
     def _busy(self, worker: WorkerStats) -> float:
         return self.reading.busy[worker.number] if worker.number < len(self.reading.busy) else 0.0
@@ -293,14 +299,19 @@ class CrewPanel(FramePanel):
             glyph, style = "↻", "$text-warning"
         return Content.assemble((f"{worker.number:>3} ", "$dim"), (glyph, style), f"{100 * busy:>4.0f}% ")
 
-    def _slots(self, stats: Stats | None, width: int) -> Content:
+    def _slots(self, stats: Stats | None, width: int) -> list[Content]:
+        """A cell a slot, and what the cells mean; in one line where both fit."""
         slots = stats.slots if stats is not None else ()
-        legend = Content()
-        for state, (glyph, style) in _SLOT_GLYPHS.items():
-            legend += Content.assemble((f"  {glyph} ", style), (f"{slots.count(state)} {state}", "$dim"))
+        legend = Content("  ").join(
+            Content.assemble((f"{glyph} ", style), (f"{slots.count(state)} {state}", "$dim"))
+            for state, (glyph, style) in _SLOT_GLYPHS.items()
+        )
         if stats is not None and width >= _WIDE_SLOTS:
             legend += Content.styled(f"  {size(stats.slot_bytes)} each", "$dim")
-        room = width - legend.cell_length - len("slots ")
+        room = width - len("slots ")
+        together = len(slots) + legend.cell_length + 2 <= room
+        if together:
+            room -= legend.cell_length + 2
         line = Content.styled("slots ", "$dim")
         shown = len(slots) if len(slots) <= room else max(0, room - 6)
         gap = " " if 2 * len(slots) <= room else ""
@@ -309,7 +320,9 @@ class CrewPanel(FramePanel):
             line += Content.styled(glyph + gap, style)
         if shown < len(slots):
             line += Content.styled(f" +{len(slots) - shown}", "$dim")
-        return line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend
+        if together:
+            return [line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend]
+        return [line, Content("      ") + legend]
 
 
 def _sign(worker: WorkerStats, busy: float) -> Content:
