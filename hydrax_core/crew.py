@@ -98,6 +98,7 @@ class Crew:
         self._idle_deaths = 0
         self.members: list[Member] = []
         self.restarts = 0
+        _crews.add(self)
 
     def start(self) -> Iterator[None]:
         """Start all workers, one a step; ``close()`` ends those that did start."""
