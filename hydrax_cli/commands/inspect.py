@@ -124,7 +124,6 @@ def inspect(
             else:
                 picture = asyncio.run(_picture(app, screen, press.split(), after))
         finally:
-            capture.release_streams()
             feed.close()
     if screenshot is not None:
         Path(screenshot).write_text(picture, "utf-8")

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Self
 
 from hydrax_cli.tui.messages import LogLine
 
@@ -143,15 +143,11 @@ class Capture:
             self._undo.pop()()
 
     def take_streams(self) -> None:
-        """Take ``sys.stdout`` and ``sys.stderr``, once the app runs: it takes them for itself at its start."""
-        kept = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = _Stream("stdout", self._log), _Stream("stderr", self._log)
-        self._undo.append(lambda: _restore_streams(*kept))
+        """Take ``sys.stdout`` and ``sys.stderr``, once the app runs: it takes them for itself at its start.
 
-    def release_streams(self) -> None:
-        """Undo ``take_streams()``, before the app ends."""
-        if isinstance(sys.stdout, _Stream):
-            self._undo.pop()()
+        At its end it puts back what was there before it, and so undoes this, too.
+        """
+        sys.stdout, sys.stderr = _Stream("stdout", self._log), _Stream("stderr", self._log)
 
     def _take_descriptors(self) -> None:
         """Textual draws on ``sys.__stderr__`` and asks ``sys.__stdout__`` its size: both get the terminal.
@@ -180,10 +176,6 @@ class Capture:
             terminal.close()
 
         self._undo.append(undo)
-
-
-def _restore_streams(stdout: TextIO, stderr: TextIO) -> None:
-    sys.stdout, sys.stderr = stdout, stderr
 
 
 def _read_lines(descriptor: int, log: LogBuffer) -> None:
