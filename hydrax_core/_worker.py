@@ -5,6 +5,7 @@ Promise: a worker that imports the user's loader gets these names without anythi
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -38,4 +39,6 @@ def batched(loader_func: F) -> F:
 
 def is_batched(loader_func: Any) -> bool:
     """Whether a loader is marked with ``batched``."""
+    while isinstance(loader_func, functools.partial):
+        loader_func = loader_func.func
     return bool(getattr(loader_func, "__hydrax_batched__", False))

@@ -6,7 +6,8 @@ Promise: a wrong argument is refused by name, with what came and what was expect
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -119,9 +120,10 @@ def check_arguments(
 def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:
     if isinstance(groups, DataGroup):
         return (groups,)
-    if not isinstance(groups, Iterable) or isinstance(groups, str | bytes | Mapping):
-        raise TypeError(f"{argument}: expected a DataGroup or several, got {type(groups).__name__}")
-    found = tuple(groups)
+    try:
+        found = tuple(groups)
+    except TypeError:
+        raise TypeError(f"{argument}: expected a DataGroup or several, got {type(groups).__name__}") from None
     for position, group in enumerate(found):
         if not isinstance(group, DataGroup):
             raise TypeError(f"{argument}: expected DataGroups, got {type(group).__name__} at position {position}")
@@ -177,14 +179,9 @@ def _timeout(value: Any) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124  NaN
         raise TypeError(f"timeout_sec: expected a number of seconds, or None (or 0) for no limit, got {value!r}")
-    return float(value) if 0 < value < threading_max() else None
-
-
-def threading_max() -> float:
-    """The longest time that Python's locks can wait for, in seconds."""
-    import threading  # noqa: PLC0415  only for this number
-
-    return threading.TIMEOUT_MAX
+    if value < 0:
+        raise ValueError(f"timeout_sec: expected a number of seconds, or None (or 0) for no limit, got {value!r}")
+    return float(value) if 0 < value < threading.TIMEOUT_MAX else None
 
 
 def _pair(argument: str, value: Any, form: str) -> tuple[Any, Any]:

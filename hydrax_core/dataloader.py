@@ -6,6 +6,7 @@ collection of the loader and the end of the interpreter. The library prints noth
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataloader"]
 
 D = TypeVar("D")
+_logger = logging.getLogger("hydrax")
 
 
 class Dataloader(Generic[D]):
@@ -67,7 +69,8 @@ class Dataloader(Generic[D]):
             debuggers. All give the same batches bit for bit.
         on_error: What a failing item does: ``"raise"`` a ``LoaderError`` from ``next()``; ``"skip"`` its batch;
             ``"substitute"`` another item of the group, chosen by the seed.
-        max_held: Most batches that the consumer may hold; by default what half of the memory has room for.
+        max_held: Most batches that the consumer may hold when it asks for another, the one before not counted; by
+            default what half of the memory has room for.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -129,6 +132,7 @@ class Dataloader(Generic[D]):
         self._entered = False
         self._interrupted = False
         self._ended = False
+        self._asked_after_end = 0
         self._tally = Tally()
 
     def replace(self, **changes: Any) -> Dataloader[D]:
@@ -221,6 +225,7 @@ class Dataloader(Generic[D]):
         caller = sys._getframe(1)  # noqa: SLF001  the only way to say where a held batch was handed out
         with self._lock:
             if self._interrupted or self._ended:
+                self._tell_that_it_is_over()
                 raise StopIteration
             engine = self._start()
             if self._interrupted:  # while it started
@@ -238,7 +243,8 @@ class Dataloader(Generic[D]):
                 self._finish(engine)
                 raise StopIteration
             batch = self._make(engine, host)
-            engine.take(f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values())
+            if not engine.take(host, f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values()):
+                raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
             hit = None if batch.group.cache_location is None else host.from_cache
             self._tally.handed_out(batch.is_training, len(host.indices), host.arrays, hit)
@@ -279,6 +285,15 @@ class Dataloader(Generic[D]):
                 self.close()
                 raise
         return self._engine
+
+    def _tell_that_it_is_over(self) -> None:
+        """Say once that another pass over an ended run gives nothing: its epochs are all in one iteration."""
+        self._asked_after_end += 1
+        if self._ended and self._asked_after_end == 1:
+            _logger.warning(
+                "this loader has handed out its whole run, all epochs up to end_at, in one iteration; for another run "
+                "make another loader with replace()"
+            )
 
     def _finish(self, engine: Engine) -> None:
         self._ended = engine.at_end  # else interrupted, or closed by another thread
@@ -327,6 +342,7 @@ class Dataloader(Generic[D]):
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self.deterministic:
             self._progress.pass_all_up_to(host.planned.number)
+            engine.dropped.clear()  # each is behind or comes to be with a later batch
             return
         self._progress.pass_one(host.planned.number)
         while engine.dropped:
@@ -382,6 +398,7 @@ class Dataloader(Generic[D]):
             arguments.validation_interval,
             interleave=arguments.interleave_groups,
         )
+        self.close()  # which ends a wait of another thread in next(), too
         with self._lock:
             self.close()
             self._progress = progress
@@ -394,5 +411,9 @@ class Dataloader(Generic[D]):
 
 
 def _close_engine(engine: Engine, pid: int) -> None:
-    if os.getpid() == pid:
+    if os.getpid() != pid:
+        return
+    if threading.current_thread() is threading.main_thread():
         engine.close()
+    else:  # a garbage collection may run in one of the engine's own threads, which cannot wait for themselves
+        threading.Thread(target=engine.close, name="hydrax-close").start()

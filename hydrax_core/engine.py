@@ -45,7 +45,6 @@ __all__ = ["Engine", "EngineSettings"]
 
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
-_MOST_DROPPED = 4096
 _LEASE_POLL_SECONDS = 0.01
 _logger = logging.getLogger("hydrax")
 
@@ -56,6 +55,7 @@ class EngineSettings:
 
     Attributes:
         depth: Batches loaded ahead.
+        max_held: Batches that the consumer may hold while it asks for another.
         loader_count: Workers.
         deterministic: Whether batches keep the order of the plan.
         on_error: What to do about a failing item.
@@ -64,6 +64,7 @@ class EngineSettings:
     """
 
     depth: int
+    max_held: int
     loader_count: int
     deterministic: bool
     on_error: OnError
@@ -110,13 +111,15 @@ class Engine:
         self._selector.register(waker, selectors.EVENT_READ)
         self._intake = intake
         self._shelf = shelf
-        self._hoard = HoardWatch(pool, settings.depth)
+        self._hoard = HoardWatch(pool, settings.depth, settings.max_held)
         self._jobs: dict[int, BatchJob | HostBatch] = {}
         self._handover = Handover(waker.wake)
         self._stopping = False
+        self._left_behind = False
         self._said: set[str] = set()
         self.skipped_batches = 0
-        self.dropped: deque[int] = deque(maxlen=_MOST_DROPPED)
+        self._skipped_in_a_row = 0
+        self.dropped: deque[int] = deque()
         """Numbers of batches that failed; whoever keeps the position takes them out."""
         self.dropped_batches = 0
         self._dropped_in_a_row = 0
@@ -165,6 +168,8 @@ class Engine:
         while True:
             ended = handover.ended  # read before looking: the last batch comes right before the end
             batch = handover.first()
+            if batch is not None and (error := self._hoard.excess()) is not None:
+                raise error
             if batch is not None or ended:
                 return batch
             if not self._settings.threaded:
@@ -172,16 +177,19 @@ class Engine:
             elif not handover.await_news(deadline, knock=lambda: self._pool.short):
                 raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._crew.report(self._schedule)}")
 
-    def take(self, note: str, holders: Iterable[Any]) -> None:
-        """Take the batch that ``wait()`` returned.
+    def take(self, batch: HostBatch, note: str, holders: Iterable[Any]) -> bool:
+        """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
 
         Args:
+            batch: The batch.
             note: Where it is handed out, for error texts.
             holders: The objects that are; as long as they live the consumer is said to hold the batch.
         """
-        batch = self._handover.take()
+        if not self._handover.take(batch):
+            return False
         if batch.slot is not None:
             self._pool.annotate(batch.slot, note, holders)
+        return True
 
     @property
     def shelf(self) -> Shelf:
@@ -207,6 +215,7 @@ class Engine:
             self._waker.wake()
             if self._thread not in (None, threading.current_thread()) and self._thread.is_alive():
                 self._thread.join(_GRACE_SECONDS)
+                self._left_behind = self._thread.is_alive()
             self._crew.close(_GRACE_SECONDS)
             self.at_end = False  # what is dropped here was not handed out
             self._selector.close()
@@ -236,6 +245,8 @@ class Engine:
                 if not isinstance(error, HydraxError):
                     _logger.exception("the engine failed")
                 self._handover.fail(error)
+        if self._left_behind:  # a worker may have been started after close() had ended the others
+            self._crew.close(0)
 
     def _turn(self, *, block: bool) -> None:
         """Hand out work, wait for something to happen, take in what came."""
@@ -281,7 +292,7 @@ class Engine:
             if batch is Nothing.END:
                 return
             if batch is Nothing.DROPPED:
-                self._drop()
+                self._drop(self._intake.last)
                 if self._stopping or self._handover.fatal is not None:
                     return
                 continue
@@ -291,8 +302,9 @@ class Engine:
             if isinstance(batch, BatchJob):
                 self._schedule.add(batch)
 
-    def _drop(self) -> None:
+    def _drop(self, number: int) -> None:
         self.dropped_batches += 1
+        self.dropped.append(number)
         self._dropped_in_a_row += 1
         epoch = self._plan.batches_per_epoch + self._plan.batches_per_validation
         if self._dropped_in_a_row >= epoch:
@@ -388,6 +400,10 @@ class Engine:
         self._pool.release(job.slot)
         self.dropped.append(job.planned.number)
         if self._settings.on_error == "skip":
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= self._plan.batches_per_epoch + self._plan.batches_per_validation:
+                error.add_note(f"hydrax: {self._skipped_in_a_row} batches in a row were skipped: no item can be loaded")
+                self._handover.fail(error)
             self.skipped_batches += 1
             self._say_once(
                 f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip"
@@ -396,6 +412,7 @@ class Engine:
         self._handover.offer(error)
 
     def _offer(self, batch: HostBatch) -> None:
+        self._skipped_in_a_row = 0
         self._handover.offer(batch)
         if self.first_complete is None:
             self.first_complete = time.perf_counter()

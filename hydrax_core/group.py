@@ -6,7 +6,7 @@ Promise: a wrong argument is refused here, by name. What a group says never chan
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
@@ -86,6 +86,9 @@ class DataGroup(Sequence[D], Generic[D]):
         self._cache_location = _location(cache_location)
         self._cache_by: CacheBy = choice("cache_by", cache_by, get_args(CacheBy))
         self._cache_pickle = boolean("cache_pickle", cache_pickle)
+        # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
+        self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
+        self._digest: str | None = None
         self._size = _length(self._data)
         self._batch_count = self._count_batches()
         later: ShuffleLater = choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
@@ -107,7 +110,10 @@ class DataGroup(Sequence[D], Generic[D]):
             self._cache_specs = self._loader_specs
         self._loader_layouts = self._layouts(self._loader_specs)
         self._cache_layouts = self._layouts(self._cache_specs)
-        self._labels = self._check_labels(labels)
+        self._labels = self._given["labels"] = self._check_labels(labels)
+        for argument, specs in (("loader_arrays", self._loader_specs), ("cache_arrays", self._cache_specs)):
+            if self._given[argument] is not None:  # the caller may change its dict
+                self._given[argument] = specs
 
     def _count_batches(self) -> int:
         if self._size == 0:
@@ -127,9 +133,10 @@ class DataGroup(Sequence[D], Generic[D]):
     def _check_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
         if isinstance(labels, str):
             raise TypeError(f"labels: expected a tuple of array names, got the string {labels!r}; write ({labels!r},)")
-        if not isinstance(labels, Iterable):
-            raise TypeError(f"labels: expected a tuple of array names, got {labels!r}")
-        names = tuple(labels)
+        try:
+            names = tuple(labels)
+        except TypeError:
+            raise TypeError(f"labels: expected a tuple of array names, got {labels!r}") from None
         known = {**self._loader_layouts, **self._cache_layouts}
         for name in names:
             if not isinstance(name, str) or name not in known:
@@ -145,6 +152,13 @@ class DataGroup(Sequence[D], Generic[D]):
 
     def __len__(self) -> int:
         return self._size
+
+    def __iter__(self) -> Iterator[D]:
+        # Sequence would go on until an IndexError, which data that is computed may never raise.
+        return (self[index] for index in range(self._size))
+
+    def __contains__(self, item: object) -> bool:
+        return any(item is other or item == other for other in self)
 
     def __repr__(self) -> str:
         return f"DataGroup({self._batch_size} x {self._batch_count} batches of {self._size} items)"
@@ -248,8 +262,7 @@ class DataGroup(Sequence[D], Generic[D]):
             key,
             shuffle_first=self._shuffle_first,
             shuffle_later=self._shuffle_later,
-            # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
-            first_seeds_only=self._cache_location is not None and self._cache_by == "item",
+            first_seeds_only=self._first_seeds_only,
         )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -260,13 +273,19 @@ class DataGroup(Sequence[D], Generic[D]):
         """
         return {
             "items": self._size,
-            "data": data_digest(self._data),
+            "data": self._data_digest(),
             "batch_size": self._batch_size,
             "seed": self._seed,
             "shuffle_first": self._shuffle_first,
             "shuffle_later": self._shuffle_later,
             "remainder": self._remainder,
+            "first_seeds_only": self._first_seeds_only,
         }
+
+    def _data_digest(self) -> str:
+        if self._digest is None:
+            self._digest = data_digest(self._data)
+        return self._digest
 
 
 def _sequence(data: Any) -> Sequence[Any]:
@@ -297,6 +316,9 @@ def _location(location: Any) -> Path | None:
     if location is None:
         return None
     try:
-        return Path(os.fspath(location))
+        path = os.fspath(location)
     except TypeError:
         raise TypeError(f"cache_location: expected a path, got {location!r}") from None
+    if not path:
+        raise ValueError("cache_location: expected a path, got an empty one")
+    return Path(path)

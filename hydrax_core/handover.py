@@ -72,11 +72,12 @@ class Handover:
         Raises:
             Exception: The error in its place, which goes.
         """
-        if not self._ready:
+        try:
+            item = self._ready[0]
+        except IndexError:  # empty, perhaps since a moment ago: another thread may close the loader
             if self.fatal is not None:
-                raise self.fatal
+                raise self.fatal from None
             return None
-        item = self._ready[0]
         if isinstance(item, Exception):
             self._ready.popleft()
             self._wake()
@@ -104,13 +105,15 @@ class Handover:
             self.waiting = False
         return True
 
-    def take(self) -> HostBatch:
-        """Take the batch that ``first()`` returned."""
-        batch = self._ready.popleft()
-        assert isinstance(batch, HostBatch)
+    def take(self, batch: HostBatch) -> bool:
+        """Take the batch that ``first()`` returned; false when it is gone, as another thread closed the loader."""
+        try:
+            taken = self._ready.popleft() is batch
+        except IndexError:
+            return False
         if self._hungry:
             self._wake()
-        return batch
+        return taken
 
     def _ring(self) -> None:
         if self.waiting:

@@ -26,10 +26,12 @@ class HoardWatch:
     Args:
         pool: The slots.
         depth: Batches that may be held without remark.
+        most: Batches that may be held at all, beside the one that the consumer is about to let go of.
     """
 
-    def __init__(self, pool: SlotPool, depth: int) -> None:
+    def __init__(self, pool: SlotPool, depth: int, most: int) -> None:
         self._pool = pool
+        self._most = most
         self._depth = depth
         self._told = False
         self._starved_since: float | None = None
@@ -49,6 +51,14 @@ class HoardWatch:
                 _places(notes),
             )
 
+    def excess(self) -> BatchesHeldError | None:
+        """The error for a consumer that holds too many batches to get another, or ``None``."""
+        if self._pool.count <= self._most or len(self._pool.held()) <= self._most:
+            return None
+        gc.collect()  # batches in reference cycles are held by nobody
+        notes = self._pool.held()
+        return self._error(notes) if len(notes) > self._most else None
+
     def starve(self, *, waiting: bool) -> BatchesHeldError | None:
         """No slot is left: the error for a consumer that waits for what cannot come, or ``None`` while it may.
 
@@ -63,11 +73,13 @@ class HoardWatch:
         # Arrays that only computations in flight still need come free by themselves; NumPy views of them may not.
         if len(self._pool.held()) < self._pool.limit and now - self._starved_since < _STARVED_SECONDS:
             return None
-        gc.collect()  # batches in reference cycles are held by nobody
-        notes = self._pool.notes()
+        gc.collect()
+        return self._error(self._pool.notes())
+
+    def _error(self, notes: Sequence[str]) -> BatchesHeldError:
         return BatchesHeldError(
-            f"{len(notes)} batches are held, as many as max_held allows, so no memory is left for the next; they "
-            f"were handed out: {_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
+            f"{len(notes)} batches are held, more than max_held={self._most} and the one in use; they were handed out: "
+            f"{_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
         )
 
 

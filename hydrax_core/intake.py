@@ -75,6 +75,8 @@ class Intake:
         self._shelf = shelf
         self._settings = settings
         self._next = settings.first
+        self.last = -1
+        """Number of the batch that ``take()`` gave last, or said to be dropped."""
         self._ahead: dict[int, PlannedBatch] = {}
 
     def take(self) -> BatchJob | HostBatch | Nothing:
@@ -88,6 +90,7 @@ class Intake:
         batch = self._take(planned, group)
         if batch is not Nothing.NO_SLOT:
             self._ahead.pop(self._next, None)
+            self.last = self._next
             self._next += 1
         return batch
 

@@ -76,6 +76,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     plan, last = arguments.plan, arguments.last_batch
     settings = EngineSettings(
         depth=depth,
+        max_held=max_held,
         loader_count=count,
         deterministic=arguments.deterministic,
         on_error=arguments.on_error,
@@ -92,7 +93,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         shelf = _open_shelf(arguments, groups, undo)
         waker = Waker()
         undo.callback(waker.close)
-        pool = SlotPool(size, depth + min(max_held, _MOST_SLOTS), count, depth + 2, waker.wake)
+        pool = SlotPool(size, 2 * depth + 2 + min(max_held, _MOST_SLOTS), count, depth + 2, waker.wake)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
         intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)

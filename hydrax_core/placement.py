@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -100,13 +101,25 @@ class Placer:
             own = placement_func(arrays, self._layouts, additional, self._group)
         except StopIteration as error:  # in an iteration, it would be taken for the end of the run
             raise PlacementError("placement_func: it raised StopIteration") from error
+        if isinstance(own, Mapping):
+            own = {name: self._converted(name, array) for name, array in own.items()}
         return checked("placement_func", own, self._layouts)
+
+    def _converted(self, name: str, array: Any) -> Any:
+        """The array in its jax dtype, where the user left it in the loader's."""
+        layout = self._layouts.get(name)
+        if layout is None or not isinstance(array, jax.Array) or array.dtype != layout.numpy_dtype:
+            return array
+        return array if array.dtype == layout.jax_dtype else _converter(layout.jax_dtype)(array)
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
     """Rows ``first`` to ``end`` of an array, on a device."""
-    part: jax.Array = jax.device_put(array[first:end], device)
-    return part
+    several = len(array.sharding.device_set) > 1  # a slice on the devices would have to keep their mesh
+    rows: Any = np.asarray(array) if several else array
+    part: jax.Array = jax.device_put(rows[first:end], device)
+    # All rows on the same device would be the same memory, which closing the whole would take from the part.
+    return jnp.array(part, copy=True) if end - first == len(array) else part
 
 
 @cache

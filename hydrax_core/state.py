@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydrax_core.checks import integer
 from hydrax_core.errors import StateMismatchError, shorten
 from hydrax_core.group import DataGroup
 from hydrax_core.plan import Plan, Position
@@ -83,11 +84,11 @@ def restore(
     """
     try:
         state = json.loads(json.dumps(dict(state)))
-        version, training_batches = state["version"], int(state["training_batches"])
-        validation_batches = int(state["validation_batches"])
-        ahead = [int(number) for number in state["ahead"]]
+        version, training_batches = state["version"], integer("training_batches", state["training_batches"], 0)
+        validation_batches = integer("validation_batches", state["validation_batches"], 0)
+        ahead = [integer("ahead", number, 0) for number in state["ahead"]]
         saved_training, saved_validation = state["training"], state["validation"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"state: expected what state_dict() returned, got {shorten(state)} ({error!r})") from error
     if version != _VERSION:
         raise StateMismatchError(f"state: it has version {version}, this hydrax reads version {_VERSION}")

@@ -1,7 +1,10 @@
+import functools
+import gc
 import itertools
 import json
 import logging
 import threading
+import time
 
 import jax
 import numpy as np
@@ -323,6 +326,57 @@ def test_skipped_batches_are_counted_and_said_once(kind, caplog):
     assert sum("a batch is skipped" in message for message in caplog.messages) == 1
 
 
+def test_a_run_in_which_every_batch_is_skipped_ends_with_the_error():
+    failing = inline(loader=fail_on(*range(20)), on_error="skip", end_at=None)
+    with failing as loader, pytest.raises(LoaderError) as caught:
+        next(loader)
+    assert "5 batches in a row were skipped" in caught.value.__notes__[0]
+
+
+def test_without_order_the_state_passes_over_skipped_batches():
+    with inline(loader=fail_on(6, 13), on_error="skip", deterministic=False, end_at=("epoch", 3)) as loader:
+        for _ in loader:
+            pass
+        state = loader.state_dict()
+    assert state["training_batches"] >= 14
+    assert len(state["ahead"]) <= 1
+
+
+def test_a_loader_closed_while_a_batch_is_placed_ends_the_iteration():
+    def place(arrays, layouts, additional, group):
+        loader.close()
+        return {name: jax.numpy.array(array) for name, array in arrays.items()}
+
+    loader = inline(placement_func=place, loader_kind="thread")
+    assert list(loader) == []
+
+
+def test_a_loader_that_dies_in_its_own_thread_is_closed_all_the_same():
+    threads = threading.active_count()
+    reached, collect = threading.Event(), threading.Event()
+
+    def load_and_collect(item, arrays, seed):
+        reached.set()
+        collect.wait(10)
+        gc.collect()
+
+    loader = inline(loader=load_and_collect, loader_kind="thread")
+    loader.cycle = [loader]
+    loader.__enter__()
+    reached.wait(10)
+    del loader
+    collect.set()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_batched_is_known_through_partial_too():
+    loader = functools.partial(load_many)
+    assert records(inline(loader=loader)) == records(inline())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_substitute_is_another_item_and_the_same_everywhere(kind):
     def run(kind):
@@ -452,6 +506,16 @@ def test_past_the_bound_the_holders_are_named_and_the_loader_goes_on_when_they_l
         assert seen == set(range(100))
 
 
+def test_the_bound_is_the_number_that_may_be_held_beside_the_batch_in_use():
+    train = group(400, loader_arrays=LARGE)
+    with inline(train, loader=mark, loader_kind="thread", depth=3, max_held=4) as loader:
+        kept = [next(loader) for _ in range(5)]
+        with pytest.raises(BatchesHeldError, match="5 batches are held, more than max_held=4"):
+            next(loader)
+        kept.pop()
+        assert next(loader).batch_num == 5
+
+
 def test_a_consumer_that_never_calls_jax_does_not_stall_it():
     train = group(4000, loader_arrays=LARGE)
     with inline(train, loader=mark, loader_kind="thread", depth=2, max_held=8) as loader:
@@ -519,6 +583,34 @@ def test_split_unevenly_only_when_asked():
         assert [part.size for part in batch.split(devices, even_split=False)] == [3, 3, 1]
         with pytest.raises(ValueError, match="devices: expected 1 to 7"):
             batch.split([])
+
+
+def test_a_part_of_all_rows_is_independent_of_the_whole():
+    with inline() as loader:
+        whole = next(loader)
+        (part,) = whole.split(jax.devices()[:1])
+        whole.close()
+        assert np.asarray(part.arrays["y"]).tolist() == list(part.data)
+        other = next(loader)
+        (part,) = other.split(jax.devices()[:1])
+        part.close()
+        assert np.asarray(other.arrays["y"]).tolist() == list(other.data)
+
+
+def sharded(arrays, layouts, additional, group):
+    mesh = jax.make_mesh((4,), ("batch",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    return jax.device_put(dict(arrays), sharding)
+
+
+def test_a_sharded_batch_keeps_its_values_and_can_be_split():
+    train = group(16, batch_size=8, loader_arrays={"x": ((32,), "uint8", "float32"), "y": ((), "int32")})
+    with inline(train, loader=mark, placement_func=sharded) as loader:
+        batch = next(loader)
+    assert batch.arrays["x"].dtype == np.float32, "the dtype is converted where the user left it"
+    assert len(batch.arrays["x"].devices()) == 4
+    for part in batch.split(jax.devices()[:2]):
+        assert np.asarray(part.arrays["x"])[:, 0].tolist() == list(part.data)
 
 
 def test_split_of_a_short_batch_counts_the_real_rows():

@@ -147,3 +147,37 @@ def test_arrays_of_numbers_are_read_by_value():
 def test_an_unpicklable_item_is_named():
     with pytest.raises(TypeError, match=r"data: item 1 \(<function"):
         data_digest([1, lambda: 2])
+
+
+class Endless:
+    """Computes its items and never raises IndexError."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return index * index
+
+
+def test_iterating_over_computed_items_ends():
+    made = group(data=Endless())
+    assert list(made) == [0, 1, 4, 9, 16]
+    assert 9 in made
+    assert 5 not in made
+    assert list(reversed(made)) == [16, 9, 4, 1, 0]
+
+
+def test_replace_starts_from_what_was_read():
+    arrays = dict(ARRAYS)
+    made = group(loader_arrays=arrays, labels=(name for name in ["y"]))
+    arrays["z"] = ((), "int32")
+    again = made.replace(seed=1)
+    assert again.labels == ("y",)
+    assert set(again.loader_layouts) == {"x", "y"}
+
+
+def test_groups_whose_seeds_differ_have_different_fingerprints(tmp_path):
+    arguments = {"shuffle_later": "itemwise"}
+    uncached, cached = group(**arguments), group(cache_location=tmp_path, cache_by="item", **arguments)
+    assert uncached.order("training", 0).batch(1, 0).seeds != cached.order("training", 0).batch(1, 0).seeds
+    assert uncached.fingerprint() != cached.fingerprint()

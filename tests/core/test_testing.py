@@ -38,8 +38,12 @@ def test_mistakes_that_show_late_are_found():
         arrays["y"][...] = random.getrandbits(30)
         return {"luck": random.random()}
 
-    assert check_loader(forgetful, GROUP, [2]) == [
-        "item 2: 'x' is not filled entirely; what is left out is zero",
+    findings = [
         "item 2: 'y' differs from call to call; use `seed` for randomness",
         "item 2: the additional data differ from call to call",
+    ]
+    assert check_loader(forgetful, GROUP, [2]) == findings
+    assert check_loader(forgetful, GROUP.replace(zeroed=False), [2]) == [
+        "item 2: 'x' is not filled entirely; with zeroed=False the rest is old data",
+        *findings,
     ]
