@@ -182,7 +182,7 @@ def _candidates(owner: Any) -> list[str]:
 def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataloader[Any]:
     if not callable(function):
         kind = type(function).__name__
-        raise TargetError(f"{target} is of type {kind}; expected a Dataloader, or a function that returns one")
+        raise click.UsageError(f"{target} is of type {kind}; expected a Dataloader, or a function that returns one")
     arguments = _arguments(function, target, parameters)
     with _users_code(target):
         result = function(**arguments)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,7 @@ __all__ = ["Batch", "BatchParts", "TrainingBatch", "ValidationBatch"]
 D = TypeVar("D")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchParts:
+class BatchParts(NamedTuple):
     """What a batch is made of; see the properties of ``Batch`` for the meaning."""
 
     group: DataGroup[Any]
@@ -51,7 +49,12 @@ class Batch(ABC, Generic[D]):
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts: BatchParts | None = parts
-        self._text = f"{parts.address}: {len(parts.indices)} items"
+        self._address = parts.address
+        self._size = len(parts.indices)
+
+    @property
+    def _text(self) -> str:
+        return f"{self._address}: {self._size} items"
 
     @property
     def _open(self) -> BatchParts:
@@ -195,7 +198,7 @@ class Batch(ABC, Generic[D]):
         kept = parts.additional if additional is None else _checked_additional(additional, parts.rows)
         if persist and parts.store is not None:
             parts.store(host_arrays(converted, layouts), kept)
-        self._parts = replace(parts, arrays=converted, layouts=layouts, additional=kept, uncached=False)
+        self._parts = parts._replace(arrays=converted, layouts=layouts, additional=kept, uncached=False)
 
     @property
     @abstractmethod

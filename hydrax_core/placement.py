@@ -134,7 +134,9 @@ def _copier(dtypes: tuple[tuple[str, np.dtype[Any]], ...]) -> Callable[[HostArra
         return {name: jax.lax.convert_element_type(arrays[name], dtype) for name, dtype in dtypes}
 
     copies = jax.jit(copy)
-    # A compiled function returns its dict in the order of the names.
+    names = [name for name, _ in dtypes]
+    if names == sorted(names):  # a compiled function returns its dict in this order
+        return copies
     return lambda arrays: {name: found[name] for found in (copies(arrays),) for name, _ in dtypes}
 
 

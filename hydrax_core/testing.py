@@ -1,7 +1,7 @@
 """What users need to test a loader without processes.
 
 ``load_item`` calls a loader for one item, as a worker would; ``check_loader`` looks for the mistakes that show only in
-a long run: elements left out, results that differ from call to call.
+a long run: results that differ from call to call and, with ``zeroed=False``, elements left out.
 """
 
 from __future__ import annotations
