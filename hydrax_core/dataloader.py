@@ -24,7 +24,6 @@ from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
 from hydrax_core.launch import launch, slot_bytes
 from hydrax_core.plan import Position
-from hydrax_core.references import watch
 from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
 from hydrax_core.stats import Stats
@@ -336,7 +335,6 @@ class Dataloader(Generic[D]):
             store=store,
         )
         batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
-        watch(batch)
         return batch
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:

@@ -2,7 +2,8 @@
 
 Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead;
 a dead worker is replaced and its items are done again; an error of any kind reaches the consumer, who never waits for
-something that cannot come. Nothing here polls: the thread sleeps until a worker, the consumer or a lease wakes it.
+something that cannot come. Nothing here polls: the thread sleeps until a worker or the consumer wakes it; only at the
+limit of held batches it looks for slots a hundred times a second.
 
 The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread. That is why a
 KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
@@ -17,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hydrax_core.crew import Crew, Member
@@ -34,42 +34,20 @@ from hydrax_core.intake import Intake, Nothing
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.layout import views
 from hydrax_core.plan import Plan
-from hydrax_core.schedule import OnError, Schedule
+from hydrax_core.schedule import Schedule
+from hydrax_core.settings import EngineSettings
 from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool
 from hydrax_core.waker import Waker
 from hydrax_core.workers.messages import ChunkResult, Garbled, StartFailure
 from hydrax_core.workers.protocol import Worker, WorkerGoneError
 
-__all__ = ["Engine", "EngineSettings"]
+__all__ = ["Engine"]
 
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
 _LEASE_POLL_SECONDS = 0.01
 _logger = logging.getLogger("hydrax")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How an engine runs; the names are those of ``Dataloader``.
-
-    Attributes:
-        depth: Batches loaded ahead.
-        max_held: Batches that the consumer may hold while it asks for another.
-        loader_count: Workers.
-        deterministic: Whether batches keep the order of the plan.
-        on_error: What to do about a failing item.
-        batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
-        threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
-    """
-
-    depth: int
-    max_held: int
-    loader_count: int
-    deterministic: bool
-    on_error: OnError
-    batched: bool
-    threaded: bool
 
 
 class Engine:
@@ -81,7 +59,7 @@ class Engine:
         intake: Where batches begin.
         shelf: The caches; the engine closes them.
         pool: The slots; the engine closes it.
-        waker: What the pool wakes when a slot comes free.
+        waker: What wakes the thread.
         start_worker: Starts a worker of a number.
         settings: See ``EngineSettings``.
     """
@@ -276,9 +254,8 @@ class Engine:
         return len(self._jobs) + len(self._handover) < self._settings.depth
 
     def _patience(self) -> float | None:
-        """How long to sleep at most: for ever, but where only jaxlib, which rings no bell, can free a slot."""
-        stuck = self._pool.short and self._handover.waiting and not self._jobs
-        return _LEASE_POLL_SECONDS if stuck else None
+        """How long to sleep at most: for ever, but where only a lease, which rings no bell, can free a slot."""
+        return _LEASE_POLL_SECONDS if self._pool.short else None
 
     def _admit(self) -> None:
         while self._has_room:

@@ -15,10 +15,11 @@ import cloudpickle
 from hydrax_core._worker import is_batched
 from hydrax_core.arguments import Arguments
 from hydrax_core.cache import CacheStore
-from hydrax_core.engine import Engine, EngineSettings
+from hydrax_core.engine import Engine
 from hydrax_core.intake import Intake, IntakeSettings
 from hydrax_core.jobs import JobGroup
 from hydrax_core.plan import Position
+from hydrax_core.settings import EngineSettings
 from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool, memory_budget
 from hydrax_core.state import Progress
@@ -93,7 +94,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         shelf = _open_shelf(arguments, groups, undo)
         waker = Waker()
         undo.callback(waker.close)
-        pool = SlotPool(size, 2 * depth + 2 + min(max_held, _MOST_SLOTS), count, depth + 2, waker.wake)
+        pool = SlotPool(size, 2 * depth + 2 + min(max_held, _MOST_SLOTS), count, depth + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
         intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)

@@ -15,7 +15,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -213,6 +213,15 @@ class GroupOrder:
         return derive_key(self._key, "item order", shuffled_epoch)
 
 
+class _Part(NamedTuple):
+    """What a window holds: images and seeds of the positions from ``first`` on."""
+
+    keys: tuple[int | None, int | None]
+    first: int
+    images: list[int]
+    seeds: list[int]
+
+
 class _Window:
     """Images of a permutation, and their seeds, around the positions asked last, so that small requests are cheap.
 
@@ -224,10 +233,7 @@ class _Window:
     def __init__(self, size: int, length: int) -> None:
         self._size = size
         self._length = length
-        self._keys: tuple[int | None, int | None] = (None, None)
-        self._first = 0
-        self._images: list[int] = []
-        self._seeds: list[int] = []
+        self._part = _Part((None, None), 0, [], [])
 
     def take(self, key: int | None, seed_key: int | None, first: int, end: int) -> tuple[list[int], list[int] | None]:
         """Images and seeds of ``range(first, end)``.
@@ -238,15 +244,16 @@ class _Window:
             first: First position.
             end: Position after the last.
         """
-        if (key, seed_key) != self._keys or first < self._first or end > self._first + len(self._images):
-            self._fill(key, seed_key, first, min(self._size, max(end, first + self._length)))
-        wanted = slice(first - self._first, end - self._first)
-        return self._images[wanted], None if seed_key is None else self._seeds[wanted]
+        part = self._part
+        if (key, seed_key) != part.keys or first < part.first or end > part.first + len(part.images):
+            part = self._compute(key, seed_key, first, min(self._size, max(end, first + self._length)))
+            self._part = part  # at once and as a whole: Ctrl-C, or another thread, may come at any moment
+        wanted = slice(first - part.first, end - part.first)
+        return part.images[wanted], None if seed_key is None else part.seeds[wanted]
 
-    def _fill(self, key: int | None, seed_key: int | None, first: int, end: int) -> None:
+    def _compute(self, key: int | None, seed_key: int | None, first: int, end: int) -> _Part:
         images = np.arange(first, end, dtype=np.int64)
         if key is not None:
             images = permute(key, self._size, images)
-        self._keys, self._first = (key, seed_key), first
-        self._images = images.tolist()
-        self._seeds = [] if seed_key is None else seeds_of(seed_key, images).tolist()
+        seeds = [] if seed_key is None else seeds_of(seed_key, images).tolist()
+        return _Part((key, seed_key), first, images.tolist(), seeds)

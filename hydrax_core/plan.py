@@ -64,8 +64,8 @@ class Interleaving:
             active = [int((self._counts > level).sum()) for level in self._levels]
             steps = np.diff(self._levels)
             self._starts = [0, *np.cumsum(steps * np.array(active[:-1])).tolist()]
-            self._active_level = -1
-            self._active = np.empty(0, np.int64)
+            self._active = (-1, np.empty(0, np.int64))
+            """A level, and the groups that are on there; replaced as a whole, whatever interrupts."""
         else:
             self._starts = [0, *np.cumsum(self._counts).tolist()]
 
@@ -75,11 +75,12 @@ class Interleaving:
         offset = position - self._starts[part]
         if not self._interleave:
             return part, offset
-        if part != self._active_level:
-            self._active_level = part
-            self._active = np.flatnonzero(self._counts > self._levels[part])
-        turn, place = divmod(offset, len(self._active))
-        return int(self._active[place]), self._levels[part] + turn
+        level, active = self._active
+        if part != level:
+            active = np.flatnonzero(self._counts > self._levels[part])
+            self._active = (part, active)
+        turn, place = divmod(offset, len(active))
+        return int(active[place]), self._levels[part] + turn
 
 
 class Plan:

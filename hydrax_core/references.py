@@ -5,28 +5,21 @@ from __future__ import annotations
 import gc
 import sys
 import types
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 from hydrax_core.batch import Batch
 
-__all__ = ["debug_batch_references", "watch"]
-
-_live_batches: weakref.WeakSet[Batch[Any]] = weakref.WeakSet()
-
-
-def watch(batch: Batch[Any]) -> None:
-    """Have a batch listed for as long as it lives."""
-    _live_batches.add(batch)
+__all__ = ["debug_batch_references"]
 
 
 def debug_batch_references() -> str:
     """Which batches are alive and what refers to them, as text."""
     lines = []
-    for batch in list(_live_batches):
+    batches = [found for found in gc.get_objects() if isinstance(found, Batch)]
+    for batch in batches:
         lines.append(repr(batch))
-        lines.extend(f"  {text}" for text in (*_variables(batch), *_containers(batch)))
+        lines.extend(f"  {text}" for text in (*_variables(batch), *_containers(batch, batches)))
     return "\n".join(lines) or "no batch is alive"
 
 
@@ -43,9 +36,9 @@ def _variables(batch: Batch[Any]) -> Iterator[str]:
             frame = frame.f_back
 
 
-def _containers(batch: Batch[Any]) -> Iterator[str]:
+def _containers(batch: Batch[Any], batches: list[Batch[Any]]) -> Iterator[str]:
     for referrer in gc.get_referrers(batch):
-        if isinstance(referrer, types.FrameType | weakref.ref):
+        if isinstance(referrer, types.FrameType) or referrer is batches:
             continue
         if isinstance(referrer, dict):
             keys = ", ".join(repr(key) for key, value in referrer.items() if value is batch)

@@ -19,7 +19,7 @@ import os
 import tempfile
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,7 @@ class SlotMemory:
 class _Lease(weakref.ref[Any]):
     """A weak reference to a lease's root that remembers the slot, and who got what lies in it."""
 
-    __slots__ = ("bell", "holders", "note", "slot")
-    bell: weakref.ref[Any]
+    __slots__ = ("holders", "note", "slot")
     slot: int
     note: str
     holders: tuple[weakref.ref[Any], ...]
@@ -126,16 +125,14 @@ class SlotPool:
         limit: Most slots there may ever be.
         workers: Number of workers.
         base: Slots expected in ordinary use.
-        on_release: Called when a slot comes free while the pool is short of slots. It must not block.
     """
 
-    def __init__(self, slot_size: int, limit: int, workers: int, base: int, on_release: Callable[[], None]) -> None:
+    def __init__(self, slot_size: int, limit: int, workers: int, base: int) -> None:
         self._fd = _anonymous_file()
         self.memory = SlotMemory(self._fd, slot_size, workers, base)
         self.limit = max(limit, base)
         # The mapping of the last slots may cover up to twice the limit; a sparse file costs nothing for it.
         os.truncate(self._fd, self.memory.length(2 * self.limit))
-        self._on_release = on_release
         self._free: list[int] = []
         self._released: deque[Any] = deque()
         self._leases: dict[int, _Lease] = {}
@@ -171,7 +168,7 @@ class SlotPool:
         return frozenset(self._leases)
 
     def acquire(self, comfortable: int) -> int | None:
-        """A slot for a new batch, or ``None`` at the limit; then ``on_release`` is called when one comes free.
+        """A slot for a new batch, or ``None`` at the limit; then it is worth asking again soon.
 
         Args:
             comfortable: How many slots there may be before it is worth looking for garbage that holds one.
@@ -206,11 +203,9 @@ class SlotPool:
         """The root of a new lease on a slot: a writable buffer of the slot's bytes to make arrays over."""
         mapping, offset = self.memory.locate(slot)
         root = _char_array(self.memory.stride).from_buffer(mapping, offset)
-        # Python throws away a KeyboardInterrupt, and the rest of the callback, that arrives in a weak reference's
-        # callback: the slot is returned by C code alone. The callback made last is called first.
-        bell = weakref.ref(root, self._tell)
+        # Python throws away a KeyboardInterrupt that arrives in a weak reference's callback: this one is C code, in
+        # which none arrives. It cannot wake anybody, so who is short of slots has to look again.
         lease = _Lease(root, self._released.append)
-        lease.bell = bell
         lease.slot = slot
         lease.note = ""
         lease.holders = ()
@@ -232,10 +227,6 @@ class SlotPool:
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # Ctrl-C hit the start
             os.close(self._fd)
-
-    def _tell(self, _: Any) -> None:
-        if self._short:
-            self._on_release()
 
     def _reclaim(self) -> None:
         while self._released:

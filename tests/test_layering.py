@@ -19,7 +19,7 @@ ROOMS = [  # from the top of the house to its bottom; a file imports only from e
     "workers.body workers.protocol",
     "workers.child workers.process workers.thread workers.inline",
     "schedule handover hoarding shelf",
-    "intake",
+    "intake settings",
     "crew",
     "engine state",
     "arguments",

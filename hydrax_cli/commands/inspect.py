@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ from hydrax_cli.errors import TargetError
 from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.pilot import Pilot
+
     from hydrax_cli.tui.app import InspectApp
     from hydrax_cli.tui.feed import Opened
     from hydrax_cli.tui.messages import Fault
@@ -28,6 +33,8 @@ _SCREEN = Pattern(
     "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
 )
 _POLL_SECONDS = 0.05
+_FIRST_SECONDS = 60.0
+"""Longest wait for a first batch, or for a batch that is looked into."""
 
 
 def _speed(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
@@ -57,7 +64,7 @@ def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 @click.option("--screenshot", metavar="FILE.svg", callback=_svg_file, help="Save a picture, without a terminal.")
 @click.option("--screen", type=_SCREEN, default=(120, 40), help="Size of the picture.  [default: 120x40]")
 @click.option("--press", metavar="KEYS", default="", help="Keys to press before the picture: 'enter v'.")
-@click.option("--after", type=SPAN, default=5.0, help="Longest wait before the picture.  [default: 5s]")
+@click.option("--after", type=SPAN, default=5.0, help="Longest wait for the end of the run.  [default: 5s]")
 @click.pass_context
 def inspect(
     ctx: click.Context,
@@ -144,11 +151,13 @@ def _open(
 
     options = SourceOptions(batch_size=changes["batch_size"], seed=changes["seed"], size=size)
     found = load_target(target, parameters, options)
-    loader = override(found.loader, Overrides(**changes))
-    if changes["epochs"] is None and changes["batches"] is None:
-        # Watching has no end of its own: the digits and a loader without an end go on.
-        last = found.loader.last_batch if target is not None else None
-        loader = loader.replace(end_at=None if last is None else ("batch", last))
+    try:
+        loader = override(found.loader, Overrides(**changes))
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    asked = changes["epochs"] is not None or changes["batches"] is not None
+    if not asked and (target is None or found.loader.last_batch is None):
+        loader = loader.replace(end_at=None)  # watching has no end of its own
     return Opened(found.name, command, loader)
 
 
@@ -157,23 +166,20 @@ async def _picture(app: InspectApp, size: tuple[int, int], keys: list[str], seco
     from hydrax_cli.tui.svg import screen_svg  # noqa: PLC0415  only a picture needs it
 
     async with app.run_test(size=size) as pilot:
-        left = seconds
-        while left > 0 and not app.at_rest:
-            await pilot.pause(_POLL_SECONDS)
-            left -= _POLL_SECONDS
+        await _wait(pilot, lambda: app.has_batch or app.at_rest, _FIRST_SECONDS)
+        await _wait(pilot, lambda: app.at_rest, seconds)
         for key in keys:
             await pilot.press(key)
-            await _settle(app, pilot)
-        await _settle(app, pilot)
+            await _wait(pilot, lambda: app.settled, _FIRST_SECONDS)
+        await pilot.pause(_POLL_SECONDS)
         return screen_svg(app)
 
 
-async def _settle(app: InspectApp, pilot: Any) -> None:
-    """Until the screen has what it is waiting for."""
-    for _ in range(200):
+async def _wait(pilot: Pilot[None], condition: Callable[[], bool], seconds: float) -> None:
+    """Until the condition holds, or so many seconds have passed."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         await pilot.pause(_POLL_SECONDS)
-        if app.settled:
-            return
 
 
 def _report(ctx: click.Context, fault: Fault | None) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import bisect
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
 from textual.theme import Theme
 
+from hydrax_cli.tui.pace import Pace
 from hydrax_cli.tui.rates import Rates
 from hydrax_cli.tui.screens.batch import BatchScreen
 from hydrax_cli.tui.screens.dialogs import FaultScreen, GoToScreen, HelpScreen, TooSmallScreen
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InspectApp"]
 
-_FRAME_SECONDS = 0.2
+_FRAME_SECONDS = 0.25
 _PREVIEW_SECONDS = 0.5
 _LEAST = (60, 18)
 _LIMITS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -127,6 +130,9 @@ class InspectApp(App[None]):
         self._main = MainScreen()
         self._frame: Frame | None = None
         self._shown_preview: BatchView | None = None
+        self._held: Frame | None = None
+        self._frame_pace = Pace(share=0.07, longest=1.0)
+        self._preview_pace = Pace(share=0.08, longest=3.0)
         self._last_fault: Fault | None = None
         self._loop_signals: list[signal.Signals] = []
 
@@ -140,6 +146,11 @@ class InspectApp(App[None]):
         """Why no batch could come, where the run stands so."""
         fault = None if self._frame is None else self._frame.fault
         return fault if fault is not None and fault.fatal else None
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether a batch has come."""
+        return self._frame is not None and self._frame.current is not None
 
     @property
     def at_rest(self) -> bool:
@@ -189,21 +200,27 @@ class InspectApp(App[None]):
 
     # --- frames
 
-    def tick(self) -> None:
-        """Ask for a frame and hand it on."""
+    def tick(self, *, at_once: bool = False) -> None:
+        """Ask for a frame and hand it on, as often as this thread can afford to draw one."""
         frame, before = self._feed.frame(), self._frame
-        self._frame = frame
         reading = self._rates.read(frame)
-        news = bool(frame.records or frame.lines or before is None or before.state != frame.state)
-        if not news and frame.state in _QUIET_STATES and before is not None and before.limit == frame.limit:
+        self._frame = frame
+        if before is not None and self._held is None and not _has_news(frame, before):
             return
         self._say(frame, before)
+        shown = frame if self._held is None else frame.after(self._held)
+        # What is behind a dialog is drawn through it, cell by cell: it stands still meanwhile.
+        if isinstance(self.screen, ModalScreen) or not (self._frame_pace.due() or at_once):
+            self._held = shown
+            return
+        self._held = None
         for screen in self.screen_stack:
             if isinstance(screen, MainScreen | BatchScreen):
-                screen.show_frame(frame, reading)
+                screen.show_frame(shown, reading)
 
     def _tick_preview(self) -> None:
-        if not self._main.wants_preview:
+        """Ask for a new picture of the latest batch, as often as this thread can afford to draw one."""
+        if not self._main.wants_preview or not self._preview_pace.due():
             return
         view = self._feed.preview()
         if view is not None and view is not self._shown_preview:
@@ -254,7 +271,7 @@ class InspectApp(App[None]):
             controls.play()
         else:
             controls.pause()
-        self.call_later(self.tick)
+        self.call_later(partial(self.tick, at_once=True))
 
     def action_step(self) -> None:
         """Take one batch; in a batch's screen, show it."""
@@ -262,7 +279,7 @@ class InspectApp(App[None]):
             if isinstance(self.screen, BatchScreen):
                 self.screen.follow()
             self._feed.controls.step()
-            self.call_later(self.tick)
+            self.call_later(partial(self.tick, at_once=True))
 
     def action_next_epoch(self) -> None:
         """Go to the start of the next epoch."""
@@ -295,7 +312,7 @@ class InspectApp(App[None]):
         chosen = _LIMITS[max(0, place)] if place < len(_LIMITS) else None
         controls.set_limit(chosen)
         self.notify("as fast as it goes" if chosen is None else f"at most {chosen:g} batches a second", timeout=2)
-        self.tick()
+        self.tick(at_once=True)
 
     def action_unlimited(self) -> None:
         """Lift the speed limit."""
@@ -371,3 +388,9 @@ class InspectApp(App[None]):
             self.push_screen(TooSmallScreen(_LEAST))
         elif shown and not small:
             self.pop_screen()
+
+
+def _has_news(frame: Frame, before: Frame) -> bool:
+    """Whether a frame is worth drawing; one of a run that stands still may not be."""
+    moves = frame.state not in _QUIET_STATES or (frame.state, frame.limit) != (before.state, before.limit)
+    return moves or bool(frame.records or frame.lines)

@@ -5,7 +5,7 @@ Promise: nothing here touches a loader, NumPy or jax, so that the screens are up
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from textual.message import Message
@@ -35,6 +35,7 @@ __all__ = [
     "Subject",
 ]
 
+_MOST_HELD = 1000
 RunState: TypeAlias = Literal["opening", "starting", "running", "paused", "starved", "done", "failed"]
 
 
@@ -218,6 +219,15 @@ class Frame:
     paused_seconds: float = 0.0
     limit: float | None = None
     fault: Fault | None = None
+
+    def after(self, earlier: Frame) -> Frame:
+        """This frame with what an earlier one brought, where that was not shown."""
+        return replace(
+            self,
+            records=(*earlier.records, *self.records)[-_MOST_HELD:],
+            lines=(*earlier.lines, *self.lines)[-_MOST_HELD:],
+            missed_lines=earlier.missed_lines + self.missed_lines,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ class Consumer:
         )
         total(self.example).block_until_ready()
         self.job = peers.prepare(job)
-        self.open = lambda: peers.ADAPTERS[job.peer](self.job)
+        adapters = peers.CACHED if job.measure == "cached" else peers.ADAPTERS
+        self.open = lambda: adapters[job.peer](self.job)
 
     def take(self, batches: Any) -> float:
         """Sum of the next batch, waited for; the batch is let go of."""
@@ -73,6 +74,54 @@ def throughput(job: Job) -> dict[str, Any]:
     batches = consumer.open()
     consumer.warm(batches)
     return _rate(job, lambda: consumer.total(next(batches)).block_until_ready()) | {"close": batches}
+
+
+def filling(job: Job) -> dict[str, Any]:
+    """Seconds of the first epoch, from constructing the loader to its last batch, with or without a cache."""
+    import peers  # noqa: PLC0415
+    import system  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    with peers.own_folder() as folder:
+        make = peers.own_loader(job, folder if json.loads(job.options)["cache"] else None)
+        neighbours = system.Neighbours()
+        start = time.perf_counter()
+        with make(end_at=("epoch", 1)) as loader:
+            _read(consumer, loader)
+            value = time.perf_counter() - start
+        return {"value": value, "closed": time.perf_counter() - start, "others": neighbours.share()}
+
+
+def checking(job: Job) -> dict[str, Any]:
+    """Seconds of a first cached epoch, from constructing the loader, with its checks or without; median of some."""
+    import peers  # noqa: PLC0415
+    import system  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    with peers.own_folder() as folder:
+        make = peers.own_loader(job, folder)
+        with make(end_at=("epoch", 1)) as loader:
+            _read(consumer, loader)
+        if not json.loads(job.options)["checked"]:
+            peers.accept_any_checksum()
+        found = []
+        neighbours = system.Neighbours()
+        for _ in range(SAMPLES):
+            start = time.perf_counter()
+            with make(start_at=(1, 0), end_at=("epoch", 2), loader_kind="thread") as loader:
+                _read(consumer, loader)
+                found.append(time.perf_counter() - start)
+                if loader.stats().cache_misses:
+                    raise AssertionError("a batch was loaded, not served by the cache")
+        return {"value": statistics.median(found), "others": neighbours.share()}
+
+
+def _read(consumer: Consumer, loader: Any) -> None:
+    for batch in loader:
+        arrays = tuple(batch.arrays.values())
+        del batch
+        consumer.total(arrays).block_until_ready()
+        del arrays
 
 
 def _rate(job: Job, one: Callable[[], object]) -> dict[str, Any]:
@@ -193,6 +242,9 @@ def pair(job: Job) -> dict[str, Any]:
 
 MEASURES = {
     "throughput": throughput,
+    "cached": throughput,
+    "filling": filling,
+    "checking": checking,
     "first": first,
     "resume": first,
     "memory": memory,

@@ -13,7 +13,7 @@ class Job:
     Attributes:
         peer: Name of the adapter, a key of ``peers.ADAPTERS``.
         load: Work on an item, see ``loads.load_named``.
-        measure: What is measured: ``throughput``, ``first``, ``memory``, ``idle`` or ``resume``.
+        measure: What is measured: a key of ``child.MEASURES``.
         batch: Items a batch.
         items: Length of the data set.
         workers: Worker processes.

@@ -23,6 +23,9 @@ IMAGE = 224
 SMALL_IMAGE = 32
 SLOW_EVERY = 500
 SLOW_FACTOR = 100
+STEADY_SIZE = 64
+STEADY_UNITS = 15
+"""Units of ``SLOW_UNIT`` passes that make an item of the steady work: about 1 ms here."""
 SLOW_UNIT = 40
 """Passes over 16 KiB that make the normal item of the slow work: about 0.1 ms here. Counted, not timed."""
 
@@ -138,6 +141,16 @@ def slow_make(item):
     return {"x": np.full(TINY, item, np.float32)}
 
 
+def steady_fill(item, arrays, seed=None):
+    for _ in range(STEADY_UNITS):
+        toil(0)
+    arrays["x"][...] = item % 256
+
+
+def steady_make(item):
+    return {"x": np.full((STEADY_SIZE, STEADY_SIZE, 3), item % 256, np.uint8)}
+
+
 def many_arrays(count: int) -> Load:
     """The tiny work with ``count`` arrays an item."""
     names = tuple(f"x{number}" for number in range(count))
@@ -160,6 +173,7 @@ LOADS = {
     "image": Load({"x": ((IMAGE, IMAGE, 3), "uint8")}, image_fill, image_make),
     "small": Load({"x": ((SMALL_IMAGE, SMALL_IMAGE, 3), "uint8")}, small_fill, small_make),
     "slow": Load(_TINY_SPECS, slow_fill, slow_make),
+    "steady": Load({"x": ((STEADY_SIZE, STEADY_SIZE, 3), "uint8")}, steady_fill, steady_make),
 }
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import itertools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from loads import load_named
+from loads import FOLDER, load_named, rows
 
 if TYPE_CHECKING:
     from job import Job
@@ -55,6 +58,86 @@ def _with_state(job: Job) -> Job:
         next(iter(loader))
         options = json.loads(job.options) | {"state": loader.state_dict()}
     return replace(job, start=0, options=json.dumps(options))
+
+
+def cached(job: Job) -> Batches:
+    """This package's second epoch and all later ones, served by a cache that an earlier loader filled."""
+    with own_folder() as folder:
+        make = own_loader(job, folder)
+        with make(end_at=("epoch", 1)) as loader:
+            for batch in loader:
+                batch.close()
+        with make(start_at=(1, 0)) as loader:
+            for batch in loader:
+                if not batch.from_cache:
+                    raise AssertionError(f"{batch.address} was loaded, not served by the cache")
+                out = [tuple(batch.arrays.values())]
+                del batch
+                yield out.pop()
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[str]:
+    """A folder for a cache, beside the inputs."""
+    with tempfile.TemporaryDirectory(dir=os.environ[FOLDER]) as folder:
+        yield folder
+
+
+def own_loader(job: Job, cache: str | None) -> Callable[..., Any]:
+    """Makes loaders of this package over one group, with a cache or without."""
+    from hydrax_core import DataGroup, Dataloader  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
+    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, cache_location=cache, shuffle_later="repeat")
+    return lambda **settings: Dataloader(load.fill, group, loader_count=job.workers, **settings)
+
+
+def accept_any_checksum() -> None:
+    """Take the checks out of this process: what is left of a first cached epoch is what they do not cost."""
+    from unittest.mock import ANY  # noqa: PLC0415
+
+    from hydrax_core.cache import reader  # noqa: PLC0415
+
+    reader.entry_checksum = lambda *_: ANY
+
+
+def cached_original(job: Job) -> Batches:
+    """The same by the library this one succeeds; read-only, since within one run its second epoch stalls here."""
+    import hydrax  # noqa: PLC0415
+
+    load = load_named(job.load)
+    arrays = {name: (shape, np.dtype(dtype), np.dtype(dtype)) for name, (shape, dtype) in load.specs.items()}
+    with own_folder() as folder:
+
+        def loader(*, readonly: bool, **settings: Any) -> Any:
+            group = hydrax.DataGroup(
+                job.batch,
+                range(job.items),
+                loader_arrays=arrays,
+                cache_location=os.path.join(folder, "cache"),  # noqa: PTH118  it takes no Path
+                cache_readonly=readonly,
+                shuffle_later="repeat",
+            )
+            return hydrax.Dataloader(load.fill, group, loader_count=job.workers, depth=6, **settings)
+
+        with loader(readonly=False, end_at=("epoch", 1)) as filling:
+            for batch in filling:
+                del batch
+        with loader(readonly=True, start_at=(1, 0)) as serving:
+            for batch in serving:
+                out = [tuple(batch.arrays.values())]
+                del batch
+                yield out.pop()
+
+
+def memory_map(job: Job) -> Batches:
+    """The limit of ``cached``: rows of a memory map that is kept open, aliased by jax."""
+    import jax  # noqa: PLC0415
+
+    source = np.asarray(rows())
+    for first in itertools.cycle(range(0, len(source), job.batch)):
+        yield (jax.device_put(source[first : first + job.batch]),)
 
 
 def prepare(job: Job) -> Job:
@@ -183,6 +266,11 @@ ADAPTERS: dict[str, Callable[[Job], Batches]] = {
     "torch": torch,
     "hydrax-0.2": hydrax_original,
     "one process": one_process,
+}
+CACHED: dict[str, Callable[[Job], Batches]] = {
+    "hydrax": cached,
+    "hydrax-0.2": cached_original,
+    "memory map": memory_map,
 }
 DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax-0.2": "hydrax"}
 MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax-0.2": "hydrax"}

@@ -42,6 +42,7 @@ PATIENCE = 20.0
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="One short round of the main works; fails on gross loss only.")
+@click.option("--impatient", is_flag=True, help="Measure once, however busy the machine is.")
 @click.option("--only", multiple=True, type=click.Choice([work.name for work in WORKS]), help="Measure only this work.")
 @click.option("--peer", multiple=True, help="Measure only cases with these labels.")
 @click.option("--rounds", type=click.IntRange(1), default=None, help="Rounds; 5, or 1 with --quick.")
@@ -50,6 +51,7 @@ PATIENCE = 20.0
 def main(
     *,
     quick: bool,
+    impatient: bool,
     only: Sequence[str],
     peer: Sequence[str],
     rounds: int | None,
@@ -73,7 +75,9 @@ def main(
     missing = sorted(name for name, version in versions.items() if version is None)
     with tempfile.TemporaryDirectory(prefix="hydrax-bench-") as folder:
         make_inputs(Path(folder))
-        figures = _measure(works, rounds, missing, folder, Console(stderr=True), quick=quick)
+        figures = _measure(
+            works, rounds, missing, folder, Console(stderr=True), quick=quick, tries=1 if impatient else TRIES
+        )
     summaries = {work.name: report.summary(work, figures[work.name], quick=quick) for work in works}
     console.print(report.figures_table(works, summaries))
     console.print(report.marks_table(works, summaries))
@@ -98,7 +102,14 @@ def _own_failure(work: Work, one: Mapping[str, Mapping[str, Any]]) -> bool:
 
 
 def _measure(
-    works: Sequence[Work], rounds: int, missing: Sequence[str], folder: str, console: Console, *, quick: bool
+    works: Sequence[Work],
+    rounds: int,
+    missing: Sequence[str],
+    folder: str,
+    console: Console,
+    *,
+    quick: bool,
+    tries: int,
 ) -> dict[str, list[dict[str, Any]]]:
     figures: dict[str, list[dict[str, Any]]] = {work.name: [] for work in works}
     for number in range(rounds):
@@ -111,7 +122,7 @@ def _measure(
                 if job.peer in missing:
                     one[label] = {"error": "not installed"}
                     continue
-                one[label] = measure(replace(job, warmup=0.5, seconds=1.0) if quick else job, folder)
+                one[label] = measure(replace(job, warmup=0.5, seconds=1.0) if quick else job, folder, tries)
                 shown = (
                     one[label].get("error", "").strip()[-200:] or f"{one[label]['value'] * work.scale:.4g} {work.unit}"
                 )
@@ -120,11 +131,12 @@ def _measure(
     return figures
 
 
-def measure(job: Job, folder: str) -> dict[str, Any]:
+def measure(job: Job, folder: str, tries: int) -> dict[str, Any]:
     """One measurement in a fresh process; again where others disturbed it, then the least disturbed one."""
     best: dict[str, Any] = {}
-    for _ in range(TRIES):
-        _await_quiet()
+    for _ in range(tries):
+        if tries > 1:
+            _await_quiet()
         found = _run_child(job, folder)
         if not best or found.get("others", 1.0) < best.get("others", 1.0):
             best = found

@@ -19,6 +19,7 @@ PEERS = ("grain", "torch", "hydrax-0.2")
 ONE = "one process"
 TWO = "two processes"
 WORK_ALONE = "two, work only"
+MAP = "memory map"
 MIB_S = 1 / (1 << 10)
 """GiB of MiB."""
 
@@ -146,6 +147,38 @@ def _copy() -> Work:
     )
 
 
+def _cached() -> Work:
+    job = Job("", "copy", measure="cached", batch=16, items=128)
+    cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax-0.2", MAP)}
+    return Work(
+        "cached",
+        "the copy work, second epoch, from the cache",
+        "GiB/s",
+        "more",
+        cases,
+        (
+            Mark("rows of a kept-open memory map", ("hydrax",), (MAP,), 0.8),
+            Mark("hydrax 0.2.2", ("hydrax",), ("hydrax-0.2",), 3.0),
+        ),
+        scale=MIB_S,
+    )
+
+
+def _filling() -> Work:
+    job = Job("hydrax", "steady", measure="filling", batch=64, items=3200, options='{"cache": true}')
+    cases = {"hydrax": job, "without a cache": replace(job, options='{"cache": false}')}
+    mark = Mark("the same without a cache", ("hydrax",), ("without a cache",), 1.05, "at most", gross=1.5)
+    return Work("filling", "first epoch that fills a cache, 1 ms and 12 KiB an item", "s", "less", cases, (mark,))
+
+
+def _checking() -> Work:
+    job = Job("hydrax", "copy", measure="checking", batch=16, items=512, options='{"checked": true}')
+    cases = {"hydrax": job, "unchecked": replace(job, options='{"checked": false}')}
+    # At most a fifth of the whole is the checks': the whole is at most 1.25 x the rest.
+    mark = Mark("the same without the checks", ("hydrax",), ("unchecked",), 1.25, "at most")
+    return Work("checking", "first cached epoch, 512 MiB in batches of 16", "ms", "less", cases, (mark,), scale=1e3)
+
+
 def _image() -> Work:
     job = Job("", "image", batch=64)
     cases = _each(job, ONE)
@@ -250,6 +283,9 @@ WORKS: tuple[Work, ...] = (
     _tiny(),
     _batched(),
     _copy(),
+    _cached(),
+    _filling(),
+    _checking(),
     _image(),
     _first(),
     _memory(),

@@ -29,7 +29,7 @@ def make_loader(function=load, *, items=96, **arguments):
         return DataGroup(8, range(items), loader_arrays=ARRAYS, labels=("label",), seed=5, **more)
 
     arguments.setdefault("validation", ("epoch", 1, group(shuffle_first=False)))
-    return Dataloader(function, group(), **{"loader_count": 2, **arguments})
+    return Dataloader(function, group(), **{"loader_count": 1, **arguments})
 
 
 def failing_at(bad):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from hydrax_cli.tui.messages import Frame
+from hydrax_cli.tui.messages import Frame, LogLine
+from hydrax_cli.tui.pace import Pace
 from hydrax_cli.tui.rates import Rates
 from hydrax_core import FirstBatch, Stats, WorkerStats
 
@@ -120,3 +121,25 @@ def test_memory_is_bounded():
         rates.read(Frame("running", stats=at(tick / 5, tick)))
     assert len(rates._samples) < 200
     assert len(rates._buckets) <= 240
+
+
+@pytest.mark.parametrize(
+    ("used", "passed", "due"), [(0.04, 1, True), (0.2, 1, False), (0.2, 4, True), (2.0, 5.1, True)]
+)
+def test_drawing_takes_a_small_share_of_the_time_but_never_stops(monkeypatch, used, passed, due):
+    clock = {"monotonic": 100.0, "thread_time": 50.0}
+    for name in clock:
+        monkeypatch.setattr(f"hydrax_cli.tui.pace.time.{name}", lambda name=name: clock[name])
+    pace = Pace(share=0.05, longest=5.0)
+    assert pace.due()
+    clock["monotonic"] += passed
+    clock["thread_time"] += used
+    assert pace.due() is due
+
+
+def test_what_was_not_shown_comes_with_the_next_frame():
+    lines = [LogLine(number, 0.0, "loader", "info", str(number)) for number in range(3)]
+    earlier = Frame("running", lines=(lines[0],), missed_lines=2)
+    later = Frame("paused", lines=(lines[1], lines[2]), missed_lines=1)
+    shown = later.after(earlier)
+    assert (shown.state, shown.lines, shown.missed_lines) == ("paused", tuple(lines), 3)

@@ -151,9 +151,12 @@ def test_options_of_the_built_in_sources():
     assert loader.batches_per_epoch == 3
 
 
-@pytest.mark.parametrize(("attribute", "kind"), [("number", "is of type int"), ("wrong", "returned 5")])
-def test_what_is_no_dataloader_is_told(write, attribute, kind):
-    with pytest.raises(TargetError, match=f"{kind}; expected a Dataloader"):
+@pytest.mark.parametrize(
+    ("attribute", "error", "kind"),
+    [("number", click.UsageError, "is of type int"), ("wrong", TargetError, "returned 5")],
+)
+def test_what_is_no_dataloader_is_told(write, attribute, error, kind):
+    with pytest.raises(error, match=f"{kind}; expected a Dataloader"):
         load(f"{write('a.py')}:{attribute}")
 
 

@@ -1,4 +1,4 @@
-"""What the fault tests share: rounds, a loader whose batches tell everything about themselves, digests, subprocesses."""
+"""What the fault tests share: rounds, batches that tell everything about themselves, digests, programs of their own."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from faultloads import fill
+
 from hydrax_core import DataGroup, Dataloader
 
 LONG = os.environ.get("HYDRAX_FAULTS") == "long"
@@ -58,7 +59,7 @@ def undisturbed(training, **options):
 
 
 def collect(loader):
-    """Digests and errors of a run, in order; an error stands in the place of its batch."""
+    """Digests and errors of a run, in order; an error stands in the place of its batch, one that stays ends it."""
     found = []
     while True:
         try:
@@ -66,6 +67,8 @@ def collect(loader):
         except StopIteration:
             return found
         except Exception as error:  # noqa: BLE001  whatever comes is for the test to judge
+            if error in found:
+                return found
             found.append(error)
 
 

@@ -39,7 +39,7 @@ def holdings():
         threads=frozenset(threading.enumerate()),
         descriptors=frozenset(_descriptors()),
         mappings=Path("/proc/self/maps").read_text().count("memfd:hydrax"),
-        shared_memory=frozenset(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else frozenset(),
+        shared_memory=frozenset(_shared_memory()),
         temporary_files=frozenset(str(path) for path in Path(tempfile.gettempdir()).rglob("*")),
     )
 
@@ -49,50 +49,40 @@ def leaked_since(before):
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         gc.collect()
-        left = _own(holdings().beyond(before))
+        left = holdings().beyond(before)
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.005)
-
-
-def _own(left):
-    """Without what other users of the machine have put into /dev/shm meanwhile."""
-    names = [name for name in left.pop("shared_memory", []) if not _in_foreign_use(name)]
-    return {**left, "shared_memory": names} if names else left
-
-
-def _in_foreign_use(name):
-    mark = f"{MARK}={os.environ[MARK]}".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"/dev/shm/{name}" in (process / "maps").read_text(errors="replace"):
-                return mark not in (process / "environ").read_bytes()
-        except OSError:
-            continue
-    return not Path("/dev/shm", name).exists()
 
 
 def _processes():
     """Children, dead ones that nobody waited for included, and descendants whose parent may be gone."""
     own = os.getpid()
     mark = f"{MARK}={os.environ[MARK]}".encode()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == own:
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == own:
             continue
         try:
-            status = Path("/proc", entry, "stat").read_text(errors="replace")
+            status = (process / "stat").read_text(errors="replace")
             parent = int(status.rpartition(")")[2].split()[1])
-            marked = mark in Path("/proc", entry, "environ").read_bytes().split(b"\0")
-            command = Path("/proc", entry, "cmdline").read_bytes().replace(b"\0", b" ")[:80]
+            marked = mark in (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ")[:80]
         except (OSError, ValueError):  # it ended meanwhile, or is another user's
             continue
         if parent == own or marked:
-            yield int(entry), command
+            yield int(process.name), command
 
 
 def _descriptors():
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in list(Path("/proc/self/fd").iterdir()):
         try:
-            yield int(entry), os.readlink(f"/proc/self/fd/{entry}")
+            yield int(entry.name), str(entry.readlink())
         except OSError:  # the listing's own
             continue
+
+
+def _shared_memory():
+    """Without what Python's multiprocessing makes, as other programs of this machine may use that; hydrax does not."""
+    folder = Path("/dev/shm")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [name for name in names if not name.startswith(("sem.mp-", "psm_"))]

@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from faultkit import limit, rounds
+
 from hydrax_core import Dataloader, LoaderError
 from hydrax_core.sources import image_folder, numpy_rows
 
@@ -20,7 +21,7 @@ def damaged(data, chance):
     """The bytes with some flipped, cut out, doubled or put in."""
     found = bytearray(data)
     for _ in range(chance.choice([1, 1, 1, 2, 5, 20])):
-        place = chance.randrange(len(found) + 1) if len(found) else 0
+        place = chance.randrange(len(found) + 1) if found else 0
         what = chance.random()
         if what < 0.5 and place < len(found):
             found[place] ^= 1 << chance.randrange(8)
@@ -62,7 +63,7 @@ def test_damaged_array_files_are_read_or_refused_by_name(tmp_path, record_proper
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
         assert read(tmp_path / name) == 12
-    refused = 0
+    refused = []
     for number in range(count):
         name = chance.choice([*files])
         path = tmp_path / f"{number} {name}"
@@ -70,10 +71,10 @@ def test_damaged_array_files_are_read_or_refused_by_name(tmp_path, record_proper
         try:
             read(path)
         except (ValueError, LoaderError, MemoryError) as error:
-            assert path.name in str(error), f"round {number}: {error!r}"
-            refused += 1
+            refused.append((path.name, str(error)))
         path.unlink()
-    assert refused > count / 4
+    assert [entry for entry in refused if entry[0] not in entry[1]] == []
+    assert len(refused) > count / 4
 
 
 def test_pickles_in_array_files_are_not_opened(tmp_path):
@@ -127,17 +128,17 @@ def test_damaged_images_are_read_or_refused_by_name(tmp_path, record_property):
         (tmp_path / f"{number}.{suffix}").write_bytes(damaged(files[suffix], chance))
     folder = image_folder(tmp_path, size=16, batch_size=1)
     assert len(folder.training) == count
-    refused = 0
+    refused = []
     with Dataloader(folder.loader_func, folder.training, loader_count=2, end_at=("epoch", 1), timeout_sec=20) as loader:
         for _ in range(count):
             try:
                 next(loader)
-            except LoaderError as error:  # noqa: PERF203  each image is on its own
-                assert error.descriptor[0] in error.cause
-                refused += 1
+            except LoaderError as error:
+                refused.append((error.descriptor[0], error.cause))
         assert next(loader, None) is None
         assert loader.stats().worker_restarts == 0
-    assert count / 10 < refused < count
+    assert [entry for entry in refused if entry[0] not in entry[1]] == []
+    assert count / 10 < len(refused) < count
 
 
 def test_images_that_would_fill_the_memory_are_refused_by_name(tmp_path):

@@ -1,21 +1,24 @@
-"""Ctrl-C at any line of hydrax in the consumer's thread: nothing comes twice, at most the batch in hand is lost.
+"""Ctrl-C at any line of hydrax in the main thread: nothing comes twice, at most the batch in hand is lost.
 
 Python raises KeyboardInterrupt between two bytecodes of the main thread. Here a trace function raises it before a chosen
 line, so that every line gets its turn, in seeded order; also lines that a real Ctrl-C could not hit.
 """
 
+import contextlib
 import gc
 import linecache
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
-import hydrax_core
 import pytest
-from faultkit import KINDS, content, group, limit, rounds, start_python, undisturbed
+from faultkit import KINDS, content, group, limit, rounds, start_python
 from faultloads import fill
+
+import hydrax_core
 from hydrax_core import Dataloader
 
 _CORE = str(Path(hydrax_core.__file__).parent)
@@ -39,18 +42,18 @@ class _Lines:
     def __exit__(self, *_):
         sys.settrace(None)
 
-    def _call(self, frame, event, arg):
+    def _call(self, frame, _event, _arg):
         ours = frame.f_code.co_filename.startswith(_CORE) and not self._in_callback(frame)
         return self._line if ours else None
 
     @staticmethod
     def _in_callback(frame):
-        """Python throws away what a callback of a weak reference raises; nothing that matters is done there."""
-        while frame is not None and frame.f_code.co_name not in ("_tell", "_close_engine"):
+        """Python throws away what a finalizer raises, and goes on; little is done there."""
+        while frame is not None and frame.f_code.co_name not in ("_tell", "_close_engine", "__del__"):
             frame = frame.f_back
         return frame is not None
 
-    def _line(self, frame, event, arg):
+    def _line(self, frame, event, _arg):
         # The line of a `with` runs once more when it is left; no Ctrl-C can come between that and the release.
         if event == "line" and "with self." not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             self.count += 1
@@ -78,7 +81,7 @@ def test_an_interrupt_anywhere_leaves_a_state_to_go_on_from(kind, record_propert
     small = group(40)
     expected = undisturbed_contents(small)
     total = lines_of_a_run(Dataloader(fill, small, end_at=EPOCHS, loader_kind=kind))
-    count = rounds(12 if kind == "process" else 60, 1500)
+    count = rounds(8 if kind == "process" else 40, 1500)
     record_property("rounds", count)
     chance = random.Random(7)
     for _ in range(count):
@@ -96,11 +99,11 @@ def test_an_interrupt_anywhere_leaves_a_state_to_go_on_from(kind, record_propert
         assert found == expected[: len(found)], lines.where
         resumed = loader.replace()
         del loader
-        gc.collect()
         resumed.load_state_dict(state)
         rest = []
         read(resumed, rest)
         assert found + expected[len(found) : len(found) + in_hand] + rest == expected, lines.where
+    gc.collect()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +111,7 @@ def test_after_an_interrupt_in_next_the_same_loader_goes_on(kind, record_propert
     small = group(40)
     expected = undisturbed_contents(small)
     total = lines_of_a_run(Dataloader(fill, small, end_at=EPOCHS, loader_kind=kind))
-    count = rounds(4 if kind == "process" else 15, 500)
+    count = rounds(3 if kind == "process" else 10, 500)
     record_property("rounds", 5 * count)
     chance = random.Random(8)
     for _ in range(count):
@@ -137,7 +140,6 @@ def undisturbed_contents(training):
 def test_control_c_in_a_terminal_ends_all_without_noise(kind, record_property):
     count = rounds(3, 60)
     record_property("rounds", count)
-    expected = undisturbed(group(), end_at=("epoch", 1))
     chance = random.Random(9)
     process = start_python(
         f"""
@@ -158,20 +160,17 @@ def test_control_c_in_a_terminal_ends_all_without_noise(kind, record_property):
             print("done", found == list(range(len(found))), flush=True)
         """,
         start_new_session=True,
-        stdin=-1,
+        stdin=subprocess.PIPE,
     )
     answers = []
     for _ in range(count):
         process.stdin.write("again\n")
         process.stdin.flush()
         assert process.stdout.readline() == "go\n"
-        try:
-            process.wait(chance.random() * 0.3)
-        except Exception:  # noqa: BLE001, S110  it has not ended, as it should
-            pass
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.random() * 0.3)  # any moment of the start and the first batches
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
         answers.append(process.stdout.readline())
     output, errors = process.communicate()
     assert answers == ["done True\n"] * count, errors
-    assert errors == ""
-    assert expected
+    assert (output, errors) == ("", "")

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, undisturbed, wait_until
 from faultloads import fill
+
 from hydrax_core import (
     BatchTimeoutError,
     DataGroup,
@@ -56,7 +58,7 @@ def test_a_failing_item_is_reported_in_the_place_of_its_batch(kind):
     assert [*found[:place], *found[place + 1 :]] == [*expected[:place], *expected[place + 1 :]]
 
 
-class _Unspeakable(TypeError):
+class _UnspeakableError(TypeError):
     def __init__(self):
         super().__init__()
         self.lock = threading.Lock()
@@ -90,7 +92,7 @@ def test_whatever_an_item_raises_names_the_item(kind):
         sys.exit(3)
 
     # Classes of this module travel by value: a worker would import pytest with it.
-    unspeakable, odd, syntax, recurse = _Unspeakable, _Odd, _syntax_error, _recurse
+    unspeakable, odd, syntax, recurse = _UnspeakableError, _Odd, _syntax_error, _recurse
     thrown = [leave, unspeakable, odd, recurse, syntax]
     made = [StopIteration(5), GeneratorExit(), KeyboardInterrupt(), MemoryError(), SystemExit("x"), OSError(5, "no")]
 
@@ -197,7 +199,8 @@ def test_data_of_which_nothing_can_be_sent_is_no_reason_to_wait():
         found = collect(loader)
     assert [type(error) for error in found] == [LoaderError] * 4
     with Dataloader(fill, locks, end_at=("epoch", 1), timeout_sec=10, on_error="skip") as loader:
-        assert collect(loader) == []
+        (error,) = collect(loader)
+    assert isinstance(error, LoaderError)  # a whole epoch skipped in a row is no way to go on
     assert loader.stats().skipped_batches == 4
 
 
@@ -226,7 +229,9 @@ def test_an_endless_item_is_named_with_its_worker_and_its_end_is_not_waited_for(
     with Dataloader(load, plain, end_at=("epoch", 1), timeout_sec=0.5, loader_count=2) as loader:
         next(loader)
         pids = {worker.pid for worker in loader.stats().workers}
-        with pytest.raises(BatchTimeoutError, match=r"worker \d \(pid \d+\) is busy with item 11 of training") as caught:
+        with pytest.raises(
+            BatchTimeoutError, match=r"worker \d \(pid \d+\) is busy with item 11 of training"
+        ) as caught:
             next(loader)
         assert any(f"pid {pid}" in str(caught.value) for pid in pids)
         assert isinstance(caught.value, TimeoutError)
@@ -271,9 +276,9 @@ def collect_one(loader):
 def test_megabytes_of_prints_arrive_whole_and_hinder_nothing(monkeypatch):
     def load(item, arrays, seed):
         if item == 5:
-            print("o" * 1_000_000)
-            print("e" * 500_000, end="", file=sys.stderr)
-        print(f"line {item}")
+            print("o" * 1_000_000)  # noqa: T201  what is tested
+            print("e" * 500_000, end="", file=sys.stderr)  # noqa: T201  same
+        print(f"line {item}")  # noqa: T201  same
         return fill(item, arrays, seed)
 
     output, errors = io.StringIO(), io.StringIO()
@@ -290,7 +295,7 @@ def test_megabytes_of_prints_arrive_whole_and_hinder_nothing(monkeypatch):
 def test_an_item_that_prints_for_ever_can_be_left(monkeypatch):
     def load(item, arrays, seed):
         while True:
-            print("again " * 1000)
+            print("again " * 1000)  # noqa: T201  what is tested
 
     with open(os.devnull, "w") as nowhere:
         monkeypatch.setattr(sys, "stdout", nowhere)
@@ -395,8 +400,6 @@ def test_an_item_that_kills_three_workers_is_named_with_the_signal_in_words():
     ends = list(ENDS.values())
 
     def start():
-        import resource
-
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
     def load(item, arrays, seed):
@@ -460,7 +463,7 @@ def test_of_the_items_of_a_batched_loader_the_killer_is_found(on_error):
 def test_workers_that_end_while_they_start_are_given_up_with_the_reason():
     with (
         Dataloader(fill, group(), startup_func=lambda: os._exit(9), timeout_sec=15) as loader,
-        pytest.raises(WorkerDiedError, match="before they do any work.*exited with code 9"),
+        pytest.raises(WorkerDiedError, match=r"before they do any work.*exited with code 9"),
     ):
         next(loader)
 
@@ -488,8 +491,6 @@ def test_a_startup_that_never_ends_is_told():
 
 def test_an_item_that_takes_all_memory_fails_alone():
     def start():
-        import resource
-
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
     def load(item, arrays, seed):

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from faultkit import contents, group, limit, python, start_python, undisturbed, wait_until
 from faultloads import fill
+
 from hydrax_core import Dataloader, LoaderError
 
 pytestmark = limit(30)
@@ -281,8 +283,6 @@ def test_a_worker_whose_socket_is_closed_is_replaced(tmp_path):
                 os.mkdir(f"{folder}/{item}")
             except FileExistsError:
                 return fill(item, arrays, seed)
-            import socket
-
             socket.socket(fileno=os.dup(int(sys.argv[1]))).shutdown(socket.SHUT_RDWR)
             time.sleep(1000 if item == 5 else 0)
         return fill(item, arrays, seed)
@@ -320,9 +320,6 @@ def test_a_clock_that_jumps_makes_no_difference(monkeypatch):
         monkeypatch.setattr(time, "time_ns", lambda: chance.randrange(-(10**18), 10**18))
 
     def jump_in_worker():
-        import random
-        import time
-
         time.time = lambda: random.uniform(-1e9, 4e9)
         time.time_ns = lambda: random.randrange(10**18)
 

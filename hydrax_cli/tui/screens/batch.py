@@ -69,6 +69,12 @@ class BatchScreen(Screen[None]):
         self._record = record
         self._open_batch = open_batch
         self._neighbour = neighbour
+        self._following = False
+        self._title = Static(id="batch-title")
+        self._arrays = ArrayList(id="arrays")
+        self._detail = ArrayDetail(id="detail")
+        self._picture = ArrayPicture(at_least=_GRID_AT_LEAST, id="picture")
+        self._items = ItemList(id="items")
         self._view: BatchView | None = None
         self._stats: dict[str, ArrayStats] = {}
         self._array = 0
@@ -83,14 +89,22 @@ class BatchScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """The parts from top to bottom."""
-        yield Static(id="batch-title")
+        yield self._title
         with Container(id="numbers"):
-            yield ArrayList(id="arrays")
-            yield ArrayDetail(id="detail")
+            yield self._arrays
+            yield self._detail
         with Horizontal(id="content"):
-            yield ArrayPicture(at_least=_GRID_AT_LEAST, id="picture")
-            yield ItemList(id="items")
+            yield self._picture
+            yield self._items
         yield Footer(compact=True, show_command_palette=False)
+
+    def on_screen_suspend(self) -> None:
+        """Behind a dialog a picture costs more than it shows."""
+        self._picture.visible = False
+
+    def on_screen_resume(self) -> None:
+        """Back in front."""
+        self._picture.visible = True
 
     def on_mount(self) -> None:
         """Fetch the batch."""
@@ -99,7 +113,7 @@ class BatchScreen(Screen[None]):
     def fetch(self, record: BatchRecord) -> None:
         """Show another batch; the one before stays until it is here."""
         self._record = record
-        self._title("loading …")
+        self._tell("loading …")
         self.run_worker(partial(self._fetch, record), thread=True, exclusive=True, group="fetch")
 
     def _fetch(self, record: BatchRecord) -> None:
@@ -114,19 +128,17 @@ class BatchScreen(Screen[None]):
         if event.record.serial != self._record.serial:
             return
         if event.view is None:
-            self._title("cannot be shown")
+            self._tell("cannot be shown")
             self.notify(event.error, title="The batch cannot be shown", severity="error", markup=False, timeout=12)
             return
         self._view = event.view
         self._stats = {}
         self._array = min(self._array, len(event.view.infos) - 1)
         self._item = min(self._item, max(0, event.record.size - 1))
-        self._title(event.view.source)
-        self.query_one(ItemList).show(event.view)
-        self.query_one(ItemList).choose(self._item)
-        self.query_one(ArrayList).styles.min_height = (
-            min(len(event.view.infos), 6) + self.query_one(ArrayList).gutter.height + 1
-        )
+        self._tell(event.view.source)
+        self._items.show(event.view)
+        self._items.choose(self._item)
+        self._arrays.styles.min_height = min(len(event.view.infos), 6) + self._arrays.gutter.height + 1
         self._show()
         self.run_worker(partial(self._count, event.view), thread=True, exclusive=True, group="count")
 
@@ -145,8 +157,7 @@ class BatchScreen(Screen[None]):
 
     def show_frame(self, frame: Frame, reading: Reading) -> None:  # noqa: ARG002  the run's numbers are not shown here
         """Follow a run that is stepped from here."""
-        following = getattr(self, "_following", False)
-        if following and frame.current is not None and frame.current.serial != self._record.serial:
+        if self._following and frame.current is not None and frame.current.serial != self._record.serial:
             self._following = False
             if frame.current.fault is None:
                 self.fetch(frame.current)
@@ -160,7 +171,7 @@ class BatchScreen(Screen[None]):
         """Whether everything about the batch is on the screen."""
         return self._view is not None and len(self._stats) == len(self._view.infos)
 
-    def _title(self, source: str) -> None:
+    def _tell(self, source: str) -> None:
         record = self._record
         parts = [source, many(record.size, "item"), f"{record.kind} group {record.group}"]
         if record.seed is not None:
@@ -168,26 +179,25 @@ class BatchScreen(Screen[None]):
         if record.cached:
             parts.append("from the cache")
         title = Content.assemble((f" {record.title} ", "$text-primary bold"), (f" · {' · '.join(parts)}", "$dim"))
-        self.query_one("#batch-title", Static).update(title)
+        self._title.update(title)
 
     def _show_numbers(self) -> None:
         view = self._view
         assert view is not None
-        self.query_one(ArrayList).show(view.infos, self._stats)
+        self._arrays.show(view.infos, self._stats)
         info = view.infos[self._array]
-        self.query_one(ArrayDetail).show(info, self._stats.get(info.name))
+        self._detail.show(info, self._stats.get(info.name))
 
     def _show(self) -> None:
         if self._view is None:
             return
-        self.query_one(ArrayList).chosen = self._array
+        self._arrays.chosen = self._array
         self._show_numbers()
         info = self._view.infos[self._array]
         array: npt.NDArray[Any] = self._view.arrays[info.name][: self._view.record.size]
-        picture = self.query_one(ArrayPicture)
         title = self._item_title(info.name) if self._single else ""
         kind = self._kinds.get(info.name)
-        picture.show(array, info, kind=kind, item=self._item, single=self._single, title=title)
+        self._picture.show(array, info, kind=kind, item=self._item, single=self._single, title=title)
 
     def _item_title(self, name: str) -> str:
         view, item = self._view, self._item
@@ -217,14 +227,14 @@ class BatchScreen(Screen[None]):
 
     def action_item(self, step: int) -> None:
         """Choose another item."""
-        self.query_one(ItemList).action_move(step)
+        self._items.action_move(step)
 
     def action_view(self) -> None:
         """Show the array otherwise: picture, heat map, rows."""
         if self._view is None:
             return
         name = self._view.infos[self._array].name
-        kinds = self.query_one(ArrayPicture).kinds
+        kinds = self._picture.kinds
         now = self._kinds.get(name, kinds[0])
         self._kinds[name] = kinds[(kinds.index(now) + 1) % len(kinds)]
         self._show()
@@ -233,7 +243,7 @@ class BatchScreen(Screen[None]):
         """Show the chosen item alone, or the whole batch."""
         self._single = not self._single
         self.set_class(self._single, "-large")
-        self.query_one("#picture" if self._single else "#items").focus()
+        (self._picture if self._single else self._items).focus()
         self._show()
 
     def action_batch(self, step: int) -> None:
@@ -264,6 +274,6 @@ class BatchScreen(Screen[None]):
 
     @on(ArrayPicture.ItemClicked)
     def _picture_clicked(self, event: ArrayPicture.ItemClicked) -> None:
-        self.query_one(ItemList).choose(event.item)
+        self._items.choose(event.item)
         if event.double:
             self.action_single()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MainScreen"]
 
 _PREVIEW_AT_LEAST = 12
+_FILTER_HINT = "epoch:3  batch:10-20  validation  error  cache  seed:…"
 
 
 class MainScreen(Screen[None]):
@@ -44,44 +45,56 @@ class MainScreen(Screen[None]):
     ]
     AUTO_FOCUS = "#table"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = BatchTable(id="table")
+        self._panels: tuple[FramePanel, ...] = (
+            TopBar(id="top"),
+            ProgressPanel(id="progress"),
+            SpeedPanel(id="speed"),
+            CrewPanel(id="crew"),
+        )
+        self._preview = ArrayPicture(at_least=_PREVIEW_AT_LEAST, id="preview")
+        self._filter = Input(placeholder=_FILTER_HINT, id="filter", compact=True)
+        self._log_view = LogView(id="log")
+
     def compose(self) -> ComposeResult:
         """The parts from top to bottom."""
-        yield TopBar(id="top")
+        top, *pulse = self._panels
+        yield top
         with Container(id="board"):
             with Vertical(id="pulse"):
-                yield ProgressPanel(id="progress")
-                yield SpeedPanel(id="speed")
-                yield CrewPanel(id="crew")
-            yield ArrayPicture(at_least=_PREVIEW_AT_LEAST, id="preview")
+                yield from pulse
+            yield self._preview
         with Container(id="lists"):
             with Vertical(id="batches"):
-                yield BatchTable(id="table")
-                yield Input(
-                    placeholder="epoch:3  batch:10-20  validation  error  cache  seed:…", id="filter", compact=True
-                )
-            yield LogView(id="log")
+                yield self.table
+                yield self._filter
+            yield self._log_view
         yield Footer(compact=True)
-
-    @property
-    def table(self) -> BatchTable:
-        """The batch table."""
-        return self.query_one("#table", BatchTable)
 
     @property
     def wants_preview(self) -> bool:
         """Whether a picture of the latest batch is in sight."""
-        return self.is_current and self.query_one("#preview").display and self.query_one("#preview").size.height > 0
+        return self.is_current and self._preview.display and self._preview.size.height > 0
 
     def show_frame(self, frame: Frame, reading: Reading) -> None:
         """Draw a frame."""
-        for panel in self.query(FramePanel):
+        for panel in self._panels:
             panel.show_frame(frame, reading)
         self.table.add(frame.records)
-        self.query_one(LogView).add(frame.lines, frame.missed_lines)
+        self._log_view.add(frame.lines, frame.missed_lines)
+
+    def on_screen_suspend(self) -> None:
+        """Behind a dialog a picture costs more than it shows."""
+        self._preview.visible = False
+
+    def on_screen_resume(self) -> None:
+        """Back in front."""
+        self._preview.visible = True
 
     def show_preview(self, view: BatchView) -> None:
         """Draw the latest batch: its first array that is a picture, else its first."""
-        preview = self.query_one("#preview", ArrayPicture)
         from hydrax_cli.tui import pixels  # noqa: PLC0415  NumPy comes with it
 
         names = list(view.arrays)
@@ -91,7 +104,7 @@ class MainScreen(Screen[None]):
         )
         info = next(info for info in view.infos if info.name == name)
         title = f"{view.record.title} · {name} {info.shape}"
-        preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
+        self._preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
 
     @on(LineList.Selected, "#table")
     def _table_selected(self) -> None:
@@ -109,7 +122,7 @@ class MainScreen(Screen[None]):
     def action_filter(self) -> None:
         """Ask for a filter."""
         self.query_one("#batches").add_class("-filtering")
-        self.query_one("#filter", Input).focus()
+        self._filter.focus()
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self, event: Input.Changed) -> None:
@@ -121,9 +134,8 @@ class MainScreen(Screen[None]):
 
     def action_leave(self) -> None:
         """Leave the filter, the log, or the place in the table."""
-        field = self.query_one("#filter", Input)
-        if field.has_focus or field.value:
-            field.value = ""
+        if self._filter.has_focus or self._filter.value:
+            self._filter.value = ""
             self.query_one("#batches").remove_class("-filtering")
         elif self.query_one("#lists").has_class("-log"):
             self.action_log()
@@ -133,7 +145,7 @@ class MainScreen(Screen[None]):
 
     def action_log(self) -> None:
         """Show the log where it is not in sight, else go there and back."""
-        lists, log = self.query_one("#lists"), self.query_one(LogView)
+        lists, log = self.query_one("#lists"), self._log_view
         if log.has_focus:
             lists.remove_class("-log")
             self.table.focus()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import set_cell_size
 from rich.color import Color as RichColor
+from rich.color import ColorType
+from rich.color_triplet import ColorTriplet
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
@@ -318,10 +320,11 @@ def _half_blocks(pixels: npt.NDArray[np.uint8], width: int, background: tuple[in
 @lru_cache(maxsize=16_384)
 def _cell(top: int, bottom: int) -> tuple[str, Style]:
     if top == bottom:
-        return " ", Style(bgcolor=_colour(top))
-    return _UPPER_HALF, Style(color=_colour(top), bgcolor=_colour(bottom))
+        return " ", Style.from_color(None, _colour(top))
+    return _UPPER_HALF, Style.from_color(_colour(top), _colour(bottom))
 
 
-@lru_cache(maxsize=8_192)
+@lru_cache(maxsize=16_384)
 def _colour(code: int) -> RichColor:
-    return RichColor.from_rgb(code >> 16, code >> 8 & 255, code & 255)
+    """Without a name, which rich would write out for nothing."""
+    return RichColor("", ColorType.TRUECOLOR, None, ColorTriplet(code >> 16, code >> 8 & 255, code & 255))
