@@ -45,8 +45,7 @@ async def test_space_pauses_and_plays():
     async with app_of(make_loader) as (app, pilot):
         await until(pilot, lambda: table(app).count() > 3)
         await pilot.press("space")
-        await until(pilot, lambda: state(app) == "paused")
-        assert shown(app, "paused")
+        await until(pilot, lambda: state(app) == "paused" and shown(app, "paused"))
         count = app.frame.stats.training_batches
         await pilot.press("space")
         await until(pilot, lambda: app.frame.stats.training_batches > count)
@@ -108,8 +107,7 @@ async def test_plus_and_minus_set_a_limit_and_0_lifts_it():
         await pilot.press("plus")
         await until(pilot, lambda: app.frame.limit == 20)
         await pilot.press("minus", "minus")
-        await until(pilot, lambda: app.frame.limit == 5)
-        assert shown(app, "≤ 5/s")
+        await until(pilot, lambda: app.frame.limit == 5 and shown(app, "≤ 5/s"))
         await pilot.press("0")
         await until(pilot, lambda: app.frame.limit is None)
         await pilot.press("minus")
@@ -245,7 +243,7 @@ async def test_c_copies_the_command_that_shows_the_batch_again():
 async def test_an_error_is_shown_marked_and_gone_past():
     async with app_of(lambda: make_loader(failing_at(17), validation=None)) as (app, pilot):
         await until(pilot, lambda: state(app) == "failed" and table(app).count() == 3)
-        assert shown(app, "✗ item 17")
+        await until(pilot, lambda: shown(app, "✗ item 17"))
         assert isinstance(app.screen, MainScreen)
         await pilot.press("e")
         assert isinstance(app.screen, FaultScreen)
@@ -280,8 +278,7 @@ async def test_a_target_that_fails_is_a_screen_and_r_reads_it_anew():
 @asynchronous
 async def test_the_end_of_a_run_is_told_and_space_starts_it_again():
     async with app_of(lambda: make_loader(end_at=("batch", 4), validation=None)) as (app, pilot):
-        await until(pilot, lambda: state(app) == "done" and shown(app, "at its end"))
-        assert shown(app, "✓ done")
+        await until(pilot, lambda: shown(app, "✓ done") and shown(app, "at its end"))
         await pilot.press("space")
         await until(pilot, lambda: table(app).count() == 8)
 
@@ -339,8 +336,7 @@ def test_every_size_shows_the_run_and_its_batches(size):
     @asynchronous
     async def check():
         async with app_of(lambda: make_loader(end_at=("epoch", 1)), size=size) as (app, pilot):
-            await until(pilot, lambda: state(app) == "done" and table(app).count() == 24)
-            await pilot.pause(0.1)
+            await until(pilot, lambda: table(app).count() == 24 and shown(app, "done"))
             for text in ("the-target", "done", "items/s", "slots", "validation", "play"):
                 assert shown(app, text), text
             await pilot.press("enter")

@@ -24,6 +24,7 @@ from hydrax_cli.tui.messages import (
     LogLine,
     Subject,
 )
+from hydrax_cli.tui.pace import Pace
 from hydrax_cli.tui.screens.batch import BatchScreen
 from hydrax_cli.tui.svg import screen_svg
 from hydrax_core import FirstBatch, Stats, WorkerStats
@@ -212,6 +213,7 @@ async def still(pilot, app):
 
 async def picture(size, feed, keys=(), *, light=False):
     app = InspectApp(feed, light=light)
+    app._frame_pace = app._preview_pace = Pace(share=1.0, longest=0.0)
     async with app.run_test(size=size) as pilot:
         while app._feed._frames:
             app.tick()

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from faultloads import fill
 
-from hydrax_core import DataGroup, Dataloader
+from hydrax_core import BatchTimeoutError, DataGroup, Dataloader
 
 LONG = os.environ.get("HYDRAX_FAULTS") == "long"
 KINDS = ("process", "thread", "inline")
@@ -83,6 +83,16 @@ def wait_until(condition, seconds=10.0):
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.002)
+
+
+def timed_out(loader, text):
+    """The error of a ``next()`` that waits for a worker of which this is said; at first it may have been starting."""
+    while True:
+        try:
+            next(loader)
+        except BatchTimeoutError as error:
+            if text in str(error):
+                return str(error)
 
 
 PREAMBLE = """

@@ -1,7 +1,7 @@
 """Ctrl-C at any line of hydrax in the main thread: nothing comes twice, at most the batch in hand is lost.
 
-Python raises KeyboardInterrupt between two bytecodes of the main thread. Here a trace function raises it before a chosen
-line, so that every line gets its turn, in seeded order; also lines that a real Ctrl-C could not hit.
+Python raises KeyboardInterrupt between two bytecodes of the main thread. Here a trace function raises it before a
+chosen line, so that every line gets its turn, in seeded order; also lines that a real Ctrl-C could not hit.
 """
 
 import contextlib
