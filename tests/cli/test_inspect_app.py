@@ -27,6 +27,10 @@ def shown(app, text):
     return any(text in line for line in texts(app))
 
 
+async def shows(app, pilot, text):
+    await until(pilot, lambda: shown(app, text))
+
+
 async def ready(app, pilot):
     """Paused before the first batch."""
     await until(pilot, lambda: state(app) == "paused" and app.frame.subject is not None)
@@ -56,7 +60,7 @@ async def test_s_takes_one_batch_at_a_time():
     async with app_of(make_loader, playing=False) as (app, pilot):
         await stepped(app, pilot, 3)
         assert [record.epoch_batch for record in table(app).shown] == [2, 1, 0]
-        assert shown(app, "3 / 12")
+        await shows(app, pilot, "3 / 12")
 
 
 @asynchronous
@@ -78,7 +82,7 @@ async def test_g_asks_for_a_place_refuses_nonsense_and_goes_there():
         field.value = "the end"
         await pilot.press("enter")
         assert isinstance(app.screen, GoToScreen)
-        assert shown(app, "the end is no place")
+        await shows(app, pilot, "the end is no place")
         field.value = "70:3"
         await pilot.press("enter")
         await until(pilot, lambda: app.frame.current.epoch == 70)
@@ -148,9 +152,9 @@ async def test_enter_looks_into_a_batch_and_escape_comes_back():
         await stepped(app, pilot, 2)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
-        assert shown(app, "the batch in hand")
-        assert shown(app, "photo-8.jpg")
-        assert shown(app, "label *")
+        await shows(app, pilot, "the batch in hand")
+        await shows(app, pilot, "photo-8.jpg")
+        await shows(app, pilot, "label *")
         await pilot.press("escape")
         assert isinstance(app.screen, MainScreen)
 
@@ -181,7 +185,7 @@ async def test_keys_of_the_batch_screen():
         assert "label" in picture.border_title
         await pilot.press("a", "tab", "shift+tab")
         assert arrays.chosen == 2
-        assert shown(app, "“iiiiiii”")  # item 8 of the data fills its row with 97 + 8
+        await shows(app, pilot, "“iiiiiii”")  # item 8 of the data fills its row with 97 + 8
 
 
 @asynchronous
@@ -193,7 +197,7 @@ async def test_brackets_go_to_the_batches_beside_and_load_them_again():
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: app.screen.record.epoch_batch == 1 and app.screen.settled)
         await until(pilot, lambda: shown(app, "loaded again"))
-        assert shown(app, "photo-8.jpg")
+        await shows(app, pilot, "photo-8.jpg")
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: app.screen.record.epoch_batch == 2 and shown(app, "photo-16.jpg"))
         await pilot.press("right_square_bracket")
@@ -247,7 +251,7 @@ async def test_an_error_is_shown_marked_and_gone_past():
         assert isinstance(app.screen, MainScreen)
         await pilot.press("e")
         assert isinstance(app.screen, FaultScreen)
-        assert shown(app, 'raise ValueError(f"bad header in item {item}")')
+        await shows(app, pilot, 'raise ValueError(f"bad header in item {item}")')
         await pilot.press("c")
         assert "bad header in item 17" in app.clipboard
         await pilot.press("escape", "enter")
@@ -294,7 +298,7 @@ async def test_what_is_logged_comes_into_the_log_and_cannot_garble_the_screen():
         await pilot.press("l")
         assert log.has_focus
         await pilot.pause()
-        assert shown(app, "item 3:    red ·[31m· text")
+        await shows(app, pilot, "item 3:    red ·[31m· text")
         await pilot.press("l")
         assert not log.display
         assert table(app).has_focus
@@ -306,7 +310,7 @@ async def test_help_theme_and_palette():
         await ready(app, pilot)
         await pilot.press("question_mark")
         assert isinstance(app.screen, HelpScreen)
-        assert shown(app, "play or pause")
+        await shows(app, pilot, "play or pause")
         await pilot.press("question_mark")
         assert isinstance(app.screen, MainScreen)
         dark = app.theme
@@ -324,7 +328,7 @@ async def test_a_terminal_that_is_too_small_says_so_and_recovers():
         await ready(app, pilot)
         await pilot.resize_terminal(40, 10)
         await until(pilot, lambda: isinstance(app.screen, TooSmallScreen))
-        assert shown(app, "60x18 at least")
+        await shows(app, pilot, "60x18 at least")
         await pilot.resize_terminal(80, 24)
         await until(pilot, lambda: isinstance(app.screen, MainScreen))
         await pilot.press("s")
@@ -338,11 +342,11 @@ def test_every_size_shows_the_run_and_its_batches(size):
         async with app_of(lambda: make_loader(end_at=("epoch", 1)), size=size) as (app, pilot):
             await until(pilot, lambda: table(app).count() == 24 and shown(app, "done"))
             for text in ("the-target", "done", "items/s", "slots", "validation", "play"):
-                assert shown(app, text), text
+                await shows(app, pilot, text)
             await pilot.press("enter")
             await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
             for text in ("validation 0, batch 11", "image", "(8, 6, 5, 3)", "mean"):
-                assert shown(app, text), text
+                await shows(app, pilot, text)
 
     check()
 
@@ -365,9 +369,9 @@ async def test_odd_values_are_warned_of():
         await stepped(app, pilot, 1)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
-        assert shown(app, "90 NaN")
+        await shows(app, pilot, "90 NaN")
         await pilot.press("a", "a")
-        assert shown(app, "rows 4, 5 are all zeros")
+        await shows(app, pilot, "rows 4, 5 are all zeros")
 
 
 @asynchronous

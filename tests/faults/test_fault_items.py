@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import random
 import resource
 import signal
 import sys
@@ -11,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, timed_out, undisturbed, wait_until
+from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, rounds, timed_out, undisturbed, wait_until
 from faultloads import fill
 
 from hydrax_core import (
@@ -265,15 +266,19 @@ def test_megabytes_of_prints_arrive_whole_and_hinder_nothing(monkeypatch):
     assert errors.getvalue().strip() == "e" * 500_000
 
 
-def test_an_item_that_prints_for_ever_can_be_left(monkeypatch):
+def test_an_item_that_prints_for_ever_hinders_no_other_and_can_be_left(monkeypatch):
     def load(item, arrays, seed):
-        while True:
-            print("again " * 1000)  # noqa: T201  what is tested
+        while item == 8:
+            os.write(1, b"again and again\n" * 4096)
+        return fill(item, arrays, seed)
 
+    plain = group(shuffle_first=False)
+    expected = undisturbed(plain)
     with open(os.devnull, "w") as nowhere:
         monkeypatch.setattr(sys, "stdout", nowhere)
-        with Dataloader(load, group(), timeout_sec=0.5) as loader:
-            timed_out(loader, "busy with item")
+        with Dataloader(load, plain, timeout_sec=5, loader_count=2, depth=2) as loader:
+            assert contents([next(loader)]) == expected[:1]
+            wait_until(lambda: 8 in [worker.item for worker in loader.stats().workers])
 
 
 def test_what_an_item_does_to_its_process_stays_there():
@@ -500,3 +505,48 @@ def test_a_worker_thread_that_ends_is_told(monkeypatch, caplog):
     ):
         next(loader)
     caplog.clear()  # its records keep the traceback, and that what the thread had
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", "substitute"])
+@limit(30, 900)
+def test_failing_items_give_the_same_batches_whoever_loads_them(on_error, record_property):
+    count = rounds(2, 60)
+    record_property("rounds", count * 5)
+    for seed in range(count):
+        chance = random.Random(seed)
+        bad = frozenset(index for index in range(61) if chance.random() < 0.12)
+        deadly = frozenset(chance.sample(sorted(bad), min(2, len(bad))))
+
+        def load(item, arrays, seed, bad=bad):
+            if item in bad:
+                raise ValueError(item)
+            return fill(item, arrays, seed)
+
+        def kill(item, arrays, seed, deadly=deadly, load=load):
+            if item in deadly:
+                os._exit(1)
+            return load(item, arrays, seed)
+
+        @batched
+        def load_many(items, arrays, seeds, load=load):
+            rows = range(len(items))
+            return [
+                load(items[row], {name: array[row, ...] for name, array in arrays.items()}, seeds[row]) for row in rows
+            ]
+
+        data = group(61, remainder="pad", seed=seed)
+        found = []
+        for loader_func, options in (
+            (load, {"loader_kind": "inline"}),
+            (load, {"loader_kind": "thread", "loader_count": 2}),
+            (load, {"loader_count": 2}),
+            (kill, {"loader_count": 2}),
+            (load_many, {"loader_count": 2}),
+        ):
+            with Dataloader(
+                loader_func, data, end_at=("epoch", 2), on_error=on_error, timeout_sec=15, **options
+            ) as loader:
+                entries = collect(loader)
+            found.append([(entry.index, entry.address) if isinstance(entry, Exception) else entry for entry in entries])
+        for other in found[1:]:
+            assert other == found[0], f"seed {seed}"

@@ -248,9 +248,10 @@ from faultloads import fill
 def load(item, arrays, seed):
     print("heard by nobody")
     return fill(item, arrays, seed)
-expected = undisturbed(group())
 with Dataloader(load, group(), end_at=("epoch", 1), timeout_sec=10) as loader:
-    sys.exit(contents(loader) != expected)
+    low = loader._engine.pool.memory.fd < 3
+    found = contents(loader)
+sys.exit(not low or found != undisturbed(group()))
 """
 
 

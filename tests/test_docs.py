@@ -1,0 +1,28 @@
+"""The documents keep their promises to the reader: links lead somewhere, and nothing names a machine of ours."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_link_leads_to_a_file(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_no_file_names_a_path_of_this_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    home = str(Path.home())
+    for name in listed.stdout.splitlines():
+        text = (ROOT / name).read_text(errors="replace") if (ROOT / name).is_file() else ""
+        assert f"{ROOT}/" not in text, name
+        assert len(home) < 5 or f"{home}/" not in text, name
