@@ -171,6 +171,7 @@ async def _picture(app: InspectApp, size: tuple[int, int], keys: list[str], seco
         for key in keys:
             await pilot.press(key)
             await _wait(pilot, lambda: app.settled, _FIRST_SECONDS)
+        app.tick(at_once=True)
         await pilot.pause(_POLL_SECONDS)
         return screen_svg(app)
 

@@ -176,13 +176,14 @@ def test_a_failing_item_stops_the_run_with_its_address_and_play_goes_on_behind_i
 
 
 def test_a_killed_worker_is_replaced_told_and_given_up_on_by_name(start):
-    watch = start(lambda: make_loader(killing_at(20), validation=None))
+    watch = start(lambda: make_loader(killing_at(20), validation=None, end_at=("epoch", 1)))
     frame = watch.until(lambda frame: frame.state == "failed")
     assert "SIGSEGV" in frame.fault.text
     assert not frame.fault.fatal
     watch.feed.play()
-    watch.until(lambda frame: len(watch.records) > 3)
-    assert watch.look().stats.worker_restarts == 3
+    watch.until(lambda frame: frame.state == "done")
+    assert watch.frame.stats.worker_restarts == 3
+    assert len(watch.records) == EPOCH
 
 
 def test_a_target_that_fails_can_be_read_anew(start):
