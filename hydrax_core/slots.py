@@ -165,7 +165,7 @@ class SlotPool:
 
     def leased(self) -> frozenset[int]:
         """The slots under a lease."""
-        return frozenset(self._leases)
+        return frozenset(slot for slot, lease in list(self._leases.items()) if lease() is not None)
 
     def acquire(self, comfortable: int) -> int | None:
         """A slot for a new batch, or ``None`` at the limit; then it is worth asking again soon.

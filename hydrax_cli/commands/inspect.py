@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from hydrax_cli.errors import TargetError
 from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from textual.pilot import Pilot
 
@@ -122,8 +123,7 @@ def inspect(
         limit=limit,
         playing=not paused,
     )
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    with Capture(log, descriptors=screenshot is None) as capture:
+    with Capture(log, descriptors=screenshot is None) as capture, _brisk():
         app = InspectApp(feed, on_ready=capture.take_streams, light=light)
         try:
             if screenshot is None:
@@ -135,6 +135,17 @@ def inspect(
     if screenshot is not None:
         Path(screenshot).write_text(picture, "utf-8")
     _report(ctx, app.fatal_fault)
+
+
+@contextmanager
+def _brisk() -> Iterator[None]:
+    """Threads take turns more often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _open(

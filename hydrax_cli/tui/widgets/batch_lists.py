@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayDetail", "ArrayList", "ItemList"]
 
-_WIDE = 110
+_WIDE = 111
+_VERY_WIDE = 132
 _MOST_VALUE_COLUMNS = 3
 _VALUE_WIDTH = 8
 _REST_WIDTH = 16
@@ -49,36 +50,32 @@ class ArrayList(LineList):
 
     def header(self, width: int) -> Pieces:
         """The titles."""
-        wide = width >= _WIDE
         text = f"   {'array':<14} {'shape':<18} {'as loaded':<9} {'as placed':<9}"
-        if wide:
+        if width >= _VERY_WIDE:
             text += f" {'offset':>10} {'size':>9}"
         text += f" {'min':>9} {'max':>9}"
-        if wide:
+        if width >= _WIDE:
             text += f" {'mean':>9} {'std':>9} {'NaN':>6} {'Inf':>6}"
         return [(text, "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
         """An array."""
         info, stats = self._infos[index], self._stats.get(self._infos[index].name)
-        wide = width >= _WIDE
-        mark = "▸" if index == self.chosen else " "
         shape = f"({', '.join(map(str, info.shape))}{',' if len(info.shape) == 1 else ''})"
         name = f"{info.name} *" if info.is_label else info.name
-        text = f" {mark} {clean(name)[:14]:<14} {shape[:18]:<18} {info.numpy_dtype[:9]:<9} {info.jax_dtype[:9]:<9}"
-        if wide:
-            text += f" {count(info.offset):>10} {size(info.bytes):>9}"
+        yield "▸" if index == self.chosen else " ", "key"
+        yield "⚠ " if stats is not None and stats.warnings else "  ", "warn"
+        yield f"{clean(name)[:14]:<14} {shape[:18]:<18} {info.numpy_dtype[:9]:<9} {info.jax_dtype[:9]:<9}", "plain"
+        if width >= _VERY_WIDE:
+            yield f" {count(info.offset):>10} {size(info.bytes):>9}", "plain"
         if stats is None:
-            return [(text, "plain"), ("         …", "dim")]
-        text += f" {_value(stats.minimum):>9} {_value(stats.maximum):>9}"
-        pieces = [(text, "plain")]
-        if wide:
-            pieces.append((f" {_value(stats.mean):>9} {_value(stats.std):>9}", "plain"))
-            pieces.append((f" {count(stats.nans):>6}", "bad" if stats.nans else "dim"))
-            pieces.append((f" {count(stats.infs):>6}", "bad" if stats.infs else "dim"))
-        if stats.warnings:
-            pieces.append((f"  ⚠ {stats.warnings[0]}" if wide else " ⚠", "warn"))
-        return pieces
+            yield "         …", "dim"
+            return
+        yield f" {_value(stats.minimum):>9} {_value(stats.maximum):>9}", "plain"
+        if width >= _WIDE:
+            yield f" {_value(stats.mean):>9} {_value(stats.std):>9}", "plain"
+            yield f" {count(stats.nans):>6}", "bad" if stats.nans else "dim"
+            yield f" {count(stats.infs):>6}", "bad" if stats.infs else "dim"
 
 
 class ArrayDetail(Widget):
