@@ -220,9 +220,10 @@ class SlotPool:
 
     def close(self) -> None:
         """Close the file; arrays still alive keep the memory they lie in."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = self.memory.fd = -1  # a thread left behind must not map a file that gets this number
+        fd, self._fd = self._fd, -1  # before it is closed: Ctrl-C in between must not have it closed twice
+        self.memory.fd = -1  # a thread left behind must not map a file that gets this number
+        if fd >= 0:
+            os.close(fd)
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:  # Ctrl-C hit the start

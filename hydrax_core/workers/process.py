@@ -212,12 +212,12 @@ class ProcessWorker:
     def _close(self) -> None:
         for output in self._outputs:
             output.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
+        lifeline, self._lifeline = self._lifeline, -1  # before it is closed: Ctrl-C in between must not do it twice
+        if lifeline >= 0:
+            os.close(lifeline)
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
 
     def _how_it_ended(self) -> str:
         try:
