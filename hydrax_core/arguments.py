@@ -17,8 +17,9 @@ from hydrax_core.group import DataGroup
 from hydrax_core.plan import Plan
 from hydrax_core.schedule import OnError
 
-__all__ = ["Arguments", "LoaderKind", "check_arguments"]
+__all__ = ["Arguments", "Auto", "LoaderKind", "check_arguments"]
 
+Auto: TypeAlias = Literal["auto"]
 LoaderKind: TypeAlias = Literal["process", "thread", "inline"]
 _MOST_WORKERS = 1024
 _MOST_AHEAD = 4096
@@ -32,8 +33,8 @@ class Arguments:
     training: tuple[DataGroup[Any], ...]
     validation: tuple[DataGroup[Any], ...]
     validation_interval: int
-    depth: int
-    loader_count: int
+    depth: int | Auto
+    loader_count: int | Auto
     loader_nice: int
     cacher_count: int
     first_batch: int
@@ -99,8 +100,8 @@ def check_arguments(
         training=training_groups,
         validation=validation_groups,
         validation_interval=interval,
-        depth=integer("depth", depth, 1, _MOST_AHEAD),
-        loader_count=integer("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
+        depth=_integer_or_auto("depth", depth, 1, _MOST_AHEAD),
+        loader_count=_integer_or_auto("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
         loader_nice=integer("loader_nice", loader_nice, -20, 19),
         cacher_count=integer("cacher_count", cacher_count, 0, _MOST_WORKERS),
         first_batch=first,
@@ -150,6 +151,14 @@ def _end(end_at: Any, per_epoch: int) -> int | None:
     kind, end = _pair("end_at", end_at, '("epoch", n) or ("batch", n)')
     choice("end_at[0]", kind, ("epoch", "batch"))
     return integer("end_at[1]", end, 0) * (per_epoch if kind == "epoch" else 1)
+
+
+def _integer_or_auto(argument: str, value: Any, least: int, most: int) -> int | Auto:
+    if isinstance(value, str):
+        if value == "auto":
+            return "auto"
+        raise ValueError(f"{argument}: expected an int or 'auto', got {value!r}")
+    return integer(argument, value, least, most)
 
 
 def _check_loader(loader_func: Any) -> None:

@@ -29,6 +29,8 @@ _AHEAD_SECONDS = 0.01
 """Work that a worker has in hand: more than the interpreter's switch interval of 5 ms, for which a busy main thread may
 keep the engine from answering."""
 _MOST_IDLE_DEATHS = 3
+_FAREWELL_SECONDS = 1.0
+"""How long a worker that is not needed any more may take to end."""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Member:
     descriptors: tuple[int, ...] = ()
     writing: bool = False
     watched: dict[int, int] = field(default_factory=dict)
+    retiring: bool = False
 
     @property
     def backlog(self) -> float:
@@ -54,7 +57,7 @@ class Member:
     @property
     def has_room(self) -> bool:
         """Whether it should get more."""
-        return self.ready and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
+        return self.ready and not self.retiring and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
 
     def send(self, chunk: Chunk, seconds: float) -> None:
         """Hand over a chunk that is expected to take ``seconds``, 0 where nothing is known."""
@@ -98,6 +101,9 @@ class Crew:
         self._idle_deaths = 0
         self.members: list[Member] = []
         self.restarts = 0
+        self._leaving: list[tuple[Worker, float]] = []
+        self._before = (0, 0.0)
+        """Items and seconds of workers that have left."""
         _crews.add(self)
 
     def start(self) -> Iterator[None]:
@@ -105,6 +111,51 @@ class Crew:
         for number in range(self._count):
             self.members.append(Member(self._start_worker(number)))
             yield
+
+    @property
+    def count(self) -> int:
+        """How many workers are wanted."""
+        return self._count
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many workers as wanted are ready."""
+        return sum(member.ready and not member.retiring for member in self.members) == self._count
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time spent in the loader by all workers there ever were."""
+        return self._before[1] + sum(member.busy_seconds for member in list(self.members))
+
+    @property
+    def loaded_items(self) -> int:
+        """Items loaded by all workers there ever were."""
+        return self._before[0] + sum(member.items for member in list(self.members))
+
+    def resize(self, count: int) -> None:
+        """Start workers until there are ``count``, or have the last ones end when they have done what is in hand.
+
+        Raises:
+            WorkerStartError: There is no room for another.
+        """
+        for position, member in enumerate(self.members):
+            member.retiring = position >= count
+        self._count = min(count, len(self.members))
+        while self._count < count:
+            self.members.append(Member(self._start_worker(len(self.members))))
+            self._count += 1
+
+    def see_off(self, selector: selectors.BaseSelector) -> None:
+        """Let go of workers that are not needed any more."""
+        while self.members and self.members[-1].retiring and not self.members[-1].sent:
+            member = self.members.pop()
+            for fd in member.watched:
+                selector.unregister(fd)
+            self._before = (self._before[0] + member.items, self._before[1] + member.busy_seconds)
+            member.worker.stop()
+            self._leaving.append((member.worker, time.monotonic() + _FAREWELL_SECONDS))
+        while self._leaving and time.monotonic() > self._leaving[0][1]:
+            self._leaving.pop(0)[0].join(0)
 
     def least_busy(self) -> Member | None:
         """The member with the least work in hand, or ``None`` when all have enough."""
@@ -189,12 +240,17 @@ class Crew:
         while self.members:
             self.members[-1].worker.join(max(0.0, deadline - time.monotonic()))
             del self.members[-1:]  # a signal handler may have closed all meanwhile
+        while self._leaving:
+            self._leaving[-1][0].join(max(0.0, deadline - time.monotonic()))
+            del self._leaving[-1:]
 
     def abandon(self) -> None:
         """Let go of the workers in a fork's child, without ending them."""
         for member in self.members:
             member.worker.abandon()
-        self.members = []
+        for worker, _ in self._leaving:
+            worker.abandon()
+        self.members, self._leaving = [], []
 
     def _member_stats(self, member: Member, schedule: Schedule) -> WorkerStats:
         busy = member.busy()

@@ -13,24 +13,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from hydrax_core.arguments import LoaderKind, check_arguments
-from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
+from hydrax_core.arguments import Auto, LoaderKind, check_arguments
+from hydrax_core.assembly import assemble
+from hydrax_core.batch import TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
-from hydrax_core.launch import launch, slot_bytes
+from hydrax_core.launch import first_setting, launch, slot_bytes
 from hydrax_core.plan import Position
 from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
 from hydrax_core.stats import Stats
 from hydrax_core.tally import Tally
+from hydrax_core.tuning import Setting
 
 if TYPE_CHECKING:
-    from hydrax_core.placement import Placer
+    from hydrax_core.placement import Placement
 
 __all__ = ["Dataloader"]
 
@@ -50,8 +50,9 @@ class Dataloader(Generic[D]):
         training: One DataGroup or several; a pass over all of them is an epoch.
         validation: ``("epoch" | "batch", interval, groups)``: after every so many epochs or training batches, one
             validation run over these groups.
-        depth: Batches loaded ahead of the consumer.
-        loader_count: Workers.
+        depth: Batches loaded ahead of the consumer; ``"auto"`` for the least that keeps it from waiting, within a
+            quarter of the memory that loaders may use.
+        loader_count: Workers; ``"auto"`` for the least that keep the consumer from waiting, at most one a core.
         loader_nice: Niceness of worker processes, 0 to 19 (negative ones need privileges).
         cacher_count: Threads that write the cache.
         start_at: ``(epoch, batches)`` to start at; batches beyond an epoch's length carry over into later epochs.
@@ -82,8 +83,8 @@ class Dataloader(Generic[D]):
         training: DataGroup[D] | Iterable[DataGroup[D]],
         *,
         validation: tuple[str, int, DataGroup[D] | Iterable[DataGroup[D]]] | None = None,
-        depth: int = 3,
-        loader_count: int = 1,
+        depth: int | Auto = 3,
+        loader_count: int | Auto = 1,
         loader_nice: int = 0,
         cacher_count: int = 1,
         start_at: tuple[int, int] = (0, 0),
@@ -125,7 +126,8 @@ class Dataloader(Generic[D]):
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
         self._engine: Engine | None = None
-        self._placers: dict[int, Placer] = {}
+        self._setting = first_setting(self._arguments)
+        self._placement: Placement | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -177,13 +179,20 @@ class Dataloader(Generic[D]):
 
     @property
     def depth(self) -> int:
-        """Batches loaded ahead."""
-        return self._arguments.depth
+        """Batches loaded ahead; with ``"auto"``, what is in use now."""
+        depth = self._arguments.depth
+        return self._in_use.depth if depth == "auto" else depth
 
     @property
     def loader_count(self) -> int:
-        """Workers."""
-        return self._arguments.loader_count
+        """Workers; with ``"auto"``, how many are in use now."""
+        count = self._arguments.loader_count
+        return self._in_use.workers if count == "auto" else count
+
+    @property
+    def _in_use(self) -> Setting:
+        engine = self._engine
+        return self._setting if engine is None else engine.setting
 
     @property
     def loader_kind(self) -> LoaderKind:
@@ -265,6 +274,7 @@ class Dataloader(Generic[D]):
         engine = self._engine
         if engine is not None:
             self._tally.keep(self._snapshot(engine))
+            self._setting = engine.setting
             engine.close()
             self._engine = None
         if self._finalizer is not None:
@@ -279,7 +289,7 @@ class Dataloader(Generic[D]):
             self._engine = engine
             try:
                 engine.start()
-                self._prepare_placement()
+                self._prepare_placement(engine)
             except BaseException:
                 self.close()
                 raise
@@ -299,43 +309,22 @@ class Dataloader(Generic[D]):
         if not self._entered:
             self.close()
 
-    def _prepare_placement(self) -> None:
-        from hydrax_core.placement import Placer  # noqa: PLC0415  jax is imported while the workers start
+    def _prepare_placement(self, engine: Engine) -> None:
+        from hydrax_core.placement import Placement  # noqa: PLC0415  jax is imported while the workers start
 
-        if not self._placers:
-            for group in (*self.training, *self.validation):
-                for layouts in (group.loader_layouts, group.cache_layouts):
-                    if layouts:
-                        placer = Placer(group, layouts, self._arguments.placement_func)
-                        self._placers[id(layouts)] = placer
-                        placer.warm()
+        if self._placement is None:
+            placement = Placement((*self.training, *self.validation), self._arguments.placement_func)
+            placement.warm()
+            self._placement = placement
+        engine.place_ahead(self._placement.ahead)
 
     def _make(self, engine: Engine, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
-        address = host.planned.address
-        training = address.kind == "training"
-        group = (self.training if training else self.validation)[address.group_index]
-        layouts = group.cache_layouts if host.cached else group.loader_layouts
-        store = None
-        if not host.cached and group.cache_layouts and not group.cache_readonly:
-            store = partial(engine.shelf.store, replace(host, arrays={}))  # without its arrays, or they would be held
-        arrays = self._placers[id(layouts)].place(host.arrays, host.additional)
-        parts = BatchParts(
-            group=group,
-            address=address,
-            arrays=arrays,
-            layouts=layouts,
-            additional=host.additional,
-            indices=tuple(host.indices),
-            seeds=None if host.seeds is None else tuple(host.seeds),
-            seed=host.planned.content.seed,
-            rows=group.batch_size,
-            uncached=not host.cached,
-            progress_total=self.batches_per_epoch if training else self.batches_per_validation,
-            from_cache=host.from_cache,
-            store=store,
-        )
-        batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
-        return batch
+        assert self._placement is not None
+        group = (*self.training, *self.validation)[host.group]
+        arrays = self._placement.place(host, engine.prepared(host))
+        training = host.planned.address.kind == "training"
+        total = self.batches_per_epoch if training else self.batches_per_validation
+        return assemble(host, group, arrays, total, engine.shelf.store)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self.deterministic:
@@ -360,8 +349,9 @@ class Dataloader(Generic[D]):
         return self._snapshot(engine)
 
     def _snapshot(self, engine: Engine | None) -> Stats:
+        counts = None if engine is None else engine.counts()
         return self._tally.snapshot(
-            engine, depth=self._arguments.depth, loader_count=self._arguments.loader_count, slot_bytes=self.slot_bytes
+            counts, depth=self.depth, loader_count=self.loader_count, slot_bytes=self.slot_bytes
         )
 
     # --- state

@@ -10,6 +10,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from hydrax_core.jobs import HostBatch
 
@@ -27,8 +28,13 @@ class Handover:
         self._wake = wake
         self._ready: deque[HostBatch | Exception] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._hungry = False
+        self._prepared: tuple[HostBatch, Any] | None = None
+        self._hungry_below = 0
         self.waiting = False
+        self.taken = 0
+        """Batches taken."""
+        self.waited = 0.0
+        """Seconds that the consumer has waited, all times together."""
         self.ended = False
         self.fatal: BaseException | None = None
 
@@ -52,13 +58,27 @@ class Handover:
         self.fatal = error
         self._bell.put(None)
 
-    def sleeping(self, *, hungry: bool) -> None:
-        """The engine is about to sleep; ``hungry`` says whether it has use for room as soon as there is some."""
-        self._hungry = hungry
+    def sleeping(self, hungry_below: int) -> None:
+        """The engine is about to sleep; it wants to be woken when fewer batches than that are here."""
+        self._hungry_below = hungry_below
+
+    def prepare(self, make: Callable[[HostBatch], Any]) -> None:
+        """Have something made of the first batch before the consumer asks for it, once."""
+        ready, prepared = self._ready, self._prepared
+        try:
+            batch = ready[0]
+        except IndexError:
+            return
+        if not isinstance(batch, HostBatch) or (prepared is not None and prepared[0] is batch):
+            return
+        self._prepared = batch, make(batch)
+        if not ready or ready[0] is not batch:  # taken meanwhile: what was made must not hold it
+            self._prepared = None
 
     def clear(self) -> None:
         """Drop what is here."""
         self._ready.clear()
+        self._prepared = None
 
     def slots(self) -> frozenset[int]:
         """Slots of the batches that are here."""
@@ -84,6 +104,11 @@ class Handover:
             raise item
         return item
 
+    def prepared(self, batch: HostBatch) -> Any:
+        """What was made of the batch that ``first()`` returned, ``None`` for nothing."""
+        prepared = self._prepared
+        return prepared[1] if prepared is not None and prepared[0] is batch else None
+
     def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
         """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
 
@@ -92,6 +117,7 @@ class Handover:
             knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
         self.waiting = True  # set before looking again: the bell rings only for who waits
+        began = time.monotonic()
         try:
             if knock():
                 self._wake()
@@ -103,6 +129,7 @@ class Handover:
             return False
         finally:
             self.waiting = False
+            self.waited += time.monotonic() - began
         return True
 
     def take(self, batch: HostBatch) -> bool:
@@ -111,7 +138,9 @@ class Handover:
             taken = self._ready.popleft() is batch
         except IndexError:
             return False
-        if self._hungry:
+        self._prepared = None  # after it is gone from the queue, see prepare()
+        self.taken += 1
+        if len(self._ready) < self._hungry_below:
             self._wake()
         return taken
 

@@ -32,22 +32,23 @@ class HoardWatch:
     def __init__(self, pool: SlotPool, depth: int, most: int) -> None:
         self._pool = pool
         self._most = most
-        self._depth = depth
+        self.depth = depth
+        """Batches that may be held without remark."""
         self._told = False
         self._starved_since: float | None = None
 
     def look(self) -> None:
         """Say once that more batches are held than ``depth``."""
-        if self._told or self._pool.count <= 2 * self._depth + 1:
+        if self._told or self._pool.count <= 2 * self.depth + 1:
             return
         notes = self._pool.held()
-        if len(notes) > self._depth + 1:  # the one that the consumer works on is none too many
+        if len(notes) > self.depth + 1:  # the one that the consumer works on is none too many
             self._told = True
             _logger.warning(
                 "%d batches are held, more than depth=%d: the loader takes more memory for new ones and gives it back "
                 "later; they were handed out: %s",
                 len(notes),
-                self._depth,
+                self.depth,
                 _places(notes),
             )
 

@@ -74,6 +74,8 @@ class Intake:
         self._pool = pool
         self._shelf = shelf
         self._settings = settings
+        self.comfortable = settings.comfortable
+        """How many slots there may be before it is worth looking for garbage that holds one."""
         self._next = settings.first
         self.last = -1
         """Number of the batch that ``take()`` gave last, or said to be dropped."""
@@ -105,7 +107,7 @@ class Intake:
             batch = shelf.batch(planned, group)
             if batch is not None or not layouts:
                 return batch or Nothing.DROPPED
-        slot = self._pool.acquire(self._settings.comfortable)
+        slot = self._pool.acquire(self.comfortable)
         if slot is None:
             return Nothing.NO_SLOT
         indices = planned.content.indices

@@ -15,7 +15,9 @@ import cloudpickle
 from hydrax_core._worker import is_batched
 from hydrax_core.arguments import Arguments
 from hydrax_core.cache import CacheStore
+from hydrax_core.driver import Driver
 from hydrax_core.engine import Engine
+from hydrax_core.handover import Handover
 from hydrax_core.intake import Intake, IntakeSettings
 from hydrax_core.jobs import JobGroup
 from hydrax_core.plan import Position
@@ -23,6 +25,7 @@ from hydrax_core.settings import EngineSettings
 from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool, memory_budget
 from hydrax_core.state import Progress
+from hydrax_core.tuning import Bounds, Setting, usable_cores
 from hydrax_core.waker import Waker
 from hydrax_core.workers.body import ChunkRunner
 from hydrax_core.workers.inline import InlineWorker
@@ -31,10 +34,13 @@ from hydrax_core.workers.process import ProcessWorkers
 from hydrax_core.workers.protocol import Worker
 from hydrax_core.workers.thread import ThreadWorker
 
-__all__ = ["launch", "slot_bytes"]
+__all__ = ["first_setting", "launch", "slot_bytes"]
 
 _LARGE_FUNCTION = 64 << 20
 _MOST_SLOTS = 1 << 20
+_LEAST_AHEAD = 2
+_MOST_AHEAD = 64
+"""Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -53,14 +59,12 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         CacheError: A cache cannot be opened, or holds something else than its group asks for.
         MemoryError: Not even the slots of ordinary use fit into memory.
     """
-    inline = arguments.loader_kind == "inline"
-    depth = 1 if inline else arguments.depth
-    count = 1 if inline else arguments.loader_count
+    depth, workers = _bounds(arguments)
     size = slot_bytes(arguments)
     max_held = arguments.max_held
     if max_held is None:
-        max_held = max(depth + 2, min(memory_budget() // size, _MOST_SLOTS))
-    _check_size(size, depth)
+        max_held = max(depth.most + 2, min(memory_budget() // size, _MOST_SLOTS))
+    _check_size(size, depth.least)
     functions = _functions(arguments) if arguments.loader_kind == "process" else b""
     groups = [
         JobGroup(
@@ -77,30 +81,51 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     plan, last = arguments.plan, arguments.last_batch
     settings = EngineSettings(
         depth=depth,
+        workers=workers,
         max_held=max_held,
-        loader_count=count,
         deterministic=arguments.deterministic,
         on_error=arguments.on_error,
         batched=is_batched(arguments.loader_func),
-        threaded=not inline,
+        threaded=arguments.loader_kind != "inline",
     )
     intake_settings = IntakeSettings(
         first=progress.next_number,
         end=None if last is None else plan.number(Position(last, plan.batches_per_validation)),
         skipped=frozenset(progress.ahead),
-        comfortable=depth + 2,
+        comfortable=depth.least + 2,
     )
     with contextlib.ExitStack() as undo:
         shelf = _open_shelf(arguments, groups, undo)
         waker = Waker()
         undo.callback(waker.close)
-        pool = SlotPool(size, 2 * depth + 2 + min(max_held, _MOST_SLOTS), count, depth + 2)
+        pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
         intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)
-        engine = Engine(plan, groups, intake, shelf, pool, waker, start_worker, settings)
+        handover = Handover(waker.wake)
+        driver = Driver(plan, groups, intake, shelf, pool, waker, handover, start_worker, settings)
+        engine = Engine(driver, handover, shelf, pool, waker, threaded=settings.threaded)
         undo.pop_all()
     return engine
+
+
+def first_setting(arguments: Arguments) -> Setting:
+    """Depth and workers that a run begins with."""
+    depth, workers = _bounds(arguments)
+    return Setting(depth.least, workers.least)
+
+
+def _bounds(arguments: Arguments) -> tuple[Bounds, Bounds]:
+    """Bounds of depth and workers."""
+    if arguments.loader_kind == "inline":
+        return Bounds(1, 1), Bounds(1, 1)
+    depth, count = arguments.depth, arguments.loader_count
+    if depth == "auto":
+        room = memory_budget() // 4 // max(slot_bytes(arguments), mmap.PAGESIZE)
+        depths = Bounds(_LEAST_AHEAD, max(_LEAST_AHEAD, min(_MOST_AHEAD, room)))
+    else:
+        depths = Bounds(depth, depth)
+    return depths, Bounds(1, usable_cores()) if count == "auto" else Bounds(count, count)
 
 
 def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> Shelf:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.errors import PlacementError
+from hydrax_core.jobs import HostBatch
 from hydrax_core.layout import Layouts, block_size, views
 
 if TYPE_CHECKING:
     from hydrax_core.group import DataGroup
 
-__all__ = ["PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
+__all__ = ["Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
 
 _SMALL = 1 << 16
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -111,6 +112,75 @@ class Placer:
         if layout is None or not isinstance(array, jax.Array) or array.dtype != layout.numpy_dtype:
             return array
         return array if array.dtype == layout.jax_dtype else _converter(layout.jax_dtype)(array)
+
+
+class _Ahead(NamedTuple):
+    """Arrays that another thread placed than the one that gets them."""
+
+    context: tuple[Any, ...]
+    arrays: dict[str, jax.Array]
+
+
+class Placement:
+    """Places the batches of a loader, in the consumer's thread or ahead of it in the engine's.
+
+    What is placed ahead costs the consumer nothing, and a transfer to an accelerator overlaps with its computation. A
+    user's ``placement_func`` runs in the consumer's thread only.
+
+    Args:
+        groups: Training before validation.
+        placement_func: The user's, or ``None``.
+
+    Raises:
+        PlacementError: jax cannot take the dtypes of a group.
+    """
+
+    def __init__(self, groups: Sequence[DataGroup[Any]], placement_func: PlacementFunc | None) -> None:
+        self._ahead = placement_func is None
+        self._placers = {
+            (ordinal, cached): Placer(group, layouts, placement_func)
+            for ordinal, group in enumerate(groups)
+            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
+            if layouts
+        }
+
+    def warm(self) -> None:
+        """Compile what placing will call."""
+        for placer in self._placers.values():
+            placer.warm()
+
+    def ahead(self, host: HostBatch) -> object:
+        """Place a batch for a consumer that will ask ``place()`` for it; ``None`` where that is left to it."""
+        if not self._ahead:
+            return None
+        try:
+            return _Ahead(_context(), self._placers[host.group, host.cached].place(host.arrays, host.additional))
+        except Exception:  # noqa: BLE001  the consumer's own attempt will raise it where it can be caught
+            return None
+
+    def place(self, host: HostBatch, ahead: object) -> dict[str, jax.Array]:
+        """The jax arrays of a batch, in the order of the declaration.
+
+        Args:
+            host: The batch.
+            ahead: What ``ahead()`` made of it, or ``None``.
+
+        Raises:
+            PlacementError: ``placement_func`` returned something else than declared.
+        """
+        if isinstance(ahead, _Ahead) and ahead.context == _context():
+            return ahead.arrays
+        return self._placers[host.group, host.cached].place(host.arrays, host.additional)
+
+
+def _context() -> tuple[Any, ...]:
+    """The settings of this thread that decide what placing gives, as ``with jax.default_device(...)`` sets them."""
+    config: Any = jax.config
+    return (
+        config.jax_default_device,
+        config.jax_enable_x64,
+        config.jax_transfer_guard_host_to_device,
+    )
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:

@@ -61,7 +61,8 @@ class Schedule:
     ) -> None:
         self._groups = groups
         self._batched = batched
-        self._workers = workers
+        self.workers = workers
+        """How many share the work."""
         self._on_error = on_error
         self._substitute = substitute
         self._uncut: deque[BatchJob] = deque()
@@ -81,6 +82,14 @@ class Schedule:
     def has_uncut(self) -> bool:
         """Whether there is work that no worker has."""
         return bool(self._uncut or self._again)
+
+    @property
+    def batch_seconds(self) -> float:
+        """Seconds of work that a batch of the costliest group takes; infinite where nothing is known."""
+        return max(
+            (seconds * self._groups[group].batch_size for group, seconds in self._item_seconds.items()),
+            default=math.inf,
+        )
 
     def estimate(self, chunk: Chunk) -> float:
         """Seconds that a chunk will take, 0 where nothing is known."""
@@ -197,7 +206,7 @@ class Schedule:
     def _items_a_chunk(self, job: BatchJob) -> int:
         seconds = self._item_seconds.get(job.group)
         if seconds is None:  # nothing known: have every worker begin at once
-            return math.ceil(len(job.indices) / (2 * self._workers))
+            return math.ceil(len(job.indices) / (2 * self.workers))
         if seconds <= 0:
             return len(job.indices)
         return math.ceil(_TARGET_SECONDS / seconds)

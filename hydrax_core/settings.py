@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hydrax_core.schedule import OnError
+from hydrax_core.tuning import Bounds
 
 __all__ = ["EngineSettings"]
 
@@ -14,18 +15,18 @@ class EngineSettings:
     """How an engine runs; the names are those of ``Dataloader``.
 
     Attributes:
-        depth: Batches loaded ahead.
+        depth: Batches loaded ahead; the least and the most.
+        workers: Workers; the least and the most.
         max_held: Batches that the consumer may hold while it asks for another.
-        loader_count: Workers.
         deterministic: Whether batches keep the order of the plan.
         on_error: What to do about a failing item.
         batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
         threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
     """
 
-    depth: int
+    depth: Bounds
+    workers: Bounds
     max_held: int
-    loader_count: int
     deterministic: bool
     on_error: OnError
     batched: bool

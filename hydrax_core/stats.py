@@ -80,6 +80,7 @@ class Stats:
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
         depth: How many batches are loaded ahead.
         loader_count: Workers.
+        tuning: Why it is so many, where ``"auto"`` chose; ``None`` where both numbers were given.
         slot_bytes: Size of one slot, a place for one batch.
         slots: State of each slot in use.
         held_batches: Batches handed out whose arrays are still alive.
@@ -105,6 +106,7 @@ class Stats:
     load_seconds: float
     depth: int
     loader_count: int
+    tuning: str | None
     slot_bytes: int
     slots: tuple[SlotState, ...]
     held_batches: int

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from hydrax_core.engine import Engine
-from hydrax_core.stats import FirstBatch, SlotState, Stats
+from hydrax_core.counts import EngineCounts
+from hydrax_core.stats import FirstBatch, Stats
 
 __all__ = ["Tally"]
 
@@ -63,11 +63,11 @@ class Tally:
         """Keep the last snapshot of a loader that is being closed."""
         self.last = replace(snapshot, running=False)
 
-    def snapshot(self, engine: Engine | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
+    def snapshot(self, counts: EngineCounts | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
         """All counts now."""
-        workers = () if engine is None else engine.crew.stats(engine.schedule)
-        slots = () if engine is None else _slots(engine)
-        dropped = 0 if engine is None else engine.dropped_batches
+        workers = () if counts is None else counts.workers
+        slots = () if counts is None else counts.slots
+        dropped = 0 if counts is None else counts.dropped_batches
         return Stats(
             seconds=time.perf_counter() - self._started,
             idle_seconds=self._idle,
@@ -75,46 +75,34 @@ class Tally:
             validation_batches=self._validation,
             items=self._items,
             bytes=self._bytes,
-            errors=0 if engine is None else engine.schedule.errors,
-            skipped_batches=0 if engine is None else engine.skipped_batches,
-            substituted_items=0 if engine is None else engine.schedule.substituted,
+            errors=0 if counts is None else counts.errors,
+            skipped_batches=0 if counts is None else counts.skipped_batches,
+            substituted_items=0 if counts is None else counts.substituted_items,
             dropped_batches=dropped,
             cache_hits=self._hits,
             cache_misses=self._misses + dropped,
-            loaded_items=sum(worker.items for worker in workers),
-            load_seconds=sum(worker.busy_seconds for worker in workers),
+            loaded_items=0 if counts is None else counts.loaded_items,
+            load_seconds=0.0 if counts is None else counts.load_seconds,
             depth=depth,
             loader_count=loader_count,
+            tuning=None if counts is None else counts.tuning,
             slot_bytes=slot_bytes,
             slots=slots,
             held_batches=slots.count("held"),
-            worker_restarts=0 if engine is None else engine.crew.restarts,
+            worker_restarts=0 if counts is None else counts.worker_restarts,
             workers=workers,
-            first_batch=None if engine is None else self._first_batch(engine),
-            running=engine is not None,
+            first_batch=None if counts is None else self._first_batch(counts),
+            running=counts is not None,
         )
 
-    def _first_batch(self, engine: Engine) -> FirstBatch | None:
-        if self._first_at is None or engine.first_complete is None:
+    def _first_batch(self, counts: EngineCounts) -> FirstBatch | None:
+        if self._first_at is None or counts.first_complete is None:
             return None
-        ready = engine.first_complete  # a batch of the cache waits for no worker
-        if engine.first_ready is not None:
-            ready = min(ready, engine.first_ready)
+        ready = counts.first_complete  # a batch of the cache waits for no worker
+        if counts.first_ready is not None:
+            ready = min(ready, counts.first_ready)
         return FirstBatch(
-            start=ready - engine.started,
-            load=engine.first_complete - ready,
-            place=self._first_at - engine.first_complete,
+            start=ready - counts.started,
+            load=counts.first_complete - ready,
+            place=self._first_at - counts.first_complete,
         )
-
-
-def _slots(engine: Engine) -> tuple[SlotState, ...]:
-    leased, ready, filling = engine.pool.leased(), engine.ready_slots, engine.filling_slots
-
-    def state(slot: int) -> SlotState:
-        if slot in filling:
-            return "filling"
-        if slot in ready:
-            return "ready"
-        return "held" if slot in leased else "free"
-
-    return tuple(state(slot) for slot in range(engine.pool.count))

@@ -133,6 +133,7 @@ class ProcessWorker:
         self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
         self._gone = False
         self.send_frame(pickle.dumps(setup, protocol=5))
+        self.flush()  # it has much to import, while others are started
 
     @property
     def unsent(self) -> int | None:
@@ -144,18 +145,15 @@ class ProcessWorker:
         self.send_frame(self._workers.encode(chunk))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send an encoded message."""
-        try:
-            self._channel.queue(frame)
-        except EOFError:
-            self._gone = True  # reports() says so, after what the worker had said before
+        """Send an encoded message with the next ``flush()``."""
+        self._channel.queue(frame)
 
     def flush(self) -> None:
-        """Send what could not be sent at once."""
+        """Send what waits, as far as that is possible without blocking."""
         try:
             self._channel.flush()
         except EOFError:
-            self._gone = True
+            self._gone = True  # reports() says so, after what the worker had said before
 
     def reports(self, descriptor: int = -1) -> list[Report]:
         """What the worker has said since the last call."""

@@ -35,10 +35,10 @@ class Worker(Protocol):
 
     @property
     def unsent(self) -> int | None:
-        """A descriptor that becomes writable when ``flush()`` can send more; ``None`` when all is sent."""
+        """A descriptor that becomes writable when ``flush()`` can send (more); ``None`` when all is sent."""
 
     def send(self, chunk: Chunk) -> None:
-        """Hand over a chunk; results come in the order of the chunks.
+        """Hand over a chunk, which leaves with the next ``flush()``; results come in the order of the chunks.
 
         Raises:
             TypeError: A descriptor cannot be sent.
@@ -46,7 +46,7 @@ class Worker(Protocol):
         """
 
     def flush(self) -> None:
-        """Send what could not be sent at once."""
+        """Send what waits, as far as that is possible without blocking."""
 
     def reports(self, descriptor: int) -> list[Report]:
         """What the worker has said since the last call, after ``descriptor`` became readable (-1: any).

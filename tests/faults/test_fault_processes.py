@@ -249,7 +249,7 @@ def load(item, arrays, seed):
     print("heard by nobody")
     return fill(item, arrays, seed)
 with Dataloader(load, group(), end_at=("epoch", 1), timeout_sec=10) as loader:
-    low = loader._engine.pool.memory.fd < 3
+    low = loader._engine._pool.memory.fd < 3
     found = contents(loader)
 sys.exit(not low or found != undisturbed(group()))
 """

@@ -1,0 +1,44 @@
+"""What an engine has counted, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hydrax_core.stats import SlotState, WorkerStats
+
+__all__ = ["EngineCounts"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounts:
+    """An engine at one moment; the names are those of ``Stats``.
+
+    Attributes:
+        tuning: Why depth and workers are as many as they are, ``None`` where both were given.
+        errors: Items that failed.
+        substituted_items: Items that stand in for others.
+        skipped_batches: Batches given up.
+        dropped_batches: Batches that only a cache could have served.
+        worker_restarts: Workers replaced.
+        loaded_items: Items loaded.
+        load_seconds: Time in the loader for them, over all workers.
+        workers: One entry a worker.
+        slots: State of each slot in use.
+        started: When the engine was made, of ``time.perf_counter()``.
+        first_ready: When the first worker was.
+        first_complete: When the first batch was.
+    """
+
+    tuning: str | None
+    errors: int
+    substituted_items: int
+    skipped_batches: int
+    dropped_batches: int
+    worker_restarts: int
+    loaded_items: int
+    load_seconds: float
+    workers: tuple[WorkerStats, ...]
+    slots: tuple[SlotState, ...]
+    started: float
+    first_ready: float | None
+    first_complete: float | None
