@@ -219,7 +219,8 @@ def ready(job: Job) -> dict[str, Any]:
     found = []
     neighbours = system.Neighbours()
     with Dataloader(load_named(job.load).fill, group, depth=READY + 4, loader_count=job.workers) as loader:
-        for _ in range(SAMPLES):
+        end = time.perf_counter() + job.seconds
+        while time.perf_counter() < end:
             while loader.stats().slots.count("ready") < READY:
                 time.sleep(0.01)
             for _ in range(READY):
@@ -242,7 +243,9 @@ def handed(job: Job) -> dict[str, Any]:
     jax.block_until_ready(make(host))
     found = []
     neighbours = system.Neighbours()
-    for _ in range(SAMPLES * READY):
+    end = time.perf_counter() + job.seconds
+    start = end
+    while start <= end:
         start = time.perf_counter()
         made = make(host)
         found.append(time.perf_counter() - start)

@@ -20,9 +20,9 @@ from works import MAP, ONE, TWO, WORK_ALONE, WORKS, Mark, Work
 TRIES = 3
 SLACK = 2.0
 
-# cached, image and memory have a mark against bare work: theirs is used as it is. The others are promised against peers,
-# which are not installed here, or are not reached (docs/performance.md): their reference is the ratio to the bare work
-# that was measured on a quiet machine of two cores, so that a loss shows whatever a peer would do.
+# cached, image and memory have a mark against bare work: theirs is used as it is. The others are promised against
+# peers, which are not installed here, or are not reached (docs/performance.md): their reference is the ratio to the
+# bare work that was measured on a quiet machine of two cores, so that a loss shows whatever a peer would do.
 REFERENCES = {
     "tiny": Mark("one process alone", ("hydrax",), (ONE,), 0.4),
     "batched": Mark("one process alone", ("hydrax",), (ONE,), 0.35),

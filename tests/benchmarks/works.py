@@ -149,8 +149,9 @@ def _copy() -> Work:
 
 def _cached() -> Work:
     job = Job("", "copy", measure="cached", batch=16, items=128)
-    # Its documentation means one loader, whose second epoch is the cached one; it stalls, its own thread having ended in
-    # an IndexError, with every depth tried (3, 6, 12, 32). A second loader that only reads the cache works.
+    # Its documentation means one loader, whose second epoch is the cached one. That stalls more often than not, its own
+    # thread having ended in an IndexError, whatever the depth (3, 6, 12 and 32 were tried); a second loader that only
+    # reads the cache works.
     alone = replace(job, peer="hydrax-0.2", options='{"loaders": 1}', limit=20)
     cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax-0.2", MAP)} | {ONE_LOADER: alone}
     return Work(
@@ -291,7 +292,7 @@ def _monitor() -> Work:
 
 
 def _next() -> Work:
-    job = Job("hydrax", "small", measure="ready", batch=8)
+    job = Job("hydrax", "small", measure="ready", batch=8, seconds=1.0)
     cases = {
         "hydrax": job,
         "jax, compiled copy": replace(job, peer="jax", measure="handed", options='{"by": "copy"}'),
