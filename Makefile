@@ -29,6 +29,7 @@ bench: $(BENCH)/.installed
 bench-docs: $(BENCH)/.installed
 	$(BENCH)/bin/python tests/benchmarks/run.py --merge --json docs/performance.json $(ARGS)
 	$(BENCH)/bin/python tests/benchmarks/page.py docs/performance.json docs/performance.md
+	$(BENCH)/bin/python tests/benchmarks/timeline.py docs/images/bench-timeline.svg
 
 # Against the bare work, without peers: half a minute, fails on gross loss only.
 bench-short: $(STAMP)

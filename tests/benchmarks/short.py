@@ -36,7 +36,7 @@ REFERENCES = {
 
 def main() -> None:
     console = Console(width=100)
-    works = [_shortened(work) for work in WORKS if work.name in REFERENCES]
+    works = [shortened(work) for work in WORKS if work.name in REFERENCES]
     with tempfile.TemporaryDirectory(prefix="hydrax-bench-") as folder:
         make_inputs(Path(folder))
         lost = [work.name for work in works if not any(_holds(work, folder, console) for _ in range(TRIES))]
@@ -45,7 +45,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _shortened(work: Work) -> Work:
+def shortened(work: Work) -> Work:
+    """The two sides of the reference of a work, measured for less than a second each."""
     mark = REFERENCES[work.name]
     cases = {label: replace(work.cases[label], warmup=0.4, seconds=0.8) for label in (*mark.tops, *mark.bottoms)}
     return replace(work, cases=cases, marks=(mark,))

@@ -43,7 +43,7 @@ SCENES = (
     Scene("loading takes longer than the step: the step waits", "image", 16, 0.004),
     Scene("the step takes longer than loading: the workers wait", "small", 8, 0.002),
     # Item 499 takes 100 times as long; it lies in batch 7, while the workers go on with the batches behind it.
-    Scene("one item takes 100 times as long: the others are loaded meanwhile", "slow", 64, 0.004, 4),
+    Scene("one item takes 100 times as long: the others are loaded meanwhile", "slow", 64, 0.001, 4),
 )
 
 
@@ -109,7 +109,7 @@ def draw(scene: Scene, axes: Any) -> None:
             axes.barh(0, (done - got) * 1e3, left=(got - start) * 1e3, color=STEP, height=0.7)
             axes.text((got + done - 2 * start) * 5e2, 0, str(number), ha="center", va="center", color="white", size=7)
     axes.set_yticks(range(1 + len(processes)), ["loop", *(f"worker {lane}" for lane in range(len(processes)))])
-    axes.invert_yaxis()
+    axes.set_ylim(len(processes) + 0.5, -0.5)
     axes.set_xlim(0, (end - start) * 1e3)
     axes.grid(visible=False, axis="y")
     axes.set_title(scene.title, loc="left", size=9)
@@ -127,6 +127,20 @@ def main(*, picture: Path) -> None:
         for scene, axes in zip(SCENES, panels, strict=True):
             draw(scene, axes)
         panels[-1].set_xlabel("ms")
+        meaning = {
+            STEP: "step, number of the batch",
+            WAIT: "waits for a batch",
+            COLOURS[0]: "loads a batch",
+            COLOURS[1]: "loads the next",
+        }
+        figure.legend(
+            [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in meaning],
+            meaning.values(),
+            ncols=len(meaning),
+            loc="lower right",
+            bbox_to_anchor=(0.99, 1.0),
+            frameon=False,
+        )
         figure.tight_layout()
         plots.save(figure, picture)
 
