@@ -88,12 +88,15 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The version of this repository that was measured; ``""`` where git does not tell."""
-    here = Path(__file__).parent
-    try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return ""
-    return asked.stdout.strip()
+    """The last commit that changed ``hydrax_core``, ``-dirty`` with changes on top; ``""`` where git does not tell."""
+    root = Path(__file__).parents[2]
+    answers = []
+    for question in (["log", "-1", "--format=%h"], ["status", "--porcelain"]):
+        try:
+            asked = subprocess.run(
+                ["git", *question, "--", "hydrax_core"], cwd=root, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            return ""
+        answers.append(asked.stdout.strip())
+    return answers[0] + ("-dirty" if answers[0] and answers[1] else "")

@@ -44,7 +44,7 @@ def main(*, figures: Path, page: Path, check: bool) -> None:
 
 def filled(text: str, works: Works) -> str:
     """The page with all its blocks made anew."""
-    return _BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](works)}\n{found[3]}", text)
+    return _BLOCK.sub(lambda found: f"{found[1]}{report.powers(BLOCKS[found[2]](works))}\n{found[3]}", text)
 
 
 def _rows(*rows: Sequence[str]) -> str:
@@ -64,9 +64,10 @@ def machine(works: Works) -> str:
     together: dict[str, list[str]] = {}
     for name, work in works.items():
         about, on = work["about"], work["about"]["machine"]
-        peers = ", ".join(f"{peer} {version}" for peer, version in about["versions"].items() if version)
+        peers = ", ".join(f"{peer.split()[0]} {version}" for peer, version in about["versions"].items() if version)
+        rounds = "1 round" if work["rounds"] == 1 else f"{work['rounds']} rounds"
         text = (
-            f"{about['date']}, commit {about['commit'] or 'unknown'}, {work['rounds']} rounds: {on['cores']} cores of "
+            f"{about['date']}, hydrax_core of commit {about['commit'] or 'unknown'}, {rounds}: {on['cores']} cores of "
             f"{on['processor']}, {on['memory_gib']} GiB memory, Linux {on['kernel']}, Python {on['python']}, "
             f"NumPy {on['numpy']}, jax {on['jax']} on the CPU; {peers}."
         )

@@ -305,16 +305,16 @@ ADAPTERS: dict[str, Callable[[Job], Batches]] = {
     "hydrax": hydrax_core,
     "grain": grain,
     "torch": torch,
-    "hydrax-0.2": hydrax_original,
+    "hydrax 0.2.2": hydrax_original,
     "one process": one_process,
 }
 CACHED: dict[str, Callable[[Job], Batches]] = {
     "hydrax": cached,
-    "hydrax-0.2": cached_original,
+    "hydrax 0.2.2": cached_original,
     "memory map": memory_map,
 }
-DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax-0.2": "hydrax"}
-MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax-0.2": "hydrax"}
+DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax 0.2.2": "hydrax"}
+MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax 0.2.2": "hydrax"}
 
 
 def version(peer: str) -> str | None:

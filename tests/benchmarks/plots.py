@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import report
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
 Works = Mapping[str, Mapping[str, Any]]
 REACHED, MISSED, PLAIN = "#2a7f62", "#c0504d", "#33658a"
+FAR = 16
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small files, and one can search them
     "svg.hashsalt": "hydrax",  # the same figures give the same file
@@ -42,31 +44,36 @@ def save(figure: Any, file: Path) -> None:
 
 
 def _marks(works: Works) -> Any:
-    """How far each figure is from its mark: 1 is the mark, longer is better."""
+    """How far each figure is from its mark: 1 is the mark, longer is better; beyond ``FAR`` bars are cut."""
     bars = []
     for name, work in works.items():
         for mark in work["marks"]:
             found, bound = mark["figure"], mark["bound"]
             if found is not None and bound is not None:
-                ahead = found / bound if mark["sense"] == "at least" else bound / max(found, bound / 100)
-                bars.append((f"{name}: {mark['text']}", ahead))
+                ahead = found / bound if mark["sense"] == "at least" else bound / max(found, bound / FAR)
+                bars.append((f"{name}: {mark['text']}", math.log2(min(max(ahead, 1 / FAR), FAR)), mark))
     figure, axes = plt.subplots(figsize=(8, 0.26 * len(bars) + 0.8))
-    heights = [math.log2(ahead) for _, ahead in bars]
+    heights = [height for _, height, _ in bars]
     axes.barh(range(len(bars)), heights, color=[REACHED if height >= 0 else MISSED for height in heights], height=0.7)
-    axes.set_yticks(range(len(bars)), [text for text, _ in bars])
+    for row, (_, height, mark) in enumerate(bars):
+        left = height < 0
+        axes.text(height, row, f" {report.mark_texts(mark)[0]} ", ha="right" if left else "left", va="center", size=8)
+    axes.set_yticks(range(len(bars)), [report.powers(text) for text, _, _ in bars])
     axes.invert_yaxis()
-    low, high = math.floor(min([0.0, *heights])), math.ceil(max([0.0, *heights]))
-    axes.set_xticks(range(low, high + 1), [f"{2.0**power:g} x" for power in range(low, high + 1)])
+    low, high = math.floor(min([-1.0, *heights])), math.ceil(max([1.0, *heights]))
+    names = [f"{2**power}" if power >= 0 else f"1/{2**-power}" for power in range(low, high + 1)]
+    axes.set_xticks(range(low, high + 1), [f"{name} x" for name in names])
+    axes.set_xlim(low - 0.8, high + 0.8)
     axes.axvline(0, color="black", linewidth=1)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("figure over mark, the better way round: 1 x is the mark")
+    axes.set_xlabel("figure over mark, or mark over figure where less is better: 1 x is the mark")
     return figure
 
 
 def _growth(works: Works) -> Any:
     """Cost against size, a panel a work: bars span the rounds."""
     shown = {name: work for name, work in works.items() if work["along"]}
-    figure, panels = plt.subplots(1, max(1, len(shown)), figsize=(3.1 * max(1, len(shown)), 2.6), squeeze=False)
+    figure, panels = plt.subplots(1, max(1, len(shown)), figsize=(2.7 * max(1, len(shown)), 2.6), squeeze=False)
     for axes, work in zip(panels[0], shown.values(), strict=False):
         measured = {int(label): case["values"] for label, case in work["cases"].items() if case["values"]}
         items = work["unit"] == "k items/s"

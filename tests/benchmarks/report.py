@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,6 +87,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def powers(text: str) -> str:
+    """Ten to a power as it is printed: in a page, two stars would be markup."""
+    return re.sub(r"10\*\*(\d)", lambda found: "10" + "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(found[1])], text)
+
+
 def case_text(case: Mapping[str, Any] | None) -> str:
     """Median and half of the range of a case, or why there is none."""
     if case is None:
@@ -141,7 +147,7 @@ def figures_table(works: Sequence[Work], summaries: Mapping[str, Mapping[str, An
 
 def marks_table(works: Sequence[Work], summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     """What was promised and what came of it, one mark a row."""
-    table = Table(title="against the marks: medians over rounds of the ratio in one round", title_justify="left")
+    table = Table(title="against the marks", title_justify="left")
     for column in ("work", "against", "figure", "mark", ""):
         table.add_column(column, justify="right" if column == "figure" else "left")
     for work in works:

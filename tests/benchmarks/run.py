@@ -85,7 +85,7 @@ def main(
             summaries = {work.name: report.summary(work, figures[work.name]) | {"about": about} for work in works}
             if json_file is not None:
                 document = {"format": FORMAT, "works": in_order({**kept, **summaries})}
-                json_file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+                json_file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(report.figures_table(works, summaries))
     console.print(report.marks_table(works, summaries))
     for name in missing:

@@ -16,12 +16,12 @@ from job import Job
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PEERS = ("grain", "torch", "hydrax-0.2")
+PEERS = ("grain", "torch", "hydrax 0.2.2")
 ONE = "one process"
 TWO = "two processes"
 WORK_ALONE = "two, work only"
 MAP = "memory map"
-ONE_LOADER = "hydrax-0.2, one loader"
+ONE_LOADER = "hydrax 0.2.2, one loader"
 MIB_S = 1 / (1 << 10)
 """GiB of MiB."""
 
@@ -111,7 +111,7 @@ def _batched() -> Work:
         "grain": replace(job, peer="grain"),
         "torch": replace(job, peer="torch"),
         "torch __getitems__": replace(runs, peer="torch"),
-        "hydrax-0.2": replace(job, peer="hydrax-0.2"),
+        "hydrax 0.2.2": replace(job, peer="hydrax 0.2.2"),
         ONE: replace(runs, peer=ONE),
     }
     return Work(
@@ -152,8 +152,8 @@ def _cached() -> Work:
     # Its documentation means one loader, whose second epoch is the cached one. That stalls more often than not, its own
     # thread having ended in an IndexError, whatever the depth (3, 6, 12 and 32 were tried); a second loader that only
     # reads the cache works.
-    alone = replace(job, peer="hydrax-0.2", options='{"loaders": 1}', limit=20)
-    cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax-0.2", MAP)} | {ONE_LOADER: alone}
+    alone = replace(job, peer="hydrax 0.2.2", options='{"loaders": 1}', limit=20)
+    cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax 0.2.2", MAP)} | {ONE_LOADER: alone}
     return Work(
         "cached",
         "the copy work, second epoch, from the cache",
@@ -162,7 +162,7 @@ def _cached() -> Work:
         cases,
         (
             Mark("rows of a kept-open memory map", ("hydrax",), (MAP,), 0.8),
-            Mark("hydrax 0.2.2", ("hydrax",), ("hydrax-0.2", ONE_LOADER), 3.0),
+            Mark("hydrax 0.2.2", ("hydrax",), ("hydrax 0.2.2", ONE_LOADER), 3.0),
         ),
         scale=MIB_S,
     )
@@ -287,7 +287,10 @@ def _monitor() -> Work:
         "no client": replace(job, options='{"monitor": true}'),
         "a client": replace(job, options='{"monitor": true, "attached": true}'),
     }
-    marks = (Mark("off", ("no client",), ("off",), 0.99), Mark("off", ("a client",), ("off",), None))
+    marks = (
+        Mark("off, nobody attached", ("no client",), ("off",), 0.99),
+        Mark("off, the inspector attached", ("a client",), ("off",), None),
+    )
     return Work("monitor", "tiny work, a run that can be watched", "k items/s", "more", cases, marks, scale=1e-3)
 
 
@@ -371,6 +374,6 @@ WORKS: tuple[Work, ...] = (
     _auto(),
     _monitor(),
     _next(),
-    _rotation(),
     *_growth(),
+    _rotation(),
 )
