@@ -59,7 +59,7 @@ def _marks(works: Works) -> Any:
         left = height < 0
         axes.text(height, row, f" {report.mark_texts(mark)[0]} ", ha="right" if left else "left", va="center", size=8)
     axes.set_yticks(range(len(bars)), [report.powers(text) for text, _, _ in bars])
-    axes.invert_yaxis()
+    axes.set_ylim(len(bars) - 0.4, -0.6)
     low, high = math.floor(min([-1.0, *heights])), math.ceil(max([1.0, *heights]))
     names = [f"{2**power}" if power >= 0 else f"1/{2**-power}" for power in range(low, high + 1)]
     axes.set_xticks(range(low, high + 1), [f"{name} x" for name in names])
@@ -92,7 +92,7 @@ def _growth(works: Works) -> Any:
         if max(costs, default=1) <= 1000:
             axes.set_xticks(list(costs), [str(size) for size in costs])
         axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.15 * max((values[-1] for values in costs.values()), default=1))
         axes.set_xlabel(work["along"])
         axes.set_ylabel(("µs an array of an item" if each else "µs an item") if items else work["unit"])
     figure.tight_layout()
