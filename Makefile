@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH := .venv-bench
 
-.PHONY: run test lint faults bench clean
+.PHONY: run test lint faults bench bench-docs bench-short clean
 
 run: $(STAMP)
 	$(BIN)/hydrax run
@@ -21,9 +21,19 @@ lint: $(STAMP)
 faults: $(STAMP)
 	HYDRAX_FAULTS=long HYDRAX_CACHE_ROUNDS=1000 HYDRAX_CACHE_KILLS=100 $(BIN)/python -m pytest tests/faults tests/core/cache
 
-# Side by side with the peers, in an environment of its own; ARGS=--quick for a short round.
+# Side by side with the peers, in an environment of its own: ARGS="--only tiny --rounds 1"; tests/benchmarks/README.md.
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python tests/benchmarks/run.py $(ARGS)
+
+# The same, and docs/performance.md gets the figures and the plots; with ARGS="--only tiny" the other figures stay.
+bench-docs: $(BENCH)/.installed
+	$(BENCH)/bin/python tests/benchmarks/run.py --merge --json docs/performance.json $(ARGS)
+	$(BENCH)/bin/python tests/benchmarks/page.py docs/performance.json docs/performance.md
+	$(BENCH)/bin/python tests/benchmarks/timeline.py docs/images/bench-timeline.svg
+
+# Against the bare work, without peers: half a minute, fails on gross loss only.
+bench-short: $(STAMP)
+	$(BIN)/python tests/benchmarks/short.py
 
 clean:
 	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
@@ -33,8 +43,6 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-$(BENCH)/.installed: pyproject.toml tests/benchmarks/peers.txt
-	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --editable '.[image]'
-	while read -r peer; do $(BENCH)/bin/python -m pip install --quiet "$$peer" || echo "$$peer cannot be installed here: left out"; done < tests/benchmarks/peers.txt
+$(BENCH)/.installed: pyproject.toml tests/benchmarks/peers.txt tests/benchmarks/install.sh
+	PYTHON="$(PYTHON)" bash tests/benchmarks/install.sh $(BENCH)
 	touch $@

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STEP = 0.002
 """Seconds a training step pretends to take, in the idle work."""
 SAMPLES = 5
+READY = 60
+"""Batches that lie ready before ``next()`` is timed."""
 MIB = 1 << 20
 
 
@@ -205,6 +207,52 @@ def idle(job: Job) -> dict[str, Any]:
     }
 
 
+def ready(job: Job) -> dict[str, Any]:
+    """Seconds of one ``next()`` when the batch is there already: the median over runs that each empty a full loader."""
+    import system  # noqa: PLC0415
+
+    from hydrax_core import DataGroup, Dataloader  # noqa: PLC0415
+
+    Consumer(job)  # jax has started, the programs are compiled
+    arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load_named(job.load).specs.items()}
+    group = DataGroup(job.batch, range(job.items), loader_arrays=arrays)
+    found = []
+    neighbours = system.Neighbours()
+    with Dataloader(load_named(job.load).fill, group, depth=READY + 4, loader_count=job.workers) as loader:
+        end = time.perf_counter() + job.seconds
+        while time.perf_counter() < end:
+            while loader.stats().slots.count("ready") < READY:
+                time.sleep(0.01)
+            for _ in range(READY):
+                start = time.perf_counter()
+                batch = next(loader)
+                found.append(time.perf_counter() - start)
+                batch.close()
+    return {"value": statistics.median(found), "others": neighbours.share()}
+
+
+def handed(job: Job) -> dict[str, Any]:
+    """Seconds jax takes to make arrays of a batch in NumPy memory: by a compiled copy, or by ``device_put``."""
+    import jax  # noqa: PLC0415
+    import peers  # noqa: PLC0415
+    import system  # noqa: PLC0415
+
+    specs = load_named(job.load).specs
+    host = {name: peers.aligned((job.batch, *shape), dtype) for name, (shape, dtype) in specs.items()}
+    make = jax.jit(dict) if json.loads(job.options)["by"] == "copy" else jax.device_put
+    jax.block_until_ready(make(host))
+    found = []
+    neighbours = system.Neighbours()
+    end = time.perf_counter() + job.seconds
+    start = end
+    while start <= end:
+        start = time.perf_counter()
+        made = make(host)
+        found.append(time.perf_counter() - start)
+        jax.block_until_ready(made)
+    return {"value": statistics.median(found), "others": neighbours.share()}
+
+
 def bare(job: Job) -> dict[str, Any]:
     """The item's work alone, into one warm batch: no jax, nobody reads the batch."""
     import peers  # noqa: PLC0415
@@ -231,7 +279,7 @@ def pair(job: Job) -> dict[str, Any]:
     import system  # noqa: PLC0415
 
     neighbours = system.Neighbours()
-    part = json.loads(job.dump()) | {"peer": "one process", "measure": json.loads(job.options)["part"], "options": "{}"}
+    part = json.loads(job.dump()) | {"peer": "one process", "measure": json.loads(job.options)["part"]}
     command = [sys.executable, __file__, json.dumps(part)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
@@ -249,6 +297,8 @@ MEASURES = {
     "resume": first,
     "memory": memory,
     "idle": idle,
+    "ready": ready,
+    "handed": handed,
     "bare": bare,
     "pair": pair,
 }
@@ -257,7 +307,12 @@ MEASURES = {
 def main() -> None:
     job = Job.load_json(sys.argv[1])
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    result = MEASURES[job.measure](job)
+    import peers  # noqa: PLC0415
+
+    try:
+        result = MEASURES[job.measure](job)
+    except peers.NotSupportedError as error:
+        result = {"unsupported": str(error)}
     batches = result.pop("close", None)
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()

@@ -22,7 +22,9 @@ class Job:
         start: Number of the batch to resume at, for ``resume``.
         warmup: Seconds before the measurement starts.
         seconds: Seconds it lasts.
-        options: More arguments for the peer's loader, for experiments.
+        options: More arguments for the peer's loader or for the measurement, as JSON.
+        limit: Seconds the whole measurement may take.
+        package: Folder that ``hydrax_core`` is imported from, where it is not the installed one.
     """
 
     peer: str
@@ -37,6 +39,8 @@ class Job:
     warmup: float = 1.0
     seconds: float = 3.0
     options: str = "{}"
+    limit: float = 150.0
+    package: str = ""
 
     def dump(self) -> str:
         return json.dumps(asdict(self))

@@ -13,6 +13,8 @@ import importlib.metadata
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,24 +29,55 @@ if TYPE_CHECKING:
 Batches = Iterator[tuple[Any, ...]]
 
 
+class NotSupportedError(Exception):
+    """This version of the package has no such setting: nothing was measured, and nothing failed."""
+
+
 def hydrax_core(job: Job) -> Batches:
     """This package, with its defaults."""
     from hydrax_core import DataGroup, Dataloader, batched  # noqa: PLC0415  each process imports one peer
 
     load = load_named(job.load)
     arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
-    options = json.loads(job.options)
-    state, zeroed = options.pop("state", None), options.pop("zeroed", True)
+    options = {"loader_count": job.workers, **json.loads(job.options)}
+    state, zeroed, attached = (options.pop("state", None), options.pop("zeroed", True), options.pop("attached", False))
     group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle, zeroed=zeroed)
     function = batched(load.fill_many) if job.batched else load.fill
-    loader = Dataloader(function, group, loader_count=job.workers, start_at=(0, job.start), **options)
+    try:
+        loader = Dataloader(function, group, start_at=(0, job.start), **options)
+    except (TypeError, ValueError) as error:
+        if not {"monitor", "auto"} & {*options, *map(str, options.values())}:
+            raise
+        raise NotSupportedError(f"not supported: {error}") from error
     if state is not None:
         loader.load_state_dict(state)
-    with loader:
-        for batch in loader:
-            out = [tuple(batch.arrays.values())]
-            del batch
-            yield out.pop()
+    with loader, _a_client() if attached else contextlib.nullcontext():
+        yield from _emptied(loader)
+
+
+@contextlib.contextmanager
+def _a_client() -> Iterator[None]:
+    """The inspector, attached to this process in a terminal of its own."""
+    command = [sys.executable, "-m", "hydrax_cli.main", "inspect"]
+    asked = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    if "--attach" not in asked.stdout:
+        raise NotSupportedError("not supported: hydrax inspect has no --attach")
+    terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) != 0)"
+    size = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+    client = subprocess.Popen(
+        [sys.executable, "-c", terminal, *command, "--attach", str(os.getpid())],
+        env={**os.environ, **size},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+        if client.poll() is not None:
+            raise RuntimeError("the client ended before the measurement did")
+    finally:
+        client.kill()
+        client.wait()
 
 
 def _with_state(job: Job) -> Job:
@@ -103,11 +136,13 @@ def accept_any_checksum() -> None:
 
 
 def cached_original(job: Job) -> Batches:
-    """The same by the library this one succeeds; read-only, since within one run its second epoch stalls here."""
+    """The same by the library this one succeeds: within one run, or by a second loader that only reads."""
     import hydrax  # noqa: PLC0415
 
     load = load_named(job.load)
     arrays = {name: (shape, np.dtype(dtype), np.dtype(dtype)) for name, (shape, dtype) in load.specs.items()}
+    own = json.loads(job.options)
+    one = own.pop("loaders", 2) == 1
     with own_folder() as folder:
 
         def loader(*, readonly: bool, **settings: Any) -> Any:
@@ -119,16 +154,23 @@ def cached_original(job: Job) -> Batches:
                 cache_readonly=readonly,
                 shuffle_later="repeat",
             )
-            return hydrax.Dataloader(load.fill, group, loader_count=job.workers, depth=6, **settings)
+            return hydrax.Dataloader(load.fill, group, loader_count=job.workers, **{"depth": 6, **own, **settings})
 
-        with loader(readonly=False, end_at=("epoch", 1)) as filling:
-            for batch in filling:
+        with loader(readonly=False, **({} if one else {"end_at": ("epoch", 1)})) as filling:
+            for batch in itertools.islice(filling, job.items // job.batch):
                 del batch
+            if one:
+                yield from _emptied(filling)
         with loader(readonly=True, start_at=(1, 0)) as serving:
-            for batch in serving:
-                out = [tuple(batch.arrays.values())]
-                del batch
-                yield out.pop()
+            yield from _emptied(serving)
+
+
+def _emptied(loader: Any) -> Batches:
+    """The arrays of each batch; neither the batch nor its arrays are kept, as the original hydrax demands."""
+    for batch in loader:
+        out = [tuple(batch.arrays.values())]
+        del batch
+        yield out.pop()
 
 
 def memory_map(job: Job) -> Batches:
@@ -154,10 +196,7 @@ def hydrax_original(job: Job) -> Batches:
     group = hydrax.DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle)
     settings = {"depth": 6, **json.loads(job.options)}
     with hydrax.Dataloader(load.fill, group, loader_count=job.workers, start_at=(0, job.start), **settings) as loader:
-        for batch in loader:
-            out = [tuple(batch.arrays.values())]
-            del batch
-            yield out.pop()
+        yield from _emptied(loader)
 
 
 def grain(job: Job) -> Batches:
@@ -235,14 +274,16 @@ def torch(job: Job) -> Batches:
 
 
 def one_process(job: Job) -> Batches:
-    """The bare work: no library, no worker, one warm batch of memory that is filled again and again."""
+    """The bare work: no library, no worker, one warm batch of memory that is filled again and again (or several)."""
     import jax  # noqa: PLC0415
 
     load = load_named(job.load)
-    arrays = {name: aligned((job.batch, *shape), dtype) for name, (shape, dtype) in load.specs.items()}
-    views = [{name: array[row, ...] for name, array in arrays.items()} for row in range(job.batch)]
+    places = []
+    for _ in range(json.loads(job.options).get("places", 1)):
+        arrays = {name: aligned((job.batch, *shape), dtype) for name, (shape, dtype) in load.specs.items()}
+        places.append((arrays, [{name: array[row, ...] for name, array in arrays.items()} for row in range(job.batch)]))
     position = 0
-    while True:
+    for arrays, views in itertools.cycle(places):
         if job.batched and load.fill_many is not None:
             load.fill_many(range(position, position + job.batch), arrays)
         else:
@@ -264,16 +305,16 @@ ADAPTERS: dict[str, Callable[[Job], Batches]] = {
     "hydrax": hydrax_core,
     "grain": grain,
     "torch": torch,
-    "hydrax-0.2": hydrax_original,
+    "hydrax 0.2.2": hydrax_original,
     "one process": one_process,
 }
 CACHED: dict[str, Callable[[Job], Batches]] = {
     "hydrax": cached,
-    "hydrax-0.2": cached_original,
+    "hydrax 0.2.2": cached_original,
     "memory map": memory_map,
 }
-DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax-0.2": "hydrax"}
-MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax-0.2": "hydrax"}
+DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax 0.2.2": "hydrax"}
+MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax 0.2.2": "hydrax"}
 
 
 def version(peer: str) -> str | None:

@@ -7,6 +7,7 @@ the code was written; a mark that was missed stays here as it was, with the reas
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +16,12 @@ from job import Job
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PEERS = ("grain", "torch", "hydrax-0.2")
+PEERS = ("grain", "torch", "hydrax 0.2.2")
 ONE = "one process"
 TWO = "two processes"
 WORK_ALONE = "two, work only"
 MAP = "memory map"
+ONE_LOADER = "hydrax 0.2.2, one loader"
 MIB_S = 1 / (1 << 10)
 """GiB of MiB."""
 
@@ -32,27 +34,25 @@ class Mark:
         text: What is compared.
         tops: Cases on our side; the worst of them counts.
         bottoms: Cases it is compared with; the best one that was measured counts.
-        bound: The promise.
+        bound: The promise; ``None`` where two versions are only compared.
         sense: Whether the figure has to be ``"at least"`` or ``"at most"`` the bound.
         how: ``"ratio"`` top / bottom, ``"difference"`` top - bottom, or the top's ``"value"`` itself.
         field: Which of a measurement's figures.
-        gross: What ``--quick`` allows; half of the bound, or double, where it is not given.
     """
 
     text: str
     tops: tuple[str, ...]
     bottoms: tuple[str, ...]
-    bound: float
+    bound: float | None
     sense: Literal["at least", "at most"] = "at least"
     how: Literal["ratio", "difference", "value"] = "ratio"
     field: str = "value"
-    gross: float | None = None
 
-    def holds(self, figure: float, *, quick: bool) -> bool:
-        bound = self.bound
-        if quick:
-            bound = self.gross if self.gross is not None else bound * (0.5 if self.sense == "at least" else 2)
-        return figure >= bound if self.sense == "at least" else figure <= bound
+    def holds(self, figure: float, slack: float = 1.0) -> bool:
+        """Whether the promise is kept; with ``slack`` 2, whether it is kept to one half."""
+        if self.bound is None:
+            return True
+        return figure >= self.bound / slack if self.sense == "at least" else figure <= self.bound * slack
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Work:
         better: Whether ``"more"`` or ``"less"`` is better.
         cases: What is measured, by label; a label that is a peer's name stands in the peer's column.
         marks: What has to hold.
-        quick: Whether ``--quick`` runs it.
+        along: What the labels count, for works that are plotted as growth.
     """
 
     name: str
@@ -77,15 +77,15 @@ class Work:
     cases: Mapping[str, Job]
     marks: tuple[Mark, ...]
     scale: float = 1.0
-    quick: bool = True
+    along: str = ""
 
 
 def _each(job: Job, *others: str) -> dict[str, Job]:
     return {peer: replace(job, peer=peer) for peer in ("hydrax", *PEERS, *others)}
 
 
-def _pair(job: Job, part: str) -> Job:
-    return replace(job, peer="pair", measure="pair", options=f'{{"part": "{part}"}}')
+def _pair(job: Job, part: str, **options: int) -> Job:
+    return replace(job, peer="pair", measure="pair", options=json.dumps({"part": part, **options}))
 
 
 def _tiny() -> Work:
@@ -111,7 +111,7 @@ def _batched() -> Work:
         "grain": replace(job, peer="grain"),
         "torch": replace(job, peer="torch"),
         "torch __getitems__": replace(runs, peer="torch"),
-        "hydrax-0.2": replace(job, peer="hydrax-0.2"),
+        "hydrax 0.2.2": replace(job, peer="hydrax 0.2.2"),
         ONE: replace(runs, peer=ONE),
     }
     return Work(
@@ -149,7 +149,11 @@ def _copy() -> Work:
 
 def _cached() -> Work:
     job = Job("", "copy", measure="cached", batch=16, items=128)
-    cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax-0.2", MAP)}
+    # Its documentation means one loader, whose second epoch is the cached one. That stalls more often than not, its own
+    # thread having ended in an IndexError, whatever the depth (3, 6, 12 and 32 were tried); a second loader that only
+    # reads the cache works.
+    alone = replace(job, peer="hydrax 0.2.2", options='{"loaders": 1}', limit=20)
+    cases = {peer: replace(job, peer=peer) for peer in ("hydrax", "hydrax 0.2.2", MAP)} | {ONE_LOADER: alone}
     return Work(
         "cached",
         "the copy work, second epoch, from the cache",
@@ -158,7 +162,7 @@ def _cached() -> Work:
         cases,
         (
             Mark("rows of a kept-open memory map", ("hydrax",), (MAP,), 0.8),
-            Mark("hydrax 0.2.2", ("hydrax",), ("hydrax-0.2",), 3.0),
+            Mark("hydrax 0.2.2", ("hydrax",), ("hydrax 0.2.2", ONE_LOADER), 3.0),
         ),
         scale=MIB_S,
     )
@@ -167,7 +171,7 @@ def _cached() -> Work:
 def _filling() -> Work:
     job = Job("hydrax", "steady", measure="filling", batch=64, items=3200, options='{"cache": true}')
     cases = {"hydrax": job, "without a cache": replace(job, options='{"cache": false}')}
-    mark = Mark("the same without a cache", ("hydrax",), ("without a cache",), 1.05, "at most", gross=1.5)
+    mark = Mark("the same without a cache", ("hydrax",), ("without a cache",), 1.05, "at most")
     return Work("filling", "first epoch that fills a cache, 1 ms and 12 KiB an item", "s", "less", cases, (mark,))
 
 
@@ -237,7 +241,7 @@ def _idle() -> Work:
         "%",
         "less",
         cases,
-        (Mark("idle share", ("hydrax",), (), 0.01, "at most", how="value", gross=0.1),),
+        (Mark("idle share", ("hydrax",), (), 0.01, "at most", how="value"),),
         scale=100,
     )
 
@@ -253,30 +257,105 @@ def _plan() -> Work:
     for what in ("first", "resume"):
         large, small = f"hydrax {what} 10**9", f"hydrax {what} 10**4"
         marks.append(Mark(f"{what}: 10**9 over 10**4 items", (large,), (small,), 1.2, "at most"))
-        marks.append(
-            Mark(f"{what}: MiB more", (large,), (small,), 10.0, "at most", how="difference", field="mib", gross=100.0)
-        )
+        marks.append(Mark(f"{what}: MiB more", (large,), (small,), 10.0, "at most", how="difference", field="mib"))
         marks.append(Mark(f"{what}: grain, 10**9 items", (large,), (f"grain {what} 10**9",), 1.0, "at most"))
     return Work("plan", "shuffled, first batch and resume at batch 10**6", "s", "less", cases, tuple(marks))
 
 
-def _growth_items() -> Work:
-    cases = {f"10**{power}": Job("hydrax", "tiny", items=10**power) for power in range(3, 8)}
-    mark = Mark("slowest over fastest", tuple(cases), tuple(cases), 0.75)
+def _auto() -> Work:
+    job = Job("hydrax", "image", batch=64)
+    fixed = {
+        f"{workers} x {depth}": replace(job, workers=workers, options=f'{{"depth": {depth}}}')
+        for workers, depth in ((1, 3), (2, 2), (2, 3), (2, 6), (3, 3))
+    }
+    # It may take a while to settle: what is measured is what it settled on.
+    auto = replace(job, options='{"loader_count": "auto", "depth": "auto"}', warmup=6.0)
     return Work(
-        "growth-items", "tiny work, items of the data set", "k items/s", "more", cases, (mark,), 1e-3, quick=False
+        "auto",
+        "image work, loader_count and depth chosen by the loader; else loader_count x depth",
+        "images/s",
+        "more",
+        {"auto": auto, **fixed},
+        (Mark("best of the fixed settings", ("auto",), tuple(fixed), 0.95),),
     )
 
 
-def _growth_arrays() -> Work:
-    cases = {f"{count}": Job("hydrax", f"arrays:{count}") for count in (1, 4, 16, 64)}
-    return Work("growth-arrays", "16 float32, arrays an item", "k items/s", "more", cases, (), 1e-3, quick=False)
+def _monitor() -> Work:
+    job = Job("hydrax", "tiny")
+    cases = {
+        "off": replace(job, options='{"monitor": false}'),
+        "no client": replace(job, options='{"monitor": true}'),
+        "a client": replace(job, options='{"monitor": true, "attached": true}'),
+    }
+    marks = (
+        Mark("off, nobody attached", ("no client",), ("off",), 0.99),
+        Mark("off, the inspector attached", ("a client",), ("off",), None),
+    )
+    return Work("monitor", "tiny work, a run that can be watched", "k items/s", "more", cases, marks, scale=1e-3)
 
 
-def _growth_workers() -> Work:
-    cases = {f"{count}": Job("hydrax", "tiny", workers=count) for count in (1, 2, 4, 8)}
-    mark = Mark("8 workers over 2", ("8",), ("2",), 0.75)
-    return Work("growth-workers", "tiny work, worker processes", "k items/s", "more", cases, (mark,), 1e-3, quick=False)
+def _next() -> Work:
+    job = Job("hydrax", "small", measure="ready", batch=8, seconds=1.0)
+    cases = {
+        "hydrax": job,
+        "jax, compiled copy": replace(job, peer="jax", measure="handed", options='{"by": "copy"}'),
+        "jax.device_put": replace(job, peer="jax", measure="handed", options='{"by": "put"}'),
+    }
+    return Work("next", "next() with the batch ready, 8 x 32x32x3 uint8", "µs", "less", cases, (), scale=1e6)
+
+
+def _rotation() -> Work:
+    job = Job("", "copy", batch=16, seconds=1.0)
+    cases = {f"{places}": _pair(job, "throughput", places=places) for places in (1, 2, 3, 5, 8)}
+    return Work(
+        "rotation",
+        "two processes copy and sum 1 MiB rows, no loader, going around batches in turn",
+        "GiB/s",
+        "more",
+        cases,
+        (),
+        scale=MIB_S,
+        along="batches that each goes around",
+    )
+
+
+def _growth() -> tuple[Work, ...]:
+    job = Job("hydrax", "tiny", seconds=1.5)
+    items = {f"{10**power}": replace(job, items=10**power) for power in range(3, 8)}
+    arrays = {f"{count}": replace(job, load=f"arrays:{count}") for count in (1, 2, 4, 8, 16, 32, 64)}
+    workers = {f"{count}": replace(job, workers=count) for count in (1, 2, 4, 8)}
+    return (
+        Work(
+            "growth-items",
+            "tiny work, items of the data set",
+            "k items/s",
+            "more",
+            items,
+            (Mark("slowest over fastest", tuple(items), tuple(items), 0.75),),
+            scale=1e-3,
+            along="items of the data set",
+        ),
+        Work(
+            "growth-arrays",
+            "16 float32 an array, arrays an item",
+            "k items/s",
+            "more",
+            arrays,
+            (),
+            scale=1e-3,
+            along="arrays of an item",
+        ),
+        Work(
+            "growth-workers",
+            "tiny work, worker processes",
+            "k items/s",
+            "more",
+            workers,
+            (Mark("8 workers over 2", ("8",), ("2",), 0.75),),
+            scale=1e-3,
+            along="workers",
+        ),
+    )
 
 
 WORKS: tuple[Work, ...] = (
@@ -292,7 +371,9 @@ WORKS: tuple[Work, ...] = (
     _slow(),
     _idle(),
     _plan(),
-    _growth_items(),
-    _growth_arrays(),
-    _growth_workers(),
+    _auto(),
+    _monitor(),
+    _next(),
+    *_growth(),
+    _rotation(),
 )
