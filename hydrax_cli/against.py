@@ -6,13 +6,12 @@ run. A loader whose results depend on more than item and seed shows as stale, be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
-from hydrax_core import CacheMismatchError
-from hydrax_core.cache import CacheStore, Finding, info, sample_entries
+from hydrax_cli.remake import Place, find_place
+from hydrax_core.cache import Finding, info, sample_entries
 from hydrax_core.cache.codec import UnstorableError, encode
 
 if TYPE_CHECKING:
@@ -27,16 +26,13 @@ __all__ = ["compare"]
 _ADDITIONAL = "\0additional"  # beside the arrays, under a name that none of them has
 
 
-class _Place(NamedTuple):
-    """The group that a cache belongs to, with and without it, and its place among the groups of its kind."""
-
-    ordinal: int
-    cached: DataGroup[Any]
-    fresh: DataGroup[Any]
-
-
 def compare(
-    path: Path, loader: Dataloader[Any], sample: int, progress: Callable[[int, int], None] | None = None
+    path: Path,
+    loader: Dataloader[Any],
+    sample: int,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    sized: bool = False,
 ) -> Iterator[Finding]:
     """Load a sample of entries anew.
 
@@ -45,13 +41,14 @@ def compare(
         loader: A loader with the group that the cache was made for.
         sample: Entries to compare.
         progress: Called with the entries compared and those to be compared.
+        sized: Whether the loader's images have the size that ``--size`` gives.
 
     Raises:
         CacheMismatchError: The loader has no group that the cache was made for.
         UsageError: The cache holds what a training loop made of the loaded arrays.
     """
     found = info(path)
-    place = _find(path, loader, found)
+    place = find_place(path, loader, found, sized=sized)
     numbers = sample_entries(path, sample)
     size = place.cached.batch_size
     per_entry = 1 if found.cache_by == "batch" else size
@@ -70,43 +67,10 @@ def compare(
                 progress(done, len(wanted))
 
 
-def _find(path: Path, loader: Dataloader[Any], found: CacheInfo) -> _Place:
-    groups = loader.training if found.kind == "training" else loader.validation
-    if not groups:
-        raise click.UsageError(f"--against: the cache is of {found.kind} data, and the loader has none")
-    candidates = range(len(groups)) if found.group_index is None else [min(found.group_index, len(groups) - 1)]
-    refusal: CacheMismatchError | None = None
-    for index in candidates:
-        group = groups[index]
-        if group.cache_layouts and group.loader_layouts and _differ(group):
-            raise click.UsageError(
-                "--against: this cache holds what the training loop made of the loaded arrays (cache_arrays), and the "
-                "loader cannot make that again"
-            )
-        cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
-        try:
-            CacheStore.open(cached, kind=found.kind, group_index=index).close()
-        except CacheMismatchError as error:
-            refusal = error
-            continue
-        changes: dict[str, Any] = {"shuffle_later": cached.shuffle_later}
-        if found.cache_by == "item":  # then an item's place follows from its index, and every item has one
-            changes = {"shuffle_first": False, "shuffle_later": "batchwise", "remainder": "pad"}
-        fresh = cached.replace(cache_location=None, cache_readonly=False, cache_by="batch", **changes)
-        return _Place(index, cached.replace(**changes), fresh)
-    assert refusal is not None
-    raise refusal
-
-
-def _differ(group: DataGroup[Any]) -> bool:
-    loader, cache = group.loader_layouts, group.cache_layouts
-    return loader.keys() != cache.keys() or any(loader[name][:3] != cache[name][:3] for name in loader)
-
-
 def _load(
     loader: Dataloader[Any],
     found: CacheInfo,
-    place: _Place,
+    place: Place,
     group: DataGroup[Any],
     epoch: int,
     numbers: Sequence[int],

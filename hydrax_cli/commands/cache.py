@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hydrax_cli.cache_text import cleared_line, finding_line, finding_values, info_lines, info_values
-from hydrax_cli.options import COUNT, Pattern
-from hydrax_cli.units import many, size
+from hydrax_cli.options import COUNT, Pattern, content_options
+from hydrax_cli.units import many
+from hydrax_cli.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
 from hydrax_core.errors import CacheBusyError, NotACacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from hydrax_cli.remake import Asked
 
 __all__ = ["cache"]
 
@@ -27,7 +30,6 @@ _FINDINGS = 1
 _DECLINED = 1
 _REFRESH_SECONDS = 0.05
 _SAMPLE = 8
-_DIGITS = "digits"
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE = Pattern(
     "age",
@@ -70,20 +72,32 @@ def show(path: Path, *, as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Remove what is bad, so that it is loaded anew.")
 @click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
 @click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
+@content_options
 @_json
 @click.pass_context
 def check(
-    ctx: click.Context, path: Path, *, repair: bool, against: str | None, sample: int | None, as_json: bool
+    ctx: click.Context,
+    path: Path,
+    *,
+    repair: bool,
+    against: str | None,
+    sample: int | None,
+    parameters: dict[str, str],
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Read a whole cache and list what is wrong with it: corrupt, cut, missing, unfinished, orphaned and foreign.
 
     With --against, entries that the loader would load differently now are stale. TARGET is as for hydrax run:
-    package.module:attribute, file.py:attribute, a folder of images, or an .npy or .npz file; or digits.
+    package.module:attribute, file.py:attribute, a folder of images, or an .npy or .npz file; or digits. Give -p, and to
+    your own loader --batch and --seed, as hydrax run was given them; the built-in sources take them, and --size, from
+    the cache.
 
     Exit codes: 0 clean, 1 findings (repaired or not), 2 wrong usage.
     """
-    if sample is not None and against is None:
-        raise click.UsageError("--sample: it goes with --against")
+    asked = _asked(against, sample, parameters, batch_size, seed, size)
     folders = _caches(path)
     findings: list[tuple[Path, Finding]] = []
 
@@ -93,28 +107,32 @@ def check(
             prefix = f"{folder.name}: " if len(folders) > 1 else ""
             click.echo(f"{prefix}{finding_line(finding)}")
 
-    read = 0
+    read = compared = 0
     for folder in folders:
         with _progress(f"reading {folder.name}", "bytes") as progress:
             counted = _Counted(progress)
             for finding in verify(folder, repair=repair, progress=counted):
                 tell(folder, finding)
             read += counted.done
-        if against is not None:
+        if asked is not None:
             with _progress(f"loading {folder.name} again", "batches") as progress:
-                for finding in _compare(folder, against, sample or _SAMPLE, progress):
+                counted = _Counted(progress)
+                for finding in _compare(folder, asked, sample or _SAMPLE, counted):
                     tell(folder, finding)
+                compared += counted.done
     if as_json:
         _echo_json(
             {
                 "clean": not findings,
                 "read_bytes": read,
+                "compared_batches": compared,
                 "findings": [finding_values(str(folder), finding) for folder, finding in findings],
             }
         )
     else:
         result = many(len(findings), "finding") if findings else "clean"
-        click.echo(f"{result}; read {size(read)} of arrays in {many(len(folders), 'cache')}")
+        anew = "" if asked is None else f", loaded {many(compared, 'batch', 'batches')} anew"
+        click.echo(f"{result}; read {size_text(read)} of arrays in {many(len(folders), 'cache')}{anew}")
     if findings:
         ctx.exit(_FINDINGS)
 
@@ -161,7 +179,7 @@ def remove(
         values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
         _echo_json({"removed": not dry_run, "caches": values})
     elif not dry_run:
-        click.echo(f"freed {size(sum(cleared.freed_bytes for _, cleared in done))}")
+        click.echo(f"freed {size_text(sum(cleared.freed_bytes for _, cleared in done))}")
 
 
 def _require_unused(folders: Iterable[Path]) -> None:
@@ -183,14 +201,30 @@ def _caches(path: Path) -> tuple[Path, ...]:
         raise click.UsageError(f"PATH: {error}") from error
 
 
-def _compare(folder: Path, target: str, sample: int, progress: Callable[[int, int], None]) -> Iterator[Finding]:
-    from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
-    from hydrax_cli.target import SourceOptions, load_target  # noqa: PLC0415  likewise
+def _asked(
+    target: str | None,
+    sample: int | None,
+    parameters: dict[str, str],
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+) -> Asked | None:
+    if target is None:
+        given = {"--sample": sample, "-p": parameters or None, "--batch": batch_size, "--seed": seed, "--size": size}
+        for option, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{option}: it goes with --against")
+        return None
+    from hydrax_cli.remake import Asked  # noqa: PLC0415  it imports the whole library
 
-    settings = info(folder).settings  # of the built-in sources, which take them from the command line
-    options = SourceOptions(batch_size=settings.get("batch_size"), seed=settings.get("seed"))
-    found = load_target(None if target == _DIGITS else target, {}, options)
-    yield from compare(folder, found.loader, sample, progress)
+    return Asked(target, parameters, batch_size, seed, size)
+
+
+def _compare(folder: Path, asked: Asked, sample: int, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+    from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
+    from hydrax_cli.remake import remake  # noqa: PLC0415  likewise
+
+    yield from compare(folder, remake(info(folder), asked), sample, progress, sized=asked.is_folder)
 
 
 class _Counted:
