@@ -6,6 +6,7 @@ Promise: it reads the manifest and the index, not the arrays, and changes nothin
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, readonly_i
 from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -81,6 +81,8 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
         with contextlib.closing(index):
             counts = index.counts()
             problem = index.damage
+    elif not found.epochs and not os.path.lexists(folder / INDEX):
+        problem = ""  # what holds nothing needs no index
     own = [folder / name for name in (MANIFEST, LOCK, INDEX, OLD_INDEX, *found.leftovers)]
     arrays = [file for epoch in found.epochs for file in epoch_paths(folder, found, epoch)]
     return CacheInfo(

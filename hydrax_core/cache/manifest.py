@@ -183,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         content = json.loads(text) if len(text) <= _LARGEST else None
     except (ValueError, RecursionError) as error:
-        raise DamagedManifestError(f"it is no JSON: {error}") from error
+        raise DamagedManifestError("it is no JSON") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DamagedManifestError("it does not say that it is the manifest of a hydrax cache")
     checksum = content.pop("checksum", None)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenCache", "open_cache"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheCounters", "CacheStore", "CachedBatch", "CachedItems"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _T = TypeVar("_T")
 _Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"

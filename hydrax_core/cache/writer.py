@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Writer"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _GROUP_SECONDS: Final = 0.5
 """How long entries gather for one commit: what ``kill -9`` can cost, against three fsyncs a commit."""

@@ -63,27 +63,28 @@ def test_info_shows_arrays_coverage_and_maker(run, folder):
     assert (code, err) == (0, "")
     for text in (
         str(folder),
-        "training 0: 12 batches from 100 items",
+        "training 0: 12 batches of 8 from 100 items",
         "(8, 4, 4)",
         "float32",
         "512 B each",
         "10 of 12 (83 %)",
-        "10 batches",
-        "made: 2",
+        "on disk   10 batches",
+        "made      2",
         "━",
         "╌",
     ):
         assert text in out, text
     assert "in use" not in out
+    assert max(map(len, out.splitlines()[1:])) <= 80
 
 
 def test_info_of_a_cache_in_use_or_empty_or_with_many_epochs_says_so(run, tmp_path):
     with open_store(tmp_path / "c", shuffle_later="itemwise") as store:
-        assert "empty ╌" in run("info", tmp_path / "c")[1]
-        assert "in use by a run" in run("info", tmp_path / "c")[1]
+        assert "empty     ╌" in run("info", tmp_path / "c")[1]
+        assert "in use    by a run" in run("info", tmp_path / "c")[1]
         for epoch in range(20):
             store.write(epoch, 0, {"x": np.zeros((8, 4, 4), np.float32), "label": np.zeros(8, np.int32)})
-    assert "… 8 epochs more" in run("info", tmp_path / "c")[1]
+    assert "8 epochs more, 8 batches" in run("info", tmp_path / "c")[1]
 
 
 def test_info_as_json_has_the_same_as_values(run, folder):
@@ -110,7 +111,7 @@ def test_info_and_verify_take_a_folder_of_caches(run, tmp_path):
 
 
 def test_a_bar_is_full_or_empty_only_when_the_cache_is(tmp_path):
-    for batches, text in ((range(12), "━" * 30), ([3], "━━╌"), (range(11), "━╌")):
+    for batches, text in ((range(12), "━" * 20), ([3], "━━╌"), (range(11), "━╌")):
         folder = fill(tmp_path / str(len(batches)), batches)
         assert text in click.unstyle("\n".join(info_lines(info(folder))))
 
@@ -139,7 +140,7 @@ def test_verify_lists_findings_ends_with_1_and_repair_mends_them(run, folder):
     (folder / "notes.txt").write_text("mine")
     code, out, _ = run("verify", folder)
     assert code == 1
-    assert "corrupt     epoch 0, batch 3: its checksum does not fit (since 2" in out
+    assert "corrupt     epoch 0, batch 3: wrong checksum (written 2" in out
     assert "foreign     notes.txt" in out
     assert "2 findings" in out
     found = values(run("verify", folder, "--repair", "--json"), code=1)
@@ -150,6 +151,72 @@ def test_verify_lists_findings_ends_with_1_and_repair_mends_them(run, folder):
     (folder / "notes.txt").unlink()
     assert run("verify", folder)[0] == 0
     assert info(folder).entries == 9
+
+
+def test_what_is_wrong_with_entry_after_entry_is_one_line(run, folder):
+    for number in (1, 2, 3, 6, 8, 9):
+        damage(folder, number)
+    lines = [line.partition(" (")[0] for line in run("verify", folder)[1].splitlines()]
+    assert lines[:3] == [
+        "corrupt     epoch 0, batches 1 to 3: wrong checksum",
+        "corrupt     epoch 0, batch 6: wrong checksum",
+        "corrupt     epoch 0, batches 8 to 9: wrong checksum",
+    ]
+    assert lines[3].startswith("6 findings; ")
+    assert lines[4].endswith(f"hydrax cache verify {folder} --repair")
+    assert len(values(run("verify", folder, "--json"), code=1)["findings"]) == 6
+    lines = run("verify", folder, "--repair")[1].splitlines()
+    assert lines[0].endswith(", repaired")
+    assert lines[-1].startswith("6 findings, 6 repaired; ")
+
+
+def test_a_cache_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
+    fill(tmp_path / "a", [1])
+    (tmp_path / "a" / "hydrax-cache.json").write_text("{")
+    fill(tmp_path / "b", [1, 2])
+    code, out, err = run("info", tmp_path)
+    assert code == 1
+    assert "2 of 12" in out
+    assert "hydrax-cache.json is damaged" in err
+    assert [one["entries"] for one in values(run("info", tmp_path, "--json"), code=1)["caches"]] == [2]
+
+
+def test_an_empty_index_is_a_finding_and_a_repaired_cache_has_none(run, folder):
+    os.truncate(folder / "index.sqlite", 0)
+    for options in ([], ["--repair"]):
+        found = values(run("verify", folder, *options, "--json"), code=1)["findings"]
+        assert ("corrupt", "index.sqlite") in [(one["what"], one["where"]) for one in found]
+    assert run("verify", folder)[0] == 0
+    (folder / "index.sqlite").unlink()  # what holds nothing needs none
+    assert run("verify", folder)[0] == 0
+    assert "see hydrax cache verify" not in run("info", folder)[1]
+
+
+def test_a_damaged_index_is_told_once(folder):
+    os.truncate(folder / "index.sqlite", 4097)
+    for command in ("info", "verify"):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHE_MAIN, command, folder], check=False, capture_output=True, text=True
+        )
+        assert done.stderr == ""
+        assert "malformed" in done.stdout
+
+
+def test_findings_go_to_standard_output_while_a_bar_is_shown_elsewhere(folder):
+    import pty  # noqa: PLC0415  only here
+
+    damage(folder, 3)
+    main, worker = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CACHE_MAIN, "verify", str(folder)], stdin=worker, stdout=subprocess.PIPE, stderr=worker
+    )
+    os.close(worker)
+    out, _ = process.communicate(timeout=30)
+    bar = os.read(main, 1 << 16)
+    os.close(main)
+    assert out.decode().startswith("corrupt     epoch 0, batch 3: wrong checksum")
+    assert b"reading" in bar
+    assert b"corrupt" not in bar
 
 
 def test_names_of_foreign_files_cannot_control_the_terminal(run, folder):
@@ -212,6 +279,13 @@ def test_clear_dry_run_removes_nothing(run, folder):
     assert found["removed"] is False
     assert found["caches"][0]["entries"] == 10
     assert info(folder).entries == 10
+
+
+def test_clear_of_what_is_not_there_asks_nothing(run, folder):
+    code, out, err = run("clear", folder, "--older-than", "1000w")
+    assert (code, err) == (0, "")
+    assert "nothing to remove" in out
+    assert run("clear", folder, "--dry-run", "--yes")[1].startswith("would go")
 
 
 def test_clear_with_conditions_removes_what_fits_all_of_them(run, folder):
