@@ -10,16 +10,18 @@ from typing import Any
 import numpy.typing as npt
 
 from hydrax_core.engine import Engine
+from hydrax_core.shelf import Shelf
 from hydrax_core.stats import FirstBatch, SlotState, Stats
 
 __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed."""
+    """Counts of one loader since its start."""
 
     def __init__(self) -> None:
-        self.last: Stats | None = None
+        self._last: Stats | None = None
+        self._shelf: Shelf | None = None
         self.start()
 
     def start(self) -> None:
@@ -61,13 +63,21 @@ class Tally:
 
     def keep(self, snapshot: Stats) -> None:
         """Keep the last snapshot of a loader that is being closed."""
-        self.last = replace(snapshot, running=False)
+        self._last = replace(snapshot, running=False)
+
+    @property
+    def last(self) -> Stats | None:
+        """The snapshot kept when the loader was closed; what closing the caches brought to light is in it, too."""
+        if self._last is None or self._shelf is None:
+            return self._last
+        return replace(self._last, cache_corrupt=self._shelf.corrupt, cache_error=self._shelf.error)
 
     def snapshot(self, engine: Engine | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
         """All counts now."""
         workers = () if engine is None else engine.crew.stats(engine.schedule)
         slots = () if engine is None else _slots(engine)
         dropped = 0 if engine is None else engine.dropped_batches
+        self._shelf = None if engine is None else engine.shelf
         return Stats(
             seconds=time.perf_counter() - self._started,
             idle_seconds=self._idle,
@@ -92,6 +102,8 @@ class Tally:
             workers=workers,
             first_batch=None if engine is None else self._first_batch(engine),
             running=engine is not None,
+            cache_corrupt=0 if self._shelf is None else self._shelf.corrupt,
+            cache_error="" if self._shelf is None else self._shelf.error,
         )
 
     def _first_batch(self, engine: Engine) -> FirstBatch | None:

@@ -6,15 +6,15 @@ Promise: it reads the manifest and the index, not the arrays, and changes nothin
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydrax_core.cache.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
-from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, readonly_index, survey
+from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, needs_index, readonly_index, survey
 from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -75,14 +75,12 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
     if manifest is None:
         what = f"is damaged ({found.damage})" if found.damage else "is missing"
         raise CacheError(f"{folder}: {MANIFEST} {what}; the next run that uses this cache writes it anew")
-    index, problem = readonly_index(folder)
+    index, problem = readonly_index(folder) if needs_index(folder, found) else (None, "")
     counts: list[EpochCount] = []
     if index is not None:
         with contextlib.closing(index):
             counts = index.counts()
             problem = index.damage
-    elif not found.epochs and not os.path.lexists(folder / INDEX):
-        problem = ""  # what holds nothing needs no index
     own = [folder / name for name in (MANIFEST, LOCK, INDEX, OLD_INDEX, *found.leftovers)]
     arrays = [file for epoch in found.epochs for file in epoch_paths(folder, found, epoch)]
     return CacheInfo(

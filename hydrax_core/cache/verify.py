@@ -27,7 +27,7 @@ from hydrax_core.cache.folder import (
 )
 from hydrax_core.cache.index import Index
 from hydrax_core.cache.removal import exclusive_lock, free_entries, remove_epoch
-from hydrax_core.cache.survey import Survey, epoch_paths, in_use, readonly_index, survey
+from hydrax_core.cache.survey import Survey, epoch_paths, in_use, needs_index, readonly_index, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,11 +118,10 @@ def _findings(scope: _Scope) -> Iterator[Finding]:
     yield from _folder_findings(scope)
     index, problem = _index(scope)
     seen: set[int] = set()
-    if index is None:
+    if index is None and problem:
         there = os.path.lexists(scope.folder / INDEX)
-        if there or scope.found.epochs:
-            yield Finding("corrupt" if there else "missing", INDEX, _modified(scope.folder / INDEX), problem)
-    else:
+        yield Finding("corrupt" if there else "missing", INDEX, _modified(scope.folder / INDEX), problem)
+    elif index is not None:
         with contextlib.closing(index):
             problem = problem or index.damage or index.check()
             if problem:
@@ -156,6 +155,8 @@ def _folder_findings(scope: _Scope) -> Iterator[Finding]:
 
 
 def _index(scope: _Scope) -> tuple[Index | None, str]:
+    if not needs_index(scope.folder, scope.found):
+        return None, ""
     if not scope.repair:
         return readonly_index(scope.folder)
     if not os.path.lexists(scope.folder / INDEX):
