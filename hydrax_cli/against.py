@@ -6,7 +6,7 @@ run. A loader whose results depend on more than item and seed shows as stale, be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,22 @@ if TYPE_CHECKING:
     from hydrax_core import Batch, DataGroup, Dataloader
     from hydrax_core.cache import CacheInfo
 
-__all__ = ["compare"]
+__all__ = ["Compared", "compare"]
 
-_ADDITIONAL = "\0additional"  # beside the arrays, under a name that none of them has
+_ADDITIONAL = "\0additional"  # beside the arrays, under names that none of them has
+_SERVED = "\0served"
+
+
+class Compared(NamedTuple):
+    """One batch of a sample.
+
+    Attributes:
+        served: Whether the cache served it whole; what it did not serve was loaded on both sides.
+        finding: What is stale.
+    """
+
+    served: bool
+    finding: Finding | None
 
 
 def compare(
@@ -33,7 +46,7 @@ def compare(
     progress: Callable[[int, int], None] | None = None,
     *,
     sized: bool = False,
-) -> Iterator[Finding]:
+) -> Iterator[Compared]:
     """Load a sample of entries anew.
 
     Args:
@@ -60,8 +73,9 @@ def compare(
         fresh = _load(loader, found, place, place.fresh, batches[0][0], numbers_wanted)
         for epoch, number in batches:
             detail = _difference(cached[number], fresh[number])
-            if detail:
-                yield Finding("stale", f"epoch {epoch}, batch {number}", None, detail, epoch, number)
+            where = f"epoch {epoch}, batch {number}"
+            stale = Finding("stale", where, None, detail, epoch, number) if detail else None
+            yield Compared(cached[number][_SERVED], stale)
             done += 1
             if progress is not None:
                 progress(done, len(wanted))
@@ -108,13 +122,16 @@ def _load(
 
 def _content(batch: Batch[Any]) -> dict[str, Any]:
     arrays: Mapping[str, Any] = {name: np.array(array) for name, array in batch.arrays.items()}
-    return {**arrays, _ADDITIONAL: {key: list(values) for key, values in batch.additional.items()}}
+    additional = {key: list(values) for key, values in batch.additional.items()}
+    return {**arrays, _ADDITIONAL: additional, _SERVED: batch.from_cache}
 
 
 def _difference(cached: Mapping[str, Any], fresh: Mapping[str, Any]) -> str:
     """How two contents differ, in words."""
     for name, array in cached.items():
         other = fresh[name]
+        if name == _SERVED:
+            continue
         if name == _ADDITIONAL:
             if _code(array) != _code(other):
                 return "its additional data differs"

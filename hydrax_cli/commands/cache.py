@@ -123,8 +123,11 @@ def check(
             }
         )
     elif not as_json and len(found.errors) < len(folders):
-        anew = "" if asked is None else f", loaded {many(found.compared, 'batch', 'batches')} anew"
-        read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}{anew}"
+        read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
+        if asked is not None:
+            read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
+        if found.not_served:
+            read += f" ({found.not_served} more could not be served)"
         for line in verified_lines(path, [finding for _, finding in found.findings], read, repair=repair):
             click.echo(line)
     _raise(found.errors)
@@ -192,32 +195,52 @@ def _findings_only() -> Iterator[None]:
         logger.setLevel(before)
 
 
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """A cache that is opened for each batch of a sample says what it has to say of itself once."""
+    logger = logging.getLogger("hydrax")
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        first = text not in told
+        told.add(text)
+        return first
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
 @dataclasses.dataclass(slots=True)
 class _Verified:
     findings: list[tuple[Path, Finding]]
     errors: list[CacheError]
     read: int = 0
     compared: int = 0
+    not_served: int = 0
 
 
 def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, repair: bool, silent: bool) -> _Verified:
     """Look at one cache after the other, and say what is found when it is found."""
     all_found = _Verified([], [])
 
-    def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> int:
+    def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> None:
         prefix = f"{folder.name}: " if len(folders) > 1 else ""
         for line in finding_lines(_noted(all_found, folder, findings)):
             if not silent:
                 seen.say(f"{prefix}{line}")
-        return seen.done
 
     for folder in folders:
         try:
             with nullcontext() if repair else _findings_only(), progress(f"reading {folder.name}", "bytes") as seen:
-                all_found.read += look(folder, verify(folder, repair=repair, progress=seen), seen)
+                look(folder, verify(folder, repair=repair, progress=seen), seen)
+                all_found.read += seen.done
             if asked is not None:
-                with progress(f"loading {folder.name} again", "batches") as seen:
-                    all_found.compared += look(folder, _compare(folder, asked, sample, seen), seen)
+                with _said_once(), progress(f"loading {folder.name} again", "batches") as seen:
+                    look(folder, _compare(folder, asked, sample, seen, all_found), seen)
         except CacheError as error:
             all_found.errors.append(error)
     return all_found
@@ -275,11 +298,17 @@ def _asked(
     return Asked(target, parameters, batch_size, seed, size)
 
 
-def _compare(folder: Path, asked: Asked, sample: int, seen: Callable[[int, int], None]) -> Iterator[Finding]:
+def _compare(
+    folder: Path, asked: Asked, sample: int, seen: Callable[[int, int], None], all_found: _Verified
+) -> Iterator[Finding]:
     from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
     from hydrax_cli.remake import remake  # noqa: PLC0415  likewise
 
-    yield from compare(folder, remake(info(folder), asked), sample, seen, sized=asked.is_folder)
+    for one in compare(folder, remake(info(folder), asked), sample, seen, sized=asked.is_folder):
+        all_found.compared += one.served
+        all_found.not_served += not one.served
+        if one.finding is not None:
+            yield one.finding
 
 
 def _echo_json(values: Any) -> None:

@@ -150,7 +150,7 @@ def test_our_own_sources_take_what_is_not_given_from_the_cache(run, tmp_path, im
         found = values(run("verify", cache, "--against", images, *options, "--json"))
         assert (found["clean"], found["compared_batches"]) == (True, 3), options
     code, out, _ = run("verify", cache, "--against", images)
-    assert (code, out.strip().rpartition(", ")[2]) == (0, "loaded 3 batches anew")
+    assert (code, out.strip().rpartition(", ")[2]) == (0, "compared 3 batches with TARGET")
     (images / "dog" / "4.png").write_bytes((images / "cat" / "0.png").read_bytes())
     found = values(run("verify", cache, "--against", images, "--json"), code=1)["findings"]
     assert [one["what"] for one in found] == ["stale"]
@@ -200,3 +200,29 @@ def test_what_tells_of_a_loader_without_one_is_wrong_usage(run, tmp_path, option
     code, _, err = run("verify", tmp_path / "c", *option.split())
     assert code == 2
     assert f"{option.split()[0]}: it goes with --against" in err
+
+
+PICKLES = """
+from hydrax_core import DataGroup, Dataloader
+
+def load(item, arrays, seed):
+    arrays["x"][...] = item
+    return {"kind": complex}
+
+def make(folder: str, trust: bool):
+    arrays = {"x": ((), "int32")}
+    group = DataGroup(4, range(16), loader_arrays=arrays, cache_location=folder, cache_pickle=trust)
+    return Dataloader(load, group, loader_kind="inline", end_at=("epoch", 1))
+"""
+
+
+def test_what_the_cache_does_not_serve_does_not_count_as_compared(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "pickles.py").write_text(PICKLES)
+    path, cache = f"{tmp_path}/pickles.py:make", tmp_path / "c"
+    fill(path, "-p", f"folder={cache}", "-p", "trust=yes")
+    arguments = ("verify", cache, "--against", path, "-p", f"folder={cache}", "-p")
+    assert "compared 4 batches with TARGET\n" in run(*arguments, "trust=yes")[1]
+    caplog.clear()
+    assert "compared 0 batches with TARGET (4 more could not be served)\n" in run(*arguments, "trust=no")[1]
+    assert caplog.text.count("cache_pickle=True") == 1
