@@ -103,6 +103,8 @@ def _load(
         "cacher_count": 0,
         "deterministic": True,
     }
+    if group is place.cached:  # what the cache serves needs no workers
+        changes["loader_kind"] = "inline"
     if found.kind == "training":
         changes |= {"validation": None, "start_at": (epoch, offset + numbers[0])}
         per_epoch = sum(other.batch_count for other in plain["training"])

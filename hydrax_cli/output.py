@@ -134,11 +134,12 @@ def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
         epoch += every
     yield "epoch", epoch
     yield "run", _run_text(plan)
-    workers = (
-        "none, the loader runs in line" if plan.kind == "inline" else many(plan.workers, plan.kind, _plural(plan.kind))
-    )
-    order = "" if plan.deterministic else ", handed out as they become ready"
-    yield "workers", f"{workers}; {many(plan.depth, 'batch', 'batches')} ahead{order}"
+    if plan.kind == "inline":
+        yield "workers", "none, the loader runs in line"
+    else:
+        workers = many(plan.workers, plan.kind, _plural(plan.kind))
+        order = "" if plan.deterministic else ", handed out as they become ready"
+        yield "workers", f"{workers}; {many(plan.depth, 'batch', 'batches')} ahead{order}"
     yield "memory", f"{plan.slots} slots x {size(plan.slot_bytes)} = {size(plan.slots * plan.slot_bytes)}"
 
 
