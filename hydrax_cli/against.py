@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import click
 import numpy as np
 
-from hydrax_core import CacheMismatchError
-from hydrax_core.cache import CacheStore, Finding, info, sample_entries
+from hydrax_cli.remake import Place, find_place
+from hydrax_core.cache import Finding, info, sample_entries
 from hydrax_core.cache.codec import UnstorableError, encode
 
 if TYPE_CHECKING:
@@ -22,22 +21,32 @@ if TYPE_CHECKING:
     from hydrax_core import Batch, DataGroup, Dataloader
     from hydrax_core.cache import CacheInfo
 
-__all__ = ["compare"]
+__all__ = ["Compared", "compare"]
 
-_ADDITIONAL = "\0additional"  # beside the arrays, under a name that none of them has
+_ADDITIONAL = "\0additional"  # beside the arrays, under names that none of them has
+_SERVED = "\0served"
 
 
-class _Place(NamedTuple):
-    """The group that a cache belongs to, with and without it, and its place among the groups of its kind."""
+class Compared(NamedTuple):
+    """One batch of a sample.
 
-    ordinal: int
-    cached: DataGroup[Any]
-    fresh: DataGroup[Any]
+    Attributes:
+        served: Whether the cache served it whole; what it did not serve was loaded on both sides.
+        finding: What is stale.
+    """
+
+    served: bool
+    finding: Finding | None
 
 
 def compare(
-    path: Path, loader: Dataloader[Any], sample: int, progress: Callable[[int, int], None] | None = None
-) -> Iterator[Finding]:
+    path: Path,
+    loader: Dataloader[Any],
+    sample: int,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    sized: bool = False,
+) -> Iterator[Compared]:
     """Load a sample of entries anew.
 
     Args:
@@ -45,13 +54,14 @@ def compare(
         loader: A loader with the group that the cache was made for.
         sample: Entries to compare.
         progress: Called with the entries compared and those to be compared.
+        sized: Whether the loader's images have the size that ``--size`` gives.
 
     Raises:
         CacheMismatchError: The loader has no group that the cache was made for.
         UsageError: The cache holds what a training loop made of the loaded arrays.
     """
     found = info(path)
-    place = _find(path, loader, found)
+    place = find_place(path, loader, found, sized=sized)
     numbers = sample_entries(path, sample)
     size = place.cached.batch_size
     per_entry = 1 if found.cache_by == "batch" else size
@@ -63,50 +73,18 @@ def compare(
         fresh = _load(loader, found, place, place.fresh, batches[0][0], numbers_wanted)
         for epoch, number in batches:
             detail = _difference(cached[number], fresh[number])
-            if detail:
-                yield Finding("stale", f"epoch {epoch}, batch {number}", None, detail, epoch, number)
+            where = f"epoch {epoch}, batch {number}"
+            stale = Finding("stale", where, None, detail, epoch, number) if detail else None
+            yield Compared(cached[number][_SERVED], stale)
             done += 1
             if progress is not None:
                 progress(done, len(wanted))
 
 
-def _find(path: Path, loader: Dataloader[Any], found: CacheInfo) -> _Place:
-    groups = loader.training if found.kind == "training" else loader.validation
-    if not groups:
-        raise click.UsageError(f"--against: the cache is of {found.kind} data, and the loader has none")
-    candidates = range(len(groups)) if found.group_index is None else [min(found.group_index, len(groups) - 1)]
-    refusal: CacheMismatchError | None = None
-    for index in candidates:
-        group = groups[index]
-        if group.cache_layouts and group.loader_layouts and _differ(group):
-            raise click.UsageError(
-                "--against: this cache holds what the training loop made of the loaded arrays (cache_arrays), and the "
-                "loader cannot make that again"
-            )
-        cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
-        try:
-            CacheStore.open(cached, kind=found.kind, group_index=index).close()
-        except CacheMismatchError as error:
-            refusal = error
-            continue
-        changes: dict[str, Any] = {"shuffle_later": cached.shuffle_later}
-        if found.cache_by == "item":  # then an item's place follows from its index, and every item has one
-            changes = {"shuffle_first": False, "shuffle_later": "batchwise", "remainder": "pad"}
-        fresh = cached.replace(cache_location=None, cache_readonly=False, cache_by="batch", **changes)
-        return _Place(index, cached.replace(**changes), fresh)
-    assert refusal is not None
-    raise refusal
-
-
-def _differ(group: DataGroup[Any]) -> bool:
-    loader, cache = group.loader_layouts, group.cache_layouts
-    return loader.keys() != cache.keys() or any(loader[name][:3] != cache[name][:3] for name in loader)
-
-
 def _load(
     loader: Dataloader[Any],
     found: CacheInfo,
-    place: _Place,
+    place: Place,
     group: DataGroup[Any],
     epoch: int,
     numbers: Sequence[int],
@@ -125,6 +103,8 @@ def _load(
         "cacher_count": 0,
         "deterministic": True,
     }
+    if group is place.cached:  # what the cache serves needs no workers
+        changes["loader_kind"] = "inline"
     if found.kind == "training":
         changes |= {"validation": None, "start_at": (epoch, offset + numbers[0])}
         per_epoch = sum(other.batch_count for other in plain["training"])
@@ -144,13 +124,16 @@ def _load(
 
 def _content(batch: Batch[Any]) -> dict[str, Any]:
     arrays: Mapping[str, Any] = {name: np.array(array) for name, array in batch.arrays.items()}
-    return {**arrays, _ADDITIONAL: {key: list(values) for key, values in batch.additional.items()}}
+    additional = {key: list(values) for key, values in batch.additional.items()}
+    return {**arrays, _ADDITIONAL: additional, _SERVED: batch.from_cache}
 
 
 def _difference(cached: Mapping[str, Any], fresh: Mapping[str, Any]) -> str:
     """How two contents differ, in words."""
     for name, array in cached.items():
         other = fresh[name]
+        if name == _SERVED:
+            continue
         if name == _ADDITIONAL:
             if _code(array) != _code(other):
                 return "its additional data differs"

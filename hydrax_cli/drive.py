@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hydrax_cli.errors import TargetError
@@ -53,6 +54,8 @@ def drive(
             except HydraxError as error:
                 failure = error
             stats = loader.stats()
+        closed = loader.stats()  # the last entries of a cache are written when the loader is closed
+        stats = replace(stats, cache_corrupt=closed.cache_corrupt, cache_error=closed.cache_error)
         result = _result(plan, run, stats, failure)
         if failure is None:
             reporter.finish(result, run.passes.end())

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["COUNT", "PLACE", "SPAN", "Pattern", "loader_options", "reproduction"]
+__all__ = ["COUNT", "PLACE", "SPAN", "Pattern", "content_options", "loader_options", "reproduction"]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -68,27 +68,42 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return parameters
 
 
+_PARAMETER = click.option(
+    "-p", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters, help="Argument for the function."
+)
+_BATCH = click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too.")
+_SEED = click.option("--seed", type=int, metavar="N", help="Seed of the training data.")
+_SIZE_OPTION = click.option("--size", type=_SIZE, help="Image size of a folder of images.  [default: 224]")
+
+_CONTENT_OPTIONS = (_PARAMETER, _BATCH, _SEED, _SIZE_OPTION)
 _LOADER_OPTIONS = (
     click.argument("target", required=False),
-    click.option(
-        "-p", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters, help="Argument for the function."
-    ),
+    _PARAMETER,
     click.option("--epochs", type=COUNT, help="Epochs to run."),
     click.option("--batches", type=COUNT, help="Training batches to run."),
     click.option("--start", type=PLACE, help="Where to start, counted from 0."),
     click.option("--workers", type=COUNT, help="Workers."),
     click.option("--kind", type=click.Choice(["process", "thread", "inline"]), help="What the workers are."),
     click.option("--depth", type=COUNT, help="Batches loaded ahead."),
-    click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too."),
-    click.option("--seed", type=int, metavar="N", help="Seed of the training data."),
-    click.option("--size", type=_SIZE, help="Image size of a folder of images.  [default: 224]"),
+    _BATCH,
+    _SEED,
+    _SIZE_OPTION,
     click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
 )
 
 
+def content_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide, beside TARGET, what is in a batch."""
+    return _with(function, _CONTENT_OPTIONS)
+
+
 def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add TARGET and the options that choose and change its loader, in this order."""
-    for option in reversed(_LOADER_OPTIONS):
+    return _with(function, _LOADER_OPTIONS)
+
+
+def _with(function: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    for option in reversed(options):
         function = option(function)
     return function
 

@@ -134,11 +134,12 @@ def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
         epoch += every
     yield "epoch", epoch
     yield "run", _run_text(plan)
-    workers = (
-        "none, the loader runs in line" if plan.kind == "inline" else many(plan.workers, plan.kind, _plural(plan.kind))
-    )
-    order = "" if plan.deterministic else ", handed out as they become ready"
-    yield "workers", f"{workers}; {many(plan.depth, 'batch', 'batches')} ahead{order}"
+    if plan.kind == "inline":
+        yield "workers", "none, the loader runs in line"
+    else:
+        workers = many(plan.workers, plan.kind, _plural(plan.kind))
+        order = "" if plan.deterministic else ", handed out as they become ready"
+        yield "workers", f"{workers}; {many(plan.depth, 'batch', 'batches')} ahead{order}"
     yield "memory", f"{plan.slots} slots x {size(plan.slot_bytes)} = {size(plan.slots * plan.slot_bytes)}"
 
 
@@ -260,7 +261,9 @@ def _result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
     if _has_cache(stats):
         dropped = many(stats.dropped_batches, "batch", "batches")
         lost = f"; {dropped} dropped, as only the cache may serve them" if stats.dropped_batches else ""
-        yield "cache", f"{_hits(stats)}{lost}"
+        damaged = f"; damage found {many(stats.cache_corrupt, 'time')}, and loaded anew" if stats.cache_corrupt else ""
+        error = f"; not all is stored: {stats.cache_error}" if stats.cache_error and stats.cache_misses else ""
+        yield "cache", f"{_hits(stats)}{lost}{damaged}{error}"
     if stats.errors:
         done = [many(stats.skipped_batches, "batch", "batches") + " skipped"] if stats.skipped_batches else []
         done += [many(stats.substituted_items, "item") + " substituted"] if stats.substituted_items else []
@@ -295,6 +298,8 @@ def result_json(result: RunResult) -> str:
         "digest": result.digest,
         "verdict": result.verdict,
     }
+    if stats.cache_error:
+        values["cache_error"] = stats.cache_error
     return json.dumps(values, indent=2, ensure_ascii=False)
 
 

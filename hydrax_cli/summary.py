@@ -115,6 +115,7 @@ def describe(target: Target) -> RunPlan:
     loader = target.loader
     assert loader.last_batch is not None
     interval = loader.validation_interval
+    depth = 1 if loader.loader_kind == "inline" else loader.depth
     runs = max(0, loader.last_batch // interval - loader.first_batch // interval) if interval else 0
     training = [_group(f"training {i}", group, seeded=True) for i, group in enumerate(loader.training)]
     validation = [_group(f"validation {i}", group, seeded=False) for i, group in enumerate(loader.validation)]
@@ -129,8 +130,8 @@ def describe(target: Target) -> RunPlan:
         validation_batches=runs * loader.batches_per_validation,
         workers=loader.loader_count,
         kind=loader.loader_kind,
-        depth=loader.depth,
-        slots=loader.depth + _FURTHER_SLOTS,
+        depth=depth,
+        slots=depth + _FURTHER_SLOTS,
         slot_bytes=loader.slot_bytes,
         deterministic=loader.deterministic,
     )

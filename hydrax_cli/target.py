@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from hydrax_core import Dataloader
 
-__all__ = ["SourceOptions", "Target", "load_target"]
+__all__ = ["SourceOptions", "Target", "is_built_in", "load_target"]
 
 _DIGITS_EPOCHS = 3
 _PATIENCE_SECONDS = 10.0
@@ -59,6 +59,11 @@ class Target:
     loader: Dataloader[Any]
 
 
+def is_built_in(target: str) -> bool:
+    """Whether a target is data for a source of ours, which takes its settings from the command line alone."""
+    return Path(target).is_dir() or target.endswith((".npy", ".npz"))
+
+
 def load_target(target: str | None, parameters: Mapping[str, str], options: SourceOptions) -> Target:
     """Find a target.
 
@@ -72,7 +77,7 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         click.UsageError: There is no such target, or it does not go with the other arguments.
         TargetError: The target's own code fails, or is no Dataloader.
     """
-    if target is None or Path(target).is_dir() or target.endswith((".npy", ".npz")):
+    if target is None or is_built_in(target):
         if parameters:
             raise click.UsageError("-p: only a function takes arguments; TARGET is a built-in source")
         return _built_in(target, options)

@@ -24,6 +24,8 @@ class EngineCounts:
         load_seconds: Time in the loader for them, over all workers.
         workers: One entry a worker.
         slots: State of each slot in use.
+        cache_corrupt: Entries of caches that were found to be bad.
+        cache_error: Why a cache takes no more, empty where it does.
         started: When the engine was made, of ``time.perf_counter()``.
         first_ready: When the first worker was.
         first_complete: When the first batch was.
@@ -39,6 +41,8 @@ class EngineCounts:
     load_seconds: float
     workers: tuple[WorkerStats, ...]
     slots: tuple[SlotState, ...]
+    cache_corrupt: int
+    cache_error: str
     started: float
     first_ready: float | None
     first_complete: float | None

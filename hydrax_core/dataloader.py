@@ -273,9 +273,10 @@ class Dataloader(Generic[D]):
         """End the workers; batches in hand stay valid. Closing twice is fine."""
         engine = self._engine
         if engine is not None:
-            self._tally.keep(self._snapshot(engine))
+            snapshot = self._snapshot(engine)
             self._setting = engine.setting
             engine.close()
+            self._tally.keep(snapshot, engine.shelf)
             self._engine = None
         if self._finalizer is not None:
             self._finalizer.detach()

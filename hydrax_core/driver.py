@@ -119,6 +119,8 @@ class Driver:
             load_seconds=self._crew.busy_seconds,
             workers=self._crew.stats(self._schedule),
             slots=self._slot_states(),
+            cache_corrupt=self._shelf.corrupt,
+            cache_error=self._shelf.error,
             started=self._started,
             first_ready=self._first_ready,
             first_complete=self._first_complete,

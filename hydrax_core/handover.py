@@ -30,6 +30,8 @@ class Handover:
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._prepared: tuple[HostBatch, Any] | None = None
         self._hungry_below = 0
+        self._owes_wake = False
+        """Whether Ctrl-C came between taking something out and waking the engine for that."""
         self.waiting = False
         self.taken = 0
         """Batches taken."""
@@ -100,8 +102,10 @@ class Handover:
                 raise self.fatal from None
             return None
         if isinstance(item, Exception):
+            self._owes_wake = True
             self._ready.popleft()
             self._wake()
+            self._owes_wake = False
             raise item
         return item
 
@@ -120,8 +124,9 @@ class Handover:
         self.waiting = True  # set before looking again: the bell rings only for who waits
         began = time.monotonic()
         try:
-            if knock():
+            if knock() or self._owes_wake:
                 self._wake()
+                self._owes_wake = False
             if self._ready or self.ended or self.fatal is not None:
                 return True
             # SimpleQueue, unlike Event and Condition, can be rung in signal handlers.
@@ -135,6 +140,7 @@ class Handover:
 
     def take(self, batch: HostBatch) -> bool:
         """Take the batch that ``first()`` returned; false when it is gone, as another thread closed the loader."""
+        self._owes_wake = True
         try:
             taken = self._ready.popleft() is batch
         except IndexError:
@@ -143,6 +149,7 @@ class Handover:
         self.taken += 1
         if len(self._ready) < self._hungry_below:
             self._wake()
+        self._owes_wake = False
         return taken
 
     def _ring(self) -> None:

@@ -20,6 +20,7 @@ from hydrax_core.engine import Engine
 from hydrax_core.handover import Handover
 from hydrax_core.intake import Intake, IntakeSettings
 from hydrax_core.jobs import JobGroup
+from hydrax_core.layout import aligned
 from hydrax_core.plan import Position
 from hydrax_core.settings import EngineSettings
 from hydrax_core.shelf import Shelf
@@ -45,10 +46,10 @@ _logger = logging.getLogger("hydrax")
 
 
 def slot_bytes(arguments: Arguments) -> int:
-    """Bytes of a slot: the largest batch of any group that lies in one."""
+    """Bytes of a slot: the largest batch of any group that lies in one, in whole pages."""
     groups = (*arguments.training, *arguments.validation)
     sizes = [max(group.loader_size, group.cache_size if group.cache_by == "item" else 0) for group in groups]
-    return max(1, *sizes)
+    return aligned(max(1, *sizes), mmap.PAGESIZE)
 
 
 def launch(arguments: Arguments, progress: Progress) -> Engine:

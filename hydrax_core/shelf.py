@@ -141,6 +141,17 @@ class Shelf:
         elif list(host.indices) == content.indices:
             store.write(content.content_epoch, content.content_batch, arrays, additional)
 
+    @property
+    def corrupt(self) -> int:
+        """How often an entry was found damaged."""
+        return sum(store.counters().corrupt for store in self._stores if store is not None)
+
+    @property
+    def error(self) -> str:
+        """Why a cache is not written, or no longer; of several the first."""
+        errors = (store.counters().error for store in self._stores if store is not None)
+        return next(filter(None, errors), "")
+
     def close(self) -> None:
         """Have everything on disk, and close the stores."""
         self._closed = True

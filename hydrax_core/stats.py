@@ -88,6 +88,8 @@ class Stats:
         workers: One entry a worker.
         first_batch: Time to the first batch, ``None`` before it.
         running: Whether workers are up.
+        cache_corrupt: How often an entry of a cache was found damaged; it was loaded anew.
+        cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
     """
 
     seconds: float
@@ -114,3 +116,5 @@ class Stats:
     workers: tuple[WorkerStats, ...]
     first_batch: FirstBatch | None
     running: bool
+    cache_corrupt: int = 0
+    cache_error: str = ""

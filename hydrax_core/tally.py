@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from hydrax_core.counts import EngineCounts
+from hydrax_core.shelf import Shelf
 from hydrax_core.stats import FirstBatch, Stats
 
 __all__ = ["Tally"]
@@ -59,9 +60,9 @@ class Tally:
         self._idle_told = self._idle
         return int(since * 1e6)
 
-    def keep(self, snapshot: Stats) -> None:
-        """Keep the last snapshot of a loader that is being closed."""
-        self.last = replace(snapshot, running=False)
+    def keep(self, snapshot: Stats, shelf: Shelf) -> None:
+        """Keep the last snapshot of a loader, with what closing the caches brought to light."""
+        self.last = replace(snapshot, running=False, cache_corrupt=shelf.corrupt, cache_error=shelf.error)
 
     def snapshot(self, counts: EngineCounts | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
         """All counts now."""
@@ -93,6 +94,8 @@ class Tally:
             workers=workers,
             first_batch=None if counts is None else self._first_batch(counts),
             running=counts is not None,
+            cache_corrupt=0 if counts is None else counts.cache_corrupt,
+            cache_error="" if counts is None else counts.cache_error,
         )
 
     def _first_batch(self, counts: EngineCounts) -> FirstBatch | None:

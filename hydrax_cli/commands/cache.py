@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrax_cli.cache_text import cleared_line, finding_line, finding_values, info_lines, info_values
-from hydrax_cli.options import COUNT, Pattern
-from hydrax_cli.units import many, size
+from hydrax_cli.cache_text import (
+    cleared_lines,
+    finding_lines,
+    finding_values,
+    info_values,
+    overview_lines,
+    verified_lines,
+)
+from hydrax_cli.options import COUNT, Pattern, content_options
+from hydrax_cli.progress import Progress, progress
+from hydrax_cli.units import many
+from hydrax_cli.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
-from hydrax_core.errors import CacheBusyError, NotACacheError
+from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from hydrax_cli.remake import Asked
 
 __all__ = ["cache"]
 
 _FINDINGS = 1
 _DECLINED = 1
-_REFRESH_SECONDS = 0.05
 _SAMPLE = 8
-_DIGITS = "digits"
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE = Pattern(
     "age",
@@ -54,15 +63,19 @@ def cache() -> None:
 @_json
 def show(path: Path, *, as_json: bool) -> None:
     """Show what a cache holds: arrays, coverage, room on the disk, who made it and when."""
-    found = [info(folder) for folder in _caches(path)]
-    if as_json:
+    found, errors = [], []
+    with _findings_only():
+        for folder in _caches(path):
+            try:
+                found.append(info(folder))
+            except CacheError as error:
+                errors.append(error)
+    if as_json and found:
         _echo_json({"caches": [info_values(one) for one in found]})
-        return
-    for position, one in enumerate(found):
-        if position:
-            click.echo()
-        for line in info_lines(one):
+    elif found:
+        for line in overview_lines(found):
             click.echo(line)
+    _raise(errors)
 
 
 @cache.command("verify", short_help="Read a whole cache and list what is wrong.")
@@ -70,52 +83,55 @@ def show(path: Path, *, as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Remove what is bad, so that it is loaded anew.")
 @click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
 @click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
+@content_options
 @_json
 @click.pass_context
 def check(
-    ctx: click.Context, path: Path, *, repair: bool, against: str | None, sample: int | None, as_json: bool
+    ctx: click.Context,
+    path: Path,
+    *,
+    repair: bool,
+    against: str | None,
+    sample: int | None,
+    parameters: dict[str, str],
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Read a whole cache and list what is wrong with it: corrupt, cut, missing, unfinished, orphaned and foreign.
 
     With --against, entries that the loader would load differently now are stale. TARGET is as for hydrax run:
-    package.module:attribute, file.py:attribute, a folder of images, or an .npy or .npz file; or digits.
+    package.module:attribute, file.py:attribute, a folder of images, or an .npy or .npz file; or digits. Give -p, and to
+    your own loader --batch and --seed, as hydrax run was given them; the built-in sources take them, and --size, from
+    the cache.
 
     Exit codes: 0 clean, 1 findings (repaired or not), 2 wrong usage.
     """
-    if sample is not None and against is None:
-        raise click.UsageError("--sample: it goes with --against")
+    asked = _asked(against, sample, parameters, batch_size, seed, size)
     folders = _caches(path)
-    findings: list[tuple[Path, Finding]] = []
-
-    def tell(folder: Path, finding: Finding) -> None:
-        findings.append((folder, finding))
-        if not as_json:
-            prefix = f"{folder.name}: " if len(folders) > 1 else ""
-            click.echo(f"{prefix}{finding_line(finding)}")
-
-    read = 0
-    for folder in folders:
-        with _progress(f"reading {folder.name}", "bytes") as progress:
-            counted = _Counted(progress)
-            for finding in verify(folder, repair=repair, progress=counted):
-                tell(folder, finding)
-            read += counted.done
-        if against is not None:
-            with _progress(f"loading {folder.name} again", "batches") as progress:
-                for finding in _compare(folder, against, sample or _SAMPLE, progress):
-                    tell(folder, finding)
-    if as_json:
+    if repair:
+        _require_unused(folders)
+    found = _verify_all(folders, asked, sample or _SAMPLE, repair=repair, silent=as_json)
+    if as_json and not (found.errors and len(found.errors) == len(folders)):
         _echo_json(
             {
-                "clean": not findings,
-                "read_bytes": read,
-                "findings": [finding_values(str(folder), finding) for folder, finding in findings],
+                "clean": not found.findings and not found.errors,
+                "read_bytes": found.read,
+                "compared_batches": found.compared,
+                "findings": [finding_values(str(folder), finding) for folder, finding in found.findings],
             }
         )
-    else:
-        result = many(len(findings), "finding") if findings else "clean"
-        click.echo(f"{result}; read {size(read)} of arrays in {many(len(folders), 'cache')}")
-    if findings:
+    elif not as_json and len(found.errors) < len(folders):
+        read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
+        if asked is not None:
+            read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
+        if found.not_served:
+            read += f" ({found.not_served} more could not be served)"
+        for line in verified_lines(path, [finding for _, finding in found.findings], read, repair=repair):
+            click.echo(line)
+    _raise(found.errors)
+    if found.findings:
         ctx.exit(_FINDINGS)
 
 
@@ -149,10 +165,11 @@ def remove(
     if not dry_run:
         _require_unused(folders)  # before anything is asked; clear() makes sure
     done = [(folder, clear(folder, dry_run=True, **conditions)) for folder in folders]
-    asks = not dry_run and not yes
+    fits = any(planned.entries or planned.files for _, planned in done)
+    asks = fits and not dry_run and not yes
     if asks or not as_json:
-        for folder, planned in done:
-            click.echo(f"{'going' if yes else 'would go'}: {cleared_line(str(folder), planned)}", err=as_json)
+        for line in cleared_lines(done, going=yes and not dry_run):
+            click.echo(line, err=as_json)
     if asks and not _confirmed():
         ctx.exit(_DECLINED)
     if not dry_run:
@@ -160,8 +177,87 @@ def remove(
     if as_json:
         values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
         _echo_json({"removed": not dry_run, "caches": values})
+    elif not fits:
+        click.echo("nothing to remove")
     elif not dry_run:
-        click.echo(f"freed {size(sum(cleared.freed_bytes for _, cleared in done))}")
+        click.echo(f"freed {size_text(sum(cleared.freed_bytes for _, cleared in done))}")
+
+
+@contextmanager
+def _findings_only() -> Iterator[None]:
+    """What the library would log of a damaged cache is shown as a finding."""
+    logger = logging.getLogger("hydrax")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """A cache that is opened for each batch of a sample says what it has to say of itself once."""
+    logger = logging.getLogger("hydrax")
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        first = text not in told
+        told.add(text)
+        return first
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
+@dataclasses.dataclass(slots=True)
+class _Verified:
+    findings: list[tuple[Path, Finding]]
+    errors: list[CacheError]
+    read: int = 0
+    compared: int = 0
+    not_served: int = 0
+
+
+def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, repair: bool, silent: bool) -> _Verified:
+    """Look at one cache after the other, and say what is found when it is found."""
+    all_found = _Verified([], [])
+
+    def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> None:
+        prefix = f"{folder.name}: " if len(folders) > 1 else ""
+        for line in finding_lines(_noted(all_found, folder, findings)):
+            if not silent:
+                seen.say(f"{prefix}{line}")
+
+    for folder in folders:
+        try:
+            with nullcontext() if repair else _findings_only(), progress(f"reading {folder.name}", "bytes") as seen:
+                look(folder, verify(folder, repair=repair, progress=seen), seen)
+                all_found.read += seen.done
+            if asked is not None:
+                with _said_once(), progress(f"loading {folder.name} again", "batches") as seen:
+                    look(folder, _compare(folder, asked, sample, seen, all_found), seen)
+        except CacheError as error:
+            all_found.errors.append(error)
+    return all_found
+
+
+def _noted(all_found: _Verified, folder: Path, findings: Iterable[Finding]) -> Iterator[Finding]:
+    for finding in findings:
+        all_found.findings.append((folder, finding))
+        yield finding
+
+
+def _raise(errors: Sequence[CacheError]) -> None:
+    """What is wrong with some caches must not hide what is found of the others."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise CacheError("\n".join(map(str, errors)))
 
 
 def _require_unused(folders: Iterable[Path]) -> None:
@@ -183,46 +279,36 @@ def _caches(path: Path) -> tuple[Path, ...]:
         raise click.UsageError(f"PATH: {error}") from error
 
 
-def _compare(folder: Path, target: str, sample: int, progress: Callable[[int, int], None]) -> Iterator[Finding]:
+def _asked(
+    target: str | None,
+    sample: int | None,
+    parameters: dict[str, str],
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+) -> Asked | None:
+    if target is None:
+        given = {"--sample": sample, "-p": parameters or None, "--batch": batch_size, "--seed": seed, "--size": size}
+        for option, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{option}: it goes with --against")
+        return None
+    from hydrax_cli.remake import Asked  # noqa: PLC0415  it imports the whole library
+
+    return Asked(target, parameters, batch_size, seed, size)
+
+
+def _compare(
+    folder: Path, asked: Asked, sample: int, seen: Callable[[int, int], None], all_found: _Verified
+) -> Iterator[Finding]:
     from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
-    from hydrax_cli.target import SourceOptions, load_target  # noqa: PLC0415  likewise
+    from hydrax_cli.remake import remake  # noqa: PLC0415  likewise
 
-    settings = info(folder).settings  # of the built-in sources, which take them from the command line
-    options = SourceOptions(batch_size=settings.get("batch_size"), seed=settings.get("seed"))
-    found = load_target(None if target == _DIGITS else target, {}, options)
-    yield from compare(folder, found.loader, sample, progress)
-
-
-class _Counted:
-    """Remembers how far it came, and passes it on some times a second."""
-
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self._progress = progress
-        self._next = 0.0
-        self.done = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        self.done = done
-        now = time.monotonic()
-        if now >= self._next or done == total:
-            self._next = now + _REFRESH_SECONDS
-            self._progress(done, total)
-
-
-@contextmanager
-def _progress(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal's error stream; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
-    from rich.console import Console  # noqa: PLC0415  only a terminal pays for it
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415  same
-
-    amount = DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn()
-    bars = Progress(TextColumn("{task.description}"), BarColumn(), amount, console=Console(stderr=True), transient=True)
-    with bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+    for one in compare(folder, remake(info(folder), asked), sample, seen, sized=asked.is_folder):
+        all_found.compared += one.served
+        all_found.not_served += not one.served
+        if one.finding is not None:
+            yield one.finding
 
 
 def _echo_json(values: Any) -> None:

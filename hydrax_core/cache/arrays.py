@@ -140,6 +140,12 @@ class EpochWriter:
         for file, descriptor, part in zip(self._files, self._descriptors, parts, strict=True):
             _write_all(descriptor, part, file.offset(number))
 
+    def free(self, number: int) -> None:
+        """Give the room of an entry back that could not be written as a whole: others may need it to commit theirs."""
+        for file, descriptor in zip(self._files, self._descriptors, strict=True):
+            with contextlib.suppress(OSError):
+                punch(descriptor, file.offset(number), file.entry_bytes)
+
     def sync(self) -> None:
         """Wait until all that was written is on the disk, the files' names included.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EpochCount", "Index", "IndexRow"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _AT_ONCE: Final = 500
 """Parameters of a statement; SQLite has at most 999 of them in its older versions."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydrax_core.cache.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
-from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, readonly_index, survey
+from hydrax_core.cache.survey import disk_bytes, epoch_paths, in_use, needs_index, readonly_index, survey
 from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
     if manifest is None:
         what = f"is damaged ({found.damage})" if found.damage else "is missing"
         raise CacheError(f"{folder}: {MANIFEST} {what}; the next run that uses this cache writes it anew")
-    index, problem = readonly_index(folder)
+    index, problem = readonly_index(folder) if needs_index(folder, found) else (None, "")
     counts: list[EpochCount] = []
     if index is not None:
         with contextlib.closing(index):

@@ -25,12 +25,20 @@ from hydrax_core.cache.folder import MANIFEST, open_regular
 from hydrax_core.errors import CacheMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hydrax_core.group import DataGroup
 
-__all__ = ["CacheBy", "DamagedManifestError", "Manifest", "StoredArray", "read_manifest", "write_manifest"]
+__all__ = [
+    "CacheBy",
+    "DamagedManifestError",
+    "Manifest",
+    "StoredArray",
+    "read_manifest",
+    "side_by_side",
+    "write_manifest",
+]
 
 CacheBy = Literal["batch", "item"]
 
@@ -136,18 +144,23 @@ class Manifest:
         """16 bytes that go into every entry's checksum."""
         return xxhash.xxh3_128_digest(_json({"format": _FORMAT, "version": _VERSION, **self.identity()}))
 
+    def differences(self, wanted: Manifest) -> list[tuple[str, str, str]]:
+        """What another manifest has otherwise: the field, what is here and what is there, ``"-"`` for nothing."""
+        here, there = dict(_flat("", self.identity())), dict(_flat("", wanted.identity()))
+        keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+        return [(key, here.get(key, "-"), there.get(key, "-")) for key in keys]
+
     def require_equal(self, wanted: Manifest, folder: Path) -> None:
         """Refuse a group that asks for something else than this.
 
         Raises:
             CacheMismatchError: With a side-by-side of what differs.
         """
-        here, there = dict(_flat("", self.identity())), dict(_flat("", wanted.identity()))
-        keys = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
-        if keys:
-            rows = [("", "cache", "group"), *((key, here.get(key, "-"), there.get(key, "-")) for key in keys)]
+        differences = self.differences(wanted)
+        if differences:
+            rows = [("", "cache", "group"), *differences]
             raise CacheMismatchError(
-                f"{folder}: this cache holds something else than the group asks for\n\n{_side_by_side(rows)}\n\n"
+                f"{folder}: this cache holds something else than the group asks for\n\n{side_by_side(rows)}\n\n"
                 "Every group needs a cache_location of its own. If the cache is of no more use, remove it: "
                 f"hydrax cache clear {folder}"
             )
@@ -170,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         content = json.loads(text) if len(text) <= _LARGEST else None
     except (ValueError, RecursionError) as error:
-        raise DamagedManifestError(f"it is no JSON: {error}") from error
+        raise DamagedManifestError("it is no JSON") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DamagedManifestError("it does not say that it is the manifest of a hydrax cache")
     checksum = content.pop("checksum", None)
@@ -273,7 +286,8 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
     return [(prefix, value if isinstance(value, str) else json.dumps(value))]
 
 
-def _side_by_side(rows: list[tuple[str, str, str]]) -> str:
+def side_by_side(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Rows of three texts as lines of three columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"  {line.rstrip()}" for line in lines)

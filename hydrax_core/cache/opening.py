@@ -11,7 +11,7 @@ import contextlib
 import errno
 import logging
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from hydrax_core.cache.folder import MANIFEST, is_cache, is_regular
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenCache", "open_cache"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -39,12 +39,14 @@ class OpenCache:
         index: Its index, ``None`` where there is no cache to read.
         lock: Its locks, ``None`` where the folder has none and cannot get one.
         writable: Whether entries may be added and removed.
+        error: Why not, where that was not asked for.
     """
 
     folder: Path
     index: Index | None
     lock: FolderLock | None
     writable: bool
+    error: str = ""
 
     def close(self) -> None:
         """Close index and locks."""
@@ -71,6 +73,7 @@ def open_cache(folder: Path, wanted: Manifest, *, readonly: bool, needed: bool) 
     """
     if folder.exists() and not folder.is_dir():
         raise NotACacheError(f"{folder}: expected a folder, this is a file")
+    error_text = ""
     if not readonly:
         try:
             return _open_writable(folder, wanted)
@@ -78,12 +81,25 @@ def open_cache(folder: Path, wanted: Manifest, *, readonly: bool, needed: bool) 
             if error.errno in _FORBIDDEN and not is_regular(folder / MANIFEST):
                 raise CacheError(f"{folder}: the cache cannot be created: {error.strerror}") from error
             if error.errno not in _FORBIDDEN:
-                _log.warning("%s: there is no caching in this run, training goes on without it: %s", folder, error)
-                return OpenCache(folder, None, None, writable=False)
-            _log.warning("%s: this cache cannot be written, so it is only read: %s", folder, error.strerror)
+                _log.warning(
+                    "%s: there is no caching in this run, training goes on without it: %s", folder, _text(error)
+                )
+                return OpenCache(folder, None, None, writable=False, error=_text(error))
+            _log.warning("%s: this cache cannot be written, so it is only read: %s", folder, _text(error))
+            error_text = _text(error)
         except sqlite3.Error as error:
+            if (
+                getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            ):  # nothing to read: one that exists needs no room to open
+                _log.warning("%s: there is no caching in this run, training goes on without it: %s", folder, error)
+                return OpenCache(folder, None, None, writable=False, error=str(error))
+            error_text = str(error)
             _log.warning("%s: the index of this cache cannot be written, so it is only read: %s", folder, error)
-    return _open_readonly(folder, wanted, needed=needed)
+    return replace(_open_readonly(folder, wanted, needed=needed), error=error_text)
+
+
+def _text(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _open_writable(folder: Path, wanted: Manifest) -> OpenCache:

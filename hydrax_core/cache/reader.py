@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "FoundMany", "Reader"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _EPOCHS_KEPT: Final = 4
 _FILE_IS_WRONG: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, None}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheCounters", "CacheStore", "CachedBatch", "CachedItems"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _T = TypeVar("_T")
 _Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
@@ -77,7 +77,7 @@ class CacheCounters:
         corrupt: Entries that were there and bad.
         written: Entries written by this store that are on the disk.
         written_bytes: Bytes of their arrays.
-        error: Why nothing is written any more, ``""`` while all is well.
+        error: Why nothing is written, or no longer, ``""`` while all is well.
     """
 
     hits: int
@@ -173,7 +173,7 @@ class CacheStore:
             corrupt=self._reader.corrupt,
             written=writer.entries if writer else 0,
             written_bytes=writer.bytes if writer else 0,
-            error=writer.error if writer else "",
+            error=writer.error if writer else self._cache.error,
         )
 
     # Batches

@@ -32,7 +32,7 @@ from hydrax_core.cache.manifest import DamagedManifestError, Manifest, read_mani
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Survey", "in_use", "readonly_index", "survey"]
+__all__ = ["Survey", "in_use", "needs_index", "readonly_index", "survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,14 @@ def survey(folder: Path) -> Survey:
             foreign.append(name)
     ordered = dict(sorted(epochs.items()))
     return Survey(manifest, damage, files, ordered, tuple(leftovers), tuple(foreign))
+
+
+def needs_index(folder: Path, found: Survey) -> bool:
+    """Whether the index is worth a look: a cache that holds nothing needs none, and an empty file is none yet."""
+    try:
+        return bool(found.epochs) or (folder / INDEX).lstat().st_size > 0
+    except OSError:
+        return False
 
 
 def readonly_index(folder: Path) -> tuple[Index | None, str]:

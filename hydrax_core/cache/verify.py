@@ -27,7 +27,7 @@ from hydrax_core.cache.folder import (
 )
 from hydrax_core.cache.index import Index
 from hydrax_core.cache.removal import exclusive_lock, free_entries, remove_epoch
-from hydrax_core.cache.survey import Survey, epoch_paths, in_use, readonly_index, survey
+from hydrax_core.cache.survey import Survey, epoch_paths, in_use, needs_index, readonly_index, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,10 +40,11 @@ __all__ = ["Finding", "FindingKind", "verify"]
 
 FindingKind: TypeAlias = Literal["corrupt", "cut", "missing", "unfinished", "orphaned", "foreign", "stale"]
 
+_EMPTY: Final = "it is empty"
 _CHUNK: Final = 1 << 20
 _UNKNOWN, _GOOD, _BAD, _UNFINISHED = range(4)
 _DETAILS: Final = {
-    "corrupt": "its checksum does not fit",
+    "corrupt": "wrong checksum",
     "cut": "a file ends before it",
     "missing": "a file is missing or no plain file",
 }
@@ -117,16 +118,15 @@ def _findings(scope: _Scope) -> Iterator[Finding]:
     yield from _folder_findings(scope)
     index, problem = _index(scope)
     seen: set[int] = set()
-    if index is None:
+    if index is None and problem:
         there = os.path.lexists(scope.folder / INDEX)
-        if there or scope.found.epochs:
-            yield Finding("corrupt" if there else "missing", INDEX, _modified(scope.folder / INDEX), problem)
-    else:
+        yield Finding("corrupt" if there else "missing", INDEX, _modified(scope.folder / INDEX), problem)
+    elif index is not None:
         with contextlib.closing(index):
-            problem = index.damage or index.check()
+            problem = problem or index.damage or index.check()
             if problem:
                 yield Finding("corrupt", INDEX, _modified(scope.folder / INDEX), problem)
-                if scope.repair and not index.damage:
+                if scope.repair and not index.damage and problem != _EMPTY:
                     index.mend(problem)
             if scope.found.manifest is not None:
                 yield from _entry_findings(scope, scope.found.manifest, index, seen)
@@ -143,7 +143,7 @@ def _folder_findings(scope: _Scope) -> Iterator[Finding]:
         what: FindingKind = "corrupt" if found.damage else "missing"
         yield Finding(what, MANIFEST, _modified(folder / MANIFEST), f"{found.damage or 'it is missing'}; {detail}")
     for name in found.foreign:
-        yield Finding("foreign", name, _modified(folder / name), "it is not of this format and is left alone")
+        yield Finding("foreign", name, _modified(folder / name), "not of this format; left alone")
     if scope.settled:
         for name in found.leftovers:
             since = _modified(folder / name)
@@ -155,11 +155,15 @@ def _folder_findings(scope: _Scope) -> Iterator[Finding]:
 
 
 def _index(scope: _Scope) -> tuple[Index | None, str]:
+    if not needs_index(scope.folder, scope.found):
+        return None, ""
     if not scope.repair:
         return readonly_index(scope.folder)
     if not os.path.lexists(scope.folder / INDEX):
         return None, "it is missing"
-    return Index(scope.folder, writable=True, alone=contextlib.nullcontext), ""
+    # SQLite takes an empty file for a new one, and makes a sound index of it.
+    problem = "" if (scope.folder / INDEX).lstat().st_size else _EMPTY
+    return Index(scope.folder, writable=True, alone=contextlib.nullcontext), problem
 
 
 def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[int]) -> Iterator[Finding]:

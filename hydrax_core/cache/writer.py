@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "Writer"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("hydrax")
 
 _GROUP_SECONDS: Final = 0.5
 """How long entries gather for one commit: what ``kill -9`` can cost, against three fsyncs a commit."""
@@ -189,7 +189,11 @@ class Writer:
             number, additional = job.numbers[position], job.additional[position]
             parts = [array[position] for array in job.data]
             size = sum(len(part) for part in parts)
-            files.write(number, parts)
+            try:
+                files.write(number, parts)
+            except OSError:
+                files.free(number)
+                raise
             created = time.time()
             sealed = None if additional is None else seal(self._identity, job.epoch, number, additional)
             checksum = entry_checksum(self._identity, job.epoch, number, created, size, sealed, parts)
@@ -265,16 +269,17 @@ class Writer:
             self._change.notify_all()
 
     def _give_up(self, error: Exception) -> None:
+        text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
         with self._change:
             first = not self.error
-            self.error = self.error or str(error) or type(error).__name__
+            self.error = self.error or text
             self._change.notify_all()
         if first:
             expected = isinstance(error, OSError | sqlite3.Error | CacheError)
             _log.warning(
                 "%s: caching is off for the rest of this run, training goes on without it: %s",
                 self._folder,
-                error,
+                text,
                 exc_info=None if expected else error,
             )
 

@@ -72,7 +72,7 @@ def test_the_plan_in_plain_lines(plan):
         "epoch: 8 training batches, then 3 validation batches",
         "run: epochs 0 to 1: 16 training batches, 6 validation batches",
         "workers: 2 processes; 3 batches ahead",
-        "memory: 5 slots x 256 B = 1.2 KiB",
+        "memory: 5 slots x 4.0 KiB = 20 KiB",
     ]
 
 
@@ -81,7 +81,7 @@ def test_the_plan_in_plain_lines(plan):
     [
         ({"validation": None}, "epoch: 8 training batches"),
         ({"start_at": (1, 2)}, "run: epoch 1 from batch 2: 6 training batches, 3 validation batches"),
-        ({}, "workers: none, the loader runs in line; 3 batches ahead"),
+        ({}, "workers: none, the loader runs in line"),
         ({"loader_kind": "thread"}, "workers: 1 thread; 3 batches ahead"),
         (
             {"loader_kind": "thread", "deterministic": False},
@@ -127,7 +127,7 @@ def test_the_plan_tells_when_validation_runs(interval, line):
 def test_the_plan_on_a_terminal_says_the_same_within_80_columns(plan):
     _, lines = shown(plan_view(plan))
     assert "  image  (4, 4, 3)  uint8 → float32  192 B a batch" in lines
-    assert "memory   5 slots x 256 B = 1.2 KiB" in lines
+    assert "memory   5 slots x 4.0 KiB = 20 KiB" in lines
     assert max(map(len, lines)) <= 80
 
 

@@ -1,4 +1,5 @@
 import json
+import mmap
 import signal
 import sys
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from hydrax_cli.main import run_command_line
+from hydrax_cli.units import size
 
 TARGET = """
 from hydrax_core import DataGroup, Dataloader
@@ -204,3 +206,12 @@ def test_the_signal_handler_is_put_back(run):
     before = signal.getsignal(signal.SIGINT)
     run("--kind", "inline", "--batches", "1", "--quiet")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_plan_tells_the_room_that_slots_really_take(capsys):
+    assert run_command_line(["run", "--kind", "inline", "--batches", "1"]) == 0
+    page = mmap.PAGESIZE  # a batch of digits takes 4.2 KiB
+    room = -(-(4096 + 256) // page) * page
+    out = capsys.readouterr().out
+    assert f"memory: 3 slots x {size(room)} = {size(3 * room)}" in out
+    assert "workers: none, the loader runs in line\n" in out

@@ -1,0 +1,94 @@
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+
+from hydrax_core.handover import Handover
+from hydrax_core.jobs import HostBatch
+
+
+def host(number):
+    return HostBatch(SimpleNamespace(number=number), 0, None, {}, [], None, {}, cached=False)
+
+
+class Bell:
+    """Wakes nobody, and is interrupted when told to be."""
+
+    def __init__(self):
+        self.rung = 0
+        self.interrupted = False
+
+    def __call__(self):
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+        self.rung += 1
+
+
+def never():
+    return False
+
+
+def test_a_wake_that_ctrl_c_cut_off_is_made_up_for_before_waiting():
+    bell = Bell()
+    handover = Handover(bell)
+    batch = host(0)
+    handover.offer(batch)
+    handover.sleeping(1)
+    bell.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        handover.take(handover.first())
+    assert bell.rung == 0
+    assert handover.await_news(0.0, knock=never) is False
+    assert bell.rung == 1
+    assert handover.await_news(0.0, knock=never) is False
+    assert bell.rung == 1
+
+
+def test_a_wake_behind_an_error_that_ctrl_c_cut_off_is_made_up_for():
+    bell = Bell()
+    handover = Handover(bell)
+    handover.offer(ValueError("an item"))
+    bell.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        handover.first()
+    handover.await_news(0.0, knock=never)
+    assert bell.rung == 1
+
+
+def test_the_engine_is_woken_below_the_mark_only():
+    bell = Bell()
+    handover = Handover(bell)
+    for number in range(4):
+        handover.offer(host(number))
+    handover.sleeping(2)
+    rung = []
+    while (batch := handover.first()) is not None:
+        assert handover.take(batch)
+        rung.append(bell.rung)
+    assert rung == [0, 0, 1, 2]
+    assert handover.taken == 4
+
+
+def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
+    handover = Handover(Bell())
+    first, second = host(0), host(1)
+    handover.offer(first)
+    handover.offer(second)
+    make = mock.Mock(return_value="placed")
+    handover.prepare(make)
+    handover.prepare(make)
+    make.assert_called_once_with(first)
+    assert handover.prepared(first) == "placed"
+    assert handover.prepared(second) is None
+    handover.take(first)
+    assert handover.prepared(first) is None
+
+    def taken_meanwhile(batch):
+        handover.take(batch)
+        return "too late"
+
+    handover.prepare(taken_meanwhile)
+    assert handover.prepared(second) is None
+    handover.prepare(make)
+    make.assert_called_once()
