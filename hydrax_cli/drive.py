@@ -107,7 +107,8 @@ def _result(plan: RunPlan, run: _Run, stats: Stats, failure: HydraxError | None)
     else:
         cores = len(os.sched_getaffinity(0))
         inline = plan.kind == "inline"
-        line = verdict(pace(run.first, stats), has_step=run.step_seconds > 0, inline=inline, cores=cores)
+        measured, has_step = pace(run.first, stats), run.step_seconds > 0
+        line = verdict(measured, has_step=has_step, inline=inline, cores=cores, tuned=plan.tuned)
     return RunResult(
         target=plan.target,
         passes=run.passes.snapshot(),

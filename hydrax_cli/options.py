@@ -36,6 +36,12 @@ class Pattern(click.ParamType[Any]):
 
 
 COUNT = Pattern("n", r"0*[1-9]\d*", lambda m: int(m[0]), "a whole number of at least 1")
+COUNT_OR_AUTO = Pattern(
+    "n|auto",
+    r"auto|0*[1-9]\d*",
+    lambda m: m[0] if m[0] == "auto" else int(m[0]),
+    "a whole number of at least 1, or auto",
+)
 SPAN = Pattern(
     "time",
     r"(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)",
@@ -82,9 +88,9 @@ _LOADER_OPTIONS = (
     click.option("--epochs", type=COUNT, help="Epochs to run."),
     click.option("--batches", type=COUNT, help="Training batches to run."),
     click.option("--start", type=PLACE, help="Where to start, counted from 0."),
-    click.option("--workers", type=COUNT, help="Workers."),
+    click.option("--workers", type=COUNT_OR_AUTO, help="Workers; auto: as many as it takes."),
     click.option("--kind", type=click.Choice(["process", "thread", "inline"]), help="What the workers are."),
-    click.option("--depth", type=COUNT, help="Batches loaded ahead."),
+    click.option("--depth", type=COUNT_OR_AUTO, help="Batches loaded ahead; auto: as many as it takes."),
     _BATCH,
     _SEED,
     _SIZE_OPTION,

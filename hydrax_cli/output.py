@@ -122,6 +122,9 @@ def _dtypes(array: ArrayPlan, arrow: str) -> str:
     return f"{array.numpy_dtype} {arrow} {array.jax_dtype}"
 
 
+_BEGINNING = " to begin with (auto)"
+
+
 def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
     epoch = many(plan.batches_per_epoch, "training batch", "training batches")
     if plan.validation_interval:
@@ -138,8 +141,10 @@ def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
         yield "workers", "none, the loader runs in line"
     else:
         workers = many(plan.workers, plan.kind, _plural(plan.kind))
+        workers += _BEGINNING if "loader_count" in plan.tuned else ""
+        ahead = f"{many(plan.depth, 'batch', 'batches')} ahead{_BEGINNING if 'depth' in plan.tuned else ''}"
         order = "" if plan.deterministic else ", handed out as they become ready"
-        yield "workers", f"{workers}; {many(plan.depth, 'batch', 'batches')} ahead{order}"
+        yield "workers", f"{workers}; {ahead}{order}"
     yield "memory", f"{plan.slots} slots x {size(plan.slot_bytes)} = {size(plan.slots * plan.slot_bytes)}"
 
 
@@ -268,6 +273,8 @@ def _result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
         done = [many(stats.skipped_batches, "batch", "batches") + " skipped"] if stats.skipped_batches else []
         done += [many(stats.substituted_items, "item") + " substituted"] if stats.substituted_items else []
         yield "errors", ", ".join([f"{many(stats.errors, 'item')} failed", *done])
+    if stats.tuning:
+        yield "auto", stats.tuning
     if stats.worker_restarts:
         yield "restarts", f"{many(stats.worker_restarts, 'worker')} replaced"
     if result.digest is not None:
@@ -293,6 +300,9 @@ def result_json(result: RunResult) -> str:
         "idle_seconds": round(result.idle_seconds, 6),
         "first_batch_seconds": None if stats.first_batch is None else round(stats.first_batch.total, 6),
         "errors": stats.errors,
+        "loader_count": stats.loader_count,
+        "depth": stats.depth,
+        "tuning": stats.tuning,
         "cache_hits": stats.cache_hits,
         "cache_misses": stats.cache_misses,
         "digest": result.digest,

@@ -6,7 +6,7 @@ Promise: the result has an end, so that trying a loader that was made to train f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Overrides:
     Attributes:
         epochs: Epochs to run, counted from the start.
         batches: Training batches to run, counted likewise; the first of both limits ends the run.
-        workers: Workers.
+        workers: Workers, or ``"auto"``.
         kind: What they are.
-        depth: Batches loaded ahead.
+        depth: Batches loaded ahead, or ``"auto"``.
         batch_size: Rows of every group's batches.
         seed: Seed of every training group.
         start: ``(epoch, batches)``.
@@ -35,9 +35,9 @@ class Overrides:
 
     epochs: int | None = None
     batches: int | None = None
-    workers: int | None = None
+    workers: int | Literal["auto"] | None = None
     kind: str | None = None
-    depth: int | None = None
+    depth: int | Literal["auto"] | None = None
     batch_size: int | None = None
     seed: int | None = None
     start: tuple[int, int] | None = None

@@ -87,6 +87,7 @@ class RunPlan:
         slots: Places for batches that will be in use.
         slot_bytes: Size of one.
         deterministic: Whether batches keep their order.
+        tuned: Which of ``depth`` and ``loader_count`` are chosen while it runs, beginning with those.
     """
 
     target: str
@@ -103,6 +104,7 @@ class RunPlan:
     slots: int
     slot_bytes: int
     deterministic: bool
+    tuned: tuple[str, ...]
 
     @property
     def training_batches(self) -> int:
@@ -134,6 +136,7 @@ def describe(target: Target) -> RunPlan:
         slots=depth + _FURTHER_SLOTS,
         slot_bytes=loader.slot_bytes,
         deterministic=loader.deterministic,
+        tuned=loader.tuned,
     )
 
 

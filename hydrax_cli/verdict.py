@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from hydrax_cli.units import count, many, rate, ratio, span
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hydrax_core import Stats
 
 __all__ = ["Pace", "pace", "verdict"]
@@ -87,7 +89,7 @@ def pace(before: Stats, after: Stats) -> Pace:
     )
 
 
-def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
+def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int, tuned: Sequence[str] = ()) -> str:
     """The line.
 
     Args:
@@ -95,6 +97,7 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
         has_step: Whether the consumer trains, or pretends to; else it only takes batches.
         inline: Whether the loader runs in the consumer's own thread.
         cores: Cores that the workers may use.
+        tuned: Which of ``depth`` and ``loader_count`` the loader chose by itself.
     """
     if measured.batches <= measured.depth or measured.seconds <= 0:
         return f"too few batches to tell: {measured.batches} after the first, and {measured.depth} are loaded ahead"
@@ -107,7 +110,14 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int) -> str:
     else:
         line = _inline(measured, cores) if inline else _step_waits(measured, cores)
     served = f"; the cache served {count(measured.hits)} of {many(measured.batches, 'batch', 'batches')}"
-    return line + served if 0 < measured.hits < measured.batches else line
+    if 0 < measured.hits < measured.batches:
+        line += served
+    return f"{line}; auto chose {_chosen(measured, tuned)}" if tuned else line
+
+
+def _chosen(measured: Pace, tuned: Sequence[str]) -> str:
+    chosen = {"loader_count": many(measured.workers, "worker"), "depth": f"depth {measured.depth}"}
+    return " and ".join(text for name, text in chosen.items() if name in tuned)
 
 
 def _no_step(measured: Pace) -> str:

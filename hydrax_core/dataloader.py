@@ -190,6 +190,14 @@ class Dataloader(Generic[D]):
         return self._in_use.workers if count == "auto" else count
 
     @property
+    def tuned(self) -> tuple[str, ...]:
+        """Which of ``depth`` and ``loader_count`` are ``"auto"``; ``stats().tuning`` says why they are as they are."""
+        if self.loader_kind == "inline":
+            return ()
+        given = {"depth": self._arguments.depth, "loader_count": self._arguments.loader_count}
+        return tuple(name for name, value in given.items() if value == "auto")
+
+    @property
     def _in_use(self) -> Setting:
         engine = self._engine
         return self._setting if engine is None else engine.setting

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -74,9 +74,9 @@ def inspect(
     epochs: int | None,
     batches: int | None,
     start: tuple[int, int] | None,
-    workers: int | None,
+    workers: int | Literal["auto"] | None,
     kind: str | None,
-    depth: int | None,
+    depth: int | Literal["auto"] | None,
     batch_size: int | None,
     seed: int | None,
     size: tuple[int, int] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -70,9 +70,9 @@ def run(
     epochs: int | None,
     batches: int | None,
     start: tuple[int, int] | None,
-    workers: int | None,
+    workers: int | Literal["auto"] | None,
     kind: str | None,
-    depth: int | None,
+    depth: int | Literal["auto"] | None,
     batch_size: int | None,
     seed: int | None,
     size: tuple[int, int] | None,

@@ -217,7 +217,7 @@ def test_large_numbers_fit_a_terminal(width):
 
 
 def test_the_json_keys_are_exactly_these():
-    facts = {"errors": 1, "cache_hits": 5, "cache_misses": 17}
+    facts = {"errors": 1, "cache_hits": 5, "cache_misses": 17, "loader_count": 4, "depth": 3, "tuning": None}
     values = json.loads(result_json(result(PASSES, digest="ab" * 16, stats=facts)))
     assert values == {
         "target": "a/loader.py:make",
@@ -231,6 +231,9 @@ def test_the_json_keys_are_exactly_these():
         "idle_seconds": 0.6,
         "first_batch_seconds": 0.2,
         "errors": 1,
+        "loader_count": 4,
+        "depth": 3,
+        "tuning": None,
         "cache_hits": 5,
         "cache_misses": 17,
         "digest": "abababababababababababababababab",

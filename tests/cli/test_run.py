@@ -64,6 +64,13 @@ def test_the_digits_run_for_epochs_with_validation(run):
     assert out.splitlines()[-1].startswith("verdict: ")
 
 
+def test_what_auto_chose_is_told(run):
+    code, out, _ = run("--kind", "thread", "--workers", "auto", "--depth", "auto", "--epochs", "1")
+    assert code == 0
+    assert "workers: 1 thread to begin with (auto); 2 batches ahead to begin with (auto)" in out
+    assert "; auto chose " in out.splitlines()[-1]
+
+
 def test_the_json_adds_up(run):
     values = result_of(run, "--kind", "inline", "--epochs", "2", "--batch", "100")
     assert (values["target"], values["epochs"]) == ("digits", 2)

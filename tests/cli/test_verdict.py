@@ -24,8 +24,8 @@ def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=Non
     )
 
 
-def judge(pace_, *, has_step=True, inline=False, cores=64):
-    return verdict(pace_, has_step=has_step, inline=inline, cores=cores)
+def judge(pace_, *, has_step=True, inline=False, cores=64, tuned=()):
+    return verdict(pace_, has_step=has_step, inline=inline, cores=cores, tuned=tuned)
 
 
 def test_a_loader_that_is_behind_is_told_how_many_workers_would_do():
@@ -33,6 +33,12 @@ def test_a_loader_that_is_behind_is_told_how_many_workers_would_do():
         "the loader is behind: 41 ms an item x 64 / 4 workers = 656 ms a batch > 390 ms a step, "
         "which waits 41 % of the time; 7 workers would do"
     )
+
+
+def test_what_auto_chose_follows():
+    plain = judge(measured())
+    assert judge(measured(), tuned=("depth", "loader_count")) == f"{plain}; auto chose 4 workers and depth 3"
+    assert judge(measured(), tuned=("depth",)) == f"{plain}; auto chose depth 3"
 
 
 def test_more_workers_than_cores_are_not_promised_without_saying_so():
