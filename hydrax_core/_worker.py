@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["active", "batched", "is_batched", "is_worker", "local"]
 
@@ -31,14 +31,27 @@ def batched(loader_func: F) -> F:
 
     It is called as ``load(items, arrays, seeds)``: a list of items of one batch, arrays with the leading dimension
     ``len(items)``, and a list of seeds (``None`` in validation). It returns ``None`` or a list of dicts, one an item.
-    How many items a call gets varies; the result must not depend on it.
+    How many items a call gets varies; the result must not depend on it. Methods and other callables that take no
+    attributes come back as a ``functools.partial`` that has the mark.
+
+    Raises:
+        TypeError: ``loader_func`` cannot be called.
     """
-    loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
+    if not callable(loader_func):
+        raise TypeError(f"batched: expected a function of (items, arrays, seeds), got {loader_func!r}")
+    try:
+        loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
+    except (AttributeError, TypeError):
+        marked = functools.partial(loader_func)
+        marked.__hydrax_batched__ = True  # type: ignore[attr-defined]  # same
+        return cast("F", marked)
     return loader_func
 
 
 def is_batched(loader_func: Any) -> bool:
-    """Whether a loader is marked with ``batched``."""
-    while isinstance(loader_func, functools.partial):
+    """Whether a loader, or what a partial calls, is marked with ``batched``."""
+    while not getattr(loader_func, "__hydrax_batched__", False):
+        if not isinstance(loader_func, functools.partial):
+            return False
         loader_func = loader_func.func
-    return bool(getattr(loader_func, "__hydrax_batched__", False))
+    return True

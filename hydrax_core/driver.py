@@ -348,6 +348,8 @@ class Driver:
         """Pass on the batches that are complete; whether there were any."""
         before = len(self._jobs)
         for number, batch in list(self._jobs.items()):
+            if self._handover.fatal is not None:
+                break  # nothing comes behind it, whatever is complete by chance
             if isinstance(batch, HostBatch):
                 del self._jobs[number]
                 self._offer(batch)

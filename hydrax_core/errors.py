@@ -79,19 +79,30 @@ class LoaderError(HydraxError):
         index: Index of the item in its group's data.
         descriptor: The item itself, as it was given to the loader.
         cause: The exception in one line, ``"ValueError: bad header"``.
-        worker_traceback: The worker's own traceback, as text.
+        worker_traceback: The worker's own traceback, as text; the main process's where ``data[index]`` fails.
+        in_worker: Which of the two.
     """
 
-    def __init__(self, address: BatchAddress, index: int, descriptor: Any, cause: str, worker_traceback: str) -> None:
+    def __init__(
+        self,
+        address: BatchAddress,
+        index: int,
+        descriptor: Any,
+        cause: str,
+        worker_traceback: str,
+        in_worker: bool = True,
+    ) -> None:
         self.address = address
         self.index = index
         self.descriptor = descriptor
         self.cause = cause
         self.worker_traceback = worker_traceback
-        super().__init__(address, index, descriptor, cause, worker_traceback)
+        self.in_worker = in_worker
+        super().__init__(address, index, descriptor, cause, worker_traceback, in_worker)
 
     def __str__(self) -> str:
-        trace = f"\n\nIn the worker:\n{self.worker_traceback}" if self.worker_traceback else ""
+        where = "worker" if self.in_worker else "main process"
+        trace = f"\n\nIn the {where}:\n{self.worker_traceback}" if self.worker_traceback else ""
         return f"item {self.index} ({shorten(self.descriptor)}) of {self.address} failed: {self.cause}{trace}"
 
 

@@ -55,7 +55,8 @@ class Handover:
 
     def fail(self, error: BaseException) -> None:
         """Nothing comes after what is here but this error, again and again."""
-        self.fatal = error
+        if self.fatal is None:
+            self.fatal = error
         self._bell.put(None)
 
     def sleeping(self, hungry_below: int) -> None:

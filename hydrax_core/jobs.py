@@ -119,9 +119,9 @@ class BatchJob:
         for name, value in values.items():
             self.additional.setdefault(name, [None] * batch_size)[row] = value
 
-    def failed(self, row: int, descriptor: Any, cause: str, traceback: str) -> LoaderError:
+    def failed(self, row: int, descriptor: Any, cause: str, traceback: str, *, in_worker: bool = True) -> LoaderError:
         """The error of an item that failed."""
-        return LoaderError(self.address, self.indices[row], descriptor, cause, traceback)
+        return LoaderError(self.address, self.indices[row], descriptor, cause, traceback, in_worker)
 
     def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
         """The error of an item that killed workers."""

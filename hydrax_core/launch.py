@@ -79,6 +79,15 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         for group in (*arguments.training, *arguments.validation)
     ]
     plan, last = arguments.plan, arguments.last_batch
+    end = None if last is None else plan.number(Position(last, plan.batches_per_validation))
+    if end is not None and last is not None and progress.next_number >= end and arguments.first_batch >= last:
+        _logger.warning(
+            "start_at, end_at: the run is empty, as it starts at training batch %d of all and stops before %d "
+            "(an epoch has %d)",
+            arguments.first_batch,
+            last,
+            plan.batches_per_epoch,
+        )
     settings = EngineSettings(
         depth=depth,
         workers=workers,
@@ -90,7 +99,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     )
     intake_settings = IntakeSettings(
         first=progress.next_number,
-        end=None if last is None else plan.number(Position(last, plan.batches_per_validation)),
+        end=end,
         skipped=frozenset(progress.ahead),
         comfortable=depth.least + 2,
     )

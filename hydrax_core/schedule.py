@@ -136,7 +136,7 @@ class Schedule:
         for row in range(rows.first, rows.first + rows.count) if self._deaths else ():
             self._deaths.pop((job.group, job.indices[row]), None)  # it killed the last worker by chance
         for failure in result.failures:
-            descriptor = self._groups[job.group].data[job.indices[failure.row]]
+            descriptor = self._descriptor(job, failure.row)
             self._fail(job, failure.row, job.failed(failure.row, descriptor, failure.cause, failure.traceback))
         return job
 
@@ -189,7 +189,7 @@ class Schedule:
             return
         job = rows.job
         job.open -= 1
-        descriptor = self._groups[job.group].data[job.indices[rows.first]]
+        descriptor = self._descriptor(job, rows.first)
         self._fail(job, rows.first, job.failed(rows.first, descriptor, garbled.cause, garbled.traceback))
 
     def _go_singly(self, rows: _Rows) -> None:
@@ -244,9 +244,17 @@ class Schedule:
                 if after:
                     self._again.appendleft(_Rows(job, row + 1, after))
                 job.open -= 1
-                self._fail(job, row, job.failed(row, None, cause, traceback.format_exc()))
+                trace = traceback.format_exc().rstrip()
+                self._fail(job, row, job.failed(row, None, cause, trace, in_worker=False))
                 break
         return items
+
+    def _descriptor(self, job: BatchJob, row: int) -> Any:
+        """The item of a row for an error; ``None`` where the data, which gave it once, now fails."""
+        try:
+            return self._groups[job.group].data[job.indices[row]]
+        except Exception:  # noqa: BLE001  see _chunk
+            return None
 
     def _died_of(self, job: BatchJob, row: int, how: str) -> bool:
         """Count a worker's death against an item; true when the item is given up."""
@@ -255,7 +263,7 @@ class Schedule:
         if self._deaths[key] < MOST_DEATHS:
             return False
         job.open -= 1
-        descriptor = self._groups[job.group].data[job.indices[row]]
+        descriptor = self._descriptor(job, row)
         self._fail(job, row, job.killed(row, descriptor, self._deaths.pop(key), how))
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,9 @@ from hydrax_cli.summary import describe
 from hydrax_cli.target import SourceOptions, Target, load_target
 from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
+
+if TYPE_CHECKING:
+    from hydrax_core import Dataloader
 
 __all__ = ["run"]
 
@@ -104,6 +108,7 @@ def run(
         loader = override(found.loader, asked)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    _check_start(loader)
     plan = describe(Target(found.name, loader))
     reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
     digest = RunDigest() if with_digest else None
@@ -116,3 +121,14 @@ def run(
         raise failure
     if result.interrupted:
         ctx.exit(_INTERRUPTED)
+
+
+def _check_start(loader: Dataloader[Any]) -> None:
+    """A run without a batch is nobody's wish."""
+    if loader.last_batch is not None and loader.first_batch >= loader.last_batch:
+        first = "{}:{}".format(*divmod(loader.first_batch, loader.batches_per_epoch))
+        end = "{}:{}".format(*divmod(loader.last_batch, loader.batches_per_epoch))
+        raise click.UsageError(
+            f"--start: the run would be empty, as it starts at {first} and stops before {end}; "
+            "start earlier, or say how long to run with --epochs or --batches"
+        )

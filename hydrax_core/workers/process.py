@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import pickle
@@ -103,9 +104,10 @@ class ProcessWorker:
             own, theirs = socket.socketpair()
             undo.callback(own.close)
             with theirs, contextlib.ExitStack() as passed:
-                lifeline, self._lifeline = os.pipe()
-                undo.callback(os.close, self._lifeline)
+                lifeline, kept = os.pipe()
                 passed.callback(os.close, lifeline)
+                self._lifeline = io.FileIO(kept, "w")  # Ctrl-C cannot have it closed twice, or never
+                undo.callback(self._lifeline.close)
                 fds = []
                 for fd in (theirs.fileno(), memory.fd, lifeline):
                     fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))  # 0 to 2, if closed here, are set anew there
@@ -126,6 +128,7 @@ class ProcessWorker:
         own.setblocking(False)
         self._channel = Channel(own)
         self._pidfd = _pidfd(self._process.pid)
+        self._pidfile = None if self._pidfd is None else io.FileIO(self._pidfd)  # which closes it, as with the lifeline
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._outputs = [_Output(self._process.stdout, "stdout"), _Output(self._process.stderr, "stderr")]
@@ -210,12 +213,9 @@ class ProcessWorker:
     def _close(self) -> None:
         for output in self._outputs:
             output.close()
-        lifeline, self._lifeline = self._lifeline, -1  # before it is closed: Ctrl-C in between must not do it twice
-        if lifeline >= 0:
-            os.close(lifeline)
-        pidfd, self._pidfd = self._pidfd, None
-        if pidfd is not None:
-            os.close(pidfd)
+        self._lifeline.close()
+        if self._pidfile is not None:
+            self._pidfile.close()
 
     def _how_it_ended(self) -> str:
         try:

@@ -80,15 +80,19 @@ class ThreadWorker:
         self._thread.join(seconds)
         if self._thread.is_alive():
             _logger.warning("a worker thread is still busy with an item and cannot be stopped; it is left behind")
-            return
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the bell."""
+        """Close the bell; the thread closes its end of it, whenever it ends."""
         self._bell.close()
-        self._ring.close()
+        if not self._thread.is_alive():
+            self._ring.close()
 
     def _run(self) -> None:
+        with self._ring:
+            self._serve()
+
+    def _serve(self) -> None:
         _worker.local.active = True
         try:
             if self._startup is not None:

@@ -139,6 +139,15 @@ def test_wrong_usage_is_told_and_ends_with_2(run, target, text, message):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("start", ["3", "2:56", "999:0"])
+def test_a_start_beyond_the_loaders_own_end_is_wrong_usage(run, start):
+    code, out, err = run("--start", start)  # the digits end after three epochs of 28 batches
+    assert (code, out) == (2, "")
+    assert "--start: the run would be empty" in err
+    assert "stops before 3:0" in err
+    assert run("--start", start, "--batches", "1", "--quiet", "--kind", "inline")[0] == 0
+
+
 def test_a_parameter_given_twice_is_refused(run, target):
     code, _, err = run(target, "-p", "bad=1", "-p", "bad=2")
     assert code == 2

@@ -3,8 +3,10 @@ import gc
 import itertools
 import json
 import logging
+import re
 import threading
 import time
+from collections import deque
 
 import jax
 import numpy as np
@@ -184,8 +186,23 @@ def test_start_at_carries_over_into_later_epochs():
     assert (batch.epoch, batch.epoch_batch, batch.batch_num) == (1, 2, 7)
 
 
-def test_a_start_beyond_the_end_gives_nothing():
-    assert records(inline(start_at=(10**9, 0))) == []
+@pytest.mark.parametrize(("start", "end"), [((10**9, 0), ("epoch", 1)), ((2, 0), ("epoch", 2)), ((0, 0), ("batch", 0))])
+def test_a_start_at_or_beyond_the_end_gives_nothing_and_says_so(start, end, caplog):
+    assert records(inline(start_at=start, end_at=end)) == []
+    (told,) = caplog.messages
+    assert told.startswith(f"start_at, end_at: the run is empty, as it starts at training batch {start[0] * 5} of all")
+
+
+def test_a_run_that_goes_on_at_its_end_says_nothing_of_an_empty_run(caplog):
+    with inline() as loader:
+        assert len(list(loader)) == 5
+    again = loader.replace(start_at=(3, 0))
+    again.load_state_dict(inline().state_dict())
+    assert len(records(again)) == 5
+    again = loader.replace()
+    again.load_state_dict(loader.state_dict())
+    assert records(again) == []
+    assert caplog.messages == []
 
 
 KINDS = ["inline", "thread", "process"]
@@ -748,13 +765,66 @@ def test_stats_count_what_happened():
     del batches
 
 
+class ManyItems:
+    def load(self, items, arrays, _seeds):
+        arrays["y"][...] = items
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_can_be_batched(kind):
+    load_all = batched(ManyItems().load)
+    with inline(loader=functools.partial(load_all), loader_kind=kind) as loader:
+        assert [batch.arrays["y"].tolist() for batch in loader] == [[*range(n, n + 4)] for n in range(0, 20, 4)]
+
+
+def test_what_cannot_be_called_cannot_be_batched():
+    with pytest.raises(TypeError, match=r"batched: expected a function of .* got 5"):
+        batched(5)
+
+
 def test_live_batches_and_their_holders_are_listed():
-    with inline() as loader:
+    class Trainer:
+        pass
+
+    def waiting(batch):
+        yield batch
+
+    def using(batch):
+        return lambda: batch
+
+    with inline(group(100)) as loader:
         mine = next(loader)
+        several = [0, next(loader), next(loader)]
+        several[0] = several[2]
+        by_name = {"last": next(loader)}
+        trainer = Trainer()
+        trainer.batch = next(loader)
+        trainer.history = {"all": [next(loader)]}
+        trainer.ring = deque([next(loader)])
+        generator = waiting(next(loader))
+        next(generator)
+        function = using(next(loader))
+        members = {next(loader)}
         text = hydrax_core.debug_batch_references()
+    holders = {int(number): line.strip() for number, line in re.findall(r"batch (\d+):.*\n(.*)", text)}
+    where = f"test_live_batches_and_their_holders_are_listed, {__file__}:"
+    for number, expected in enumerate(
+        [
+            f"variable mine in {where}",
+            f"a list, at 1 (variable several in {where}",
+            f"a list, at 0, 2 (variable several in {where}",
+            f"a dict, at 'last' (variable by_name in {where}",
+            f"a Trainer, at .batch (variable trainer in {where}",
+            "a list, at 0 (in a dict, at 'all')",
+            "a deque, at 0 (attribute ring of a Trainer)",
+            f"variable batch in waiting, {__file__}:",
+            "a cell (variable batch that test_live_batches_and_their_holders_are_listed.<locals>.using.",
+            f"a set (variable members in {where}",
+        ]
+    ):
+        assert holders[number].startswith(expected)
     assert "training group 0, epoch 0, batch 0" in text
-    assert "variable mine in test_live_batches" in text
-    del mine
+    del mine, several, by_name, trainer, generator, function, members
 
 
 def test_timeout_says_what_every_worker_does():

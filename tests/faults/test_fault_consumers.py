@@ -374,7 +374,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_workers_alive():
     # The child inherits the lifelines; it must let go of them, or the workers would survive a killed parent.
     with Dataloader(fill, group(), loader_count=2) as loader:
         next(loader)
-        lifelines = [member.worker._lifeline for member in loader._engine._driver._crew.members]
+        lifelines = [member.worker._lifeline.fileno() for member in loader._engine._driver._crew.members]
         pipes = {Path(f"/proc/self/fd/{fd}").readlink() for fd in lifelines}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

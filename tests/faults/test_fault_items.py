@@ -204,6 +204,54 @@ def test_data_of_which_nothing_can_be_sent_is_no_reason_to_wait():
     assert loader.stats().skipped_batches == 4
 
 
+def test_a_run_that_skips_everything_ends_with_the_same_error_whatever_is_loaded_by_then():
+    failures = []
+
+    def load(item, arrays, seed):
+        if item == 0 and not failures:
+            wait_until(lambda: len(failures) > 9)  # more than an epoch is settled at once with the first batch
+            return fill(item, arrays, seed)
+        failures.append(item)
+        raise ValueError(item)
+
+    data = group(8, 1, shuffle_first=False, shuffle_later="repeat")
+    with Dataloader(load, data, loader_kind="thread", loader_count=2, depth=14, on_error="skip") as loader:
+        assert next(loader).indices == (0,)
+        with pytest.raises(LoaderError, match="8 batches in a row were skipped") as caught:
+            next(loader)
+        assert caught.value.address.batch_num == loader.stats().skipped_batches == 8
+
+
+def test_data_that_fails_now_and_then_fails_items_not_the_run():
+    class Flaky:
+        def __init__(self):
+            self.calls = 0
+
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            self.calls += 1
+            if self.calls % 3 == 0:
+                raise OSError(f"the disk of {index} is away")
+            return index
+
+    def load(item, arrays, seed):
+        if item % 5 == 0:
+            raise ValueError(item)
+        return fill(item, arrays, seed)
+
+    with Dataloader(load, group(Flaky(), 4), end_at=("epoch", 1), timeout_sec=10) as loader:
+        found = collect(loader)
+    assert len(found) == 16
+    causes = [error.cause for error in found if isinstance(error, LoaderError)]
+    assert len(causes) == len([error for error in found if isinstance(error, Exception)])
+    assert {cause.partition(":")[0].partition("[")[0] for cause in causes} == {"data", "ValueError"}
+    for error in found:
+        if isinstance(error, LoaderError):
+            assert ("In the main process:" in str(error)) == (not error.in_worker) == error.cause.startswith("data[")
+
+
 def test_failures_do_not_race_ahead_of_the_consumer(tmp_path):
     calls = []
 

@@ -1,0 +1,76 @@
+"""What is remembered from one batch to the next stays right when Ctrl-C comes between any two steps of Python."""
+
+import sys
+
+import pytest
+
+from hydrax_core import order, plan
+from hydrax_core.order import GroupOrder
+from hydrax_core.plan import Interleaving, Plan
+
+
+class Stop:
+    """Raises KeyboardInterrupt before an instruction of the two files: ``stop`` counts them from 0."""
+
+    def __init__(self, stop):
+        self.left = stop
+
+    def __enter__(self):
+        sys.settrace(self._call)
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def _call(self, frame, _event, _arg):
+        if frame.f_code.co_filename not in (order.__file__, plan.__file__):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._opcode
+
+    def _opcode(self, _frame, event, _arg):
+        if event == "opcode":
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return self._opcode
+
+
+def interrupted_everywhere(make, ask, first, second):
+    """Ask for ``first``, then for ``second`` with an interrupt at each step in turn, then for both again."""
+    truth = [ask(make(), first), ask(make(), second)]
+    step = 0
+    while True:
+        made = make()
+        ask(made, first)
+        try:
+            with Stop(step):
+                ask(made, second)
+        except KeyboardInterrupt:
+            assert [ask(made, second), ask(made, first)][::-1] == truth, step
+            step += 1
+        else:
+            return step
+
+
+@pytest.mark.parametrize("later", ["itemwise", "batchwise", "reseed"])
+def test_an_order_interrupted_at_any_step_stays_right(later):
+    def make():
+        return GroupOrder(1000, 8, 125, 7, shuffle_first=True, shuffle_later=later)
+
+    assert interrupted_everywhere(make, lambda made, place: made.batch(*place), (1, 3), (2, 5)) > 100
+
+
+def test_groups_that_interleave_interrupted_at_any_step_stay_right():
+    def make():
+        return Interleaving([2, 5, 9], interleave=True)
+
+    assert interrupted_everywhere(make, Interleaving.locate, 3, 14) > 10
+
+
+def test_a_plan_interrupted_at_any_step_stays_right():
+    def make():
+        groups = [(GroupOrder(n, 2, n // 2, n, shuffle_first=True, shuffle_later="itemwise"), n // 2) for n in (6, 10)]
+        return Plan(groups, groups[:1], 5, interleave=True)
+
+    assert interrupted_everywhere(make, Plan.batch, 2, 23) > 100
