@@ -86,7 +86,8 @@ def test_views_taken_before_close_stay_what_they_were(view):
         assert x[:, 0].tolist() == np.sin(np.array(indices) + 1.0).astype("float32").tolist()
 
 
-def test_arrays_deleted_while_computed_with_change_no_result():
+@pytest.mark.parametrize("way", ["close", "delete", "drop"])
+def test_arrays_deleted_while_computed_with_change_no_result(way):
     slow = jax.jit(lambda x: jax.lax.fori_loop(0, 60, lambda _, a: a + jnp.sin(x) * 0, x).sum())
     big = group(480, 4, loader_arrays={"x": ((128, 128), "float32")}, shuffle_first=False)
 
@@ -97,7 +98,11 @@ def test_arrays_deleted_while_computed_with_change_no_result():
     with Dataloader(load, big, end_at=("epoch", 1)) as loader:
         for batch in loader:
             found.append((slow(batch.arrays["x"]), sum(batch.indices) * 128 * 128))
-            batch.close()
+            if way == "close":
+                batch.close()
+            elif way == "delete":
+                batch.arrays["x"].delete()
+            del batch
     assert [float(result) for result, _ in found] == [float(truth) for _, truth in found]
 
 
@@ -268,13 +273,13 @@ def test_a_loader_dropped_in_a_cycle_ends_by_itself():
 
 
 @limit(30, 600)
-def test_a_loader_an_epoch_for_many_epochs_grows_nothing(record_property):
-    count = rounds(12, 200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loader_an_epoch_for_many_epochs_grows_nothing(kind, record_property):
+    count = rounds(12 if kind == "process" else 200, 200 if kind == "process" else 2000)
     record_property("rounds", count)
     expected = undisturbed(group(), end_at=("epoch", 1))
 
-    def epoch(number):
-        kind = KINDS[number % 3] if count < 100 else "process"
+    def epoch():
         with Dataloader(fill, group(), end_at=("epoch", 1), loader_kind=kind, loader_count=2) as loader:
             assert contents(loader) == expected
 
@@ -282,16 +287,19 @@ def test_a_loader_an_epoch_for_many_epochs_grows_nothing(record_property):
         gc.collect()
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def files():
-        return len(list(Path("/proc/self/fd").iterdir()))
+    def files_and_mappings():
+        return [len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("fd", "map_files")]
 
-    for number in range(6):  # allocators reach their level
-        epoch(number)
-    before = resident(), threading.active_count(), files()
-    for number in range(count):
-        epoch(number)
+    for _ in range(6 if kind == "process" else 20):  # allocators reach their level
+        epoch()
+    before = resident(), threading.active_count(), files_and_mappings()
+    for _ in range(count):
+        epoch()
     assert resident() - before[0] < 4 << 20
-    assert (threading.active_count(), files()) == before[1:]
+    assert threading.active_count() == before[1]
+    files, mappings = files_and_mappings()
+    assert files == before[2][0]
+    assert mappings <= before[2][1] + 4  # of the allocator's own
 
 
 def test_interrupt_in_a_signal_handler_ends_the_iteration():
@@ -409,14 +417,14 @@ def test_a_stopped_worker_is_named_goes_on_and_can_be_left():
 
 @limit(30, 900)
 def test_workers_killed_at_random_moments_change_nothing(record_property):
-    count, kills = rounds((1, 12), (3, 100))
+    count, kills = rounds(1, 20), 100
     record_property("rounds", count * kills)
 
     def load(item, arrays, seed):
-        time.sleep(0.0005)
+        time.sleep(0.0003)
         return fill(item, arrays, seed)
 
-    items = 40 * kills
+    items = 80 * kills
     expected = undisturbed(group(items))
     for seed in range(count):
         chance = random.Random(seed)
@@ -427,7 +435,7 @@ def test_workers_killed_at_random_moments_change_nothing(record_property):
                 found += contents([batch])
                 alive = [worker for worker in loader.stats().workers if worker.state in ("busy", "idle")]
                 alive = [worker.pid for worker in alive if worker.pid not in killed]
-                if len(killed) < kills and alive and chance.random() < 0.3:
+                if len(killed) < kills and alive and chance.random() < 0.5:
                     until = time.perf_counter() + chance.random() * 0.002
                     while time.perf_counter() < until:  # so that it hits anywhere in an item's life
                         pass
@@ -436,4 +444,4 @@ def test_workers_killed_at_random_moments_change_nothing(record_property):
                     os.kill(pid, signal.SIGKILL)
             assert loader.stats().worker_restarts >= len(killed) - 2  # the last ones may not have been missed yet
         assert found == expected, f"seed {seed}"
-        assert len(killed) >= kills // 2
+        assert len(killed) == kills, f"seed {seed}"

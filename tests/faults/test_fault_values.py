@@ -1,6 +1,7 @@
 """Values at the borders: dtypes, sizes, counts, seeds, positions, and arguments and states that are nonsense."""
 
 import functools
+import inspect
 import json
 import operator
 
@@ -14,7 +15,7 @@ from faultloads import fill
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from hydrax_core import DataGroup, Dataloader, PlacementError, StateMismatchError, ValidationBatch
+from hydrax_core import DataGroup, Dataloader, LoaderError, PlacementError, StateMismatchError, ValidationBatch
 
 pytestmark = limit(20)
 
@@ -219,6 +220,8 @@ GROUP_ARGUMENTS = {
     "cache_arrays": st.none(),
     "cache_location": st.none(),
     "cache_readonly": st.just(False),
+    "cache_by": st.sampled_from(["batch", "item"]),
+    "cache_pickle": st.booleans(),
 }
 LOADER_ARGUMENTS = {
     "loader_func": st.just(fill),
@@ -235,7 +238,7 @@ LOADER_ARGUMENTS = {
     "timeout_sec": st.sampled_from([None, 0, 5, 60.0]),
     "startup_func": st.sampled_from([None, dict]),
     "placement_func": st.none(),
-    "loader_kind": st.just("inline"),
+    "loader_kind": st.sampled_from(["inline", "thread"]),
     "on_error": st.sampled_from(["raise", "skip", "substitute"]),
     "max_held": st.sampled_from([None, 5, 50]),
 }
@@ -256,6 +259,11 @@ def assert_named(error, names):
     """The error is about one of the arguments that are odd (or about one that does not go with them), by name."""
     text = str(error)
     assert any(text.startswith((f"{name}:", f"{name}[", f"{name}=", f"{name},")) for name in names), text
+
+
+@pytest.mark.parametrize(("made", "arguments"), [(DataGroup, GROUP_ARGUMENTS), (Dataloader, LOADER_ARGUMENTS)])
+def test_no_argument_is_left_out_below(made, arguments):
+    assert set(inspect.signature(made).parameters) == set(arguments)
 
 
 def assert_keeps_its_promises(loader):
@@ -293,6 +301,9 @@ def test_arguments_of_a_group_make_a_loader_or_an_error_that_names_them(drawn):
     if loader.slot_bytes > 1 << 20:
         with pytest.raises(MemoryError, match="batch_size"):
             next(loader)
+    elif "data" in names and not all(isinstance(item, int | np.integer) for item in training):
+        with loader, pytest.raises(LoaderError, match="item"):
+            list(loader)
     elif training.cache_location is None and training.loader_layouts.keys() >= ARRAYS.keys():
         assert_keeps_its_promises(loader)
 
@@ -308,7 +319,7 @@ def test_arguments_of_a_loader_make_one_or_an_error_that_names_them(drawn):
     for name in ("loader_kind", "loader_func", "placement_func", "startup_func"):
         if name in names and callable(arguments[name]) and arguments[name] is not fill:
             return  # it takes what is expected, so what it does is its own affair
-    if isinstance(arguments["loader_kind"], str) and arguments["loader_kind"] == "process":
+    if isinstance(arguments["loader_kind"], str) and arguments["loader_kind"] == "process" and not LONG:
         arguments["loader_kind"] = "inline"  # it is quicker
     try:
         loader = Dataloader(**arguments)
