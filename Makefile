@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH := .venv-bench
 
-.PHONY: run test lint faults bench bench-docs bench-short clean
+.PHONY: run test lint faults soak bench bench-docs bench-short clean
 
 run: $(STAMP)
 	$(BIN)/hydrax run
@@ -20,6 +20,10 @@ lint: $(STAMP)
 # The fault suites with many more seeded rounds: about ten minutes.
 faults: $(STAMP)
 	HYDRAX_FAULTS=long HYDRAX_CACHE_ROUNDS=1000 HYDRAX_CACHE_KILLS=100 $(BIN)/python -m pytest tests/faults tests/core/cache
+
+# The digits example trains for half an hour (SOAK_MINUTES) while its workers are killed and inspectors come and go.
+soak: $(STAMP)
+	$(BIN)/python tests/faults/soak.py
 
 # Side by side with the peers, in an environment of its own: ARGS="--only tiny --rounds 1"; tests/benchmarks/README.md.
 bench: $(BENCH)/.installed

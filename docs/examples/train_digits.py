@@ -99,4 +99,5 @@ def main():
     print(f"{accuracy:.1%} after {time.perf_counter() - started:.1f} s")
 
 
-main()
+if __name__ == "__main__":
+    main()
