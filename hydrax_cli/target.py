@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["SourceOptions", "Target", "load_target"]
 
 _DIGITS_EPOCHS = 3
+_PATIENCE_SECONDS = 10.0
 _OWN_FOLDERS = tuple(os.path.join(str(Path(__file__).parents[1]), name, "") for name in ("hydrax_cli", "hydrax_core"))  # noqa: PTH118  a prefix that ends with a separator
 
 
@@ -172,6 +174,8 @@ def _attribute(module: ModuleType, place: str, attribute: str) -> Any:
             close = difflib.get_close_matches(part, _candidates(found), n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise click.UsageError(f"TARGET: {place} has no {attribute!r}{hint}") from None
+        except Exception as error:
+            raise TargetError(f"{place}:{attribute} failed\n\n{_users_traceback(error)}") from error
     return found
 
 
@@ -192,7 +196,10 @@ def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataload
 
 
 def _arguments(function: Callable[..., Any], target: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-    known = inspect.signature(function).parameters
+    try:
+        known = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return dict(parameters)  # some builtins do not tell
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     named = {
         name: parameter
@@ -222,11 +229,30 @@ def _listed(names: Iterable[str]) -> str:
 
 @contextmanager
 def _users_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into a ``TargetError`` with the part of the traceback that is theirs."""
+    """Turn whatever the user's code raises into a ``TargetError`` with the part of the traceback that is theirs.
+
+    What takes long is named while it does, and where it was when Ctrl-C ended it.
+    """
+    notice = threading.Timer(_PATIENCE_SECONDS, _tell_of_a_long_wait, [what])
+    notice.daemon = True
+    notice.start()
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+        if frames:
+            click.echo(f"{what} was at {frames[-1].filename}:{frames[-1].lineno}", err=True)
+        raise
+    except BaseException as error:
         raise TargetError(f"{what} failed\n\n{_users_traceback(error)}") from error
+    finally:
+        notice.cancel()
+
+
+def _tell_of_a_long_wait(what: str) -> None:
+    click.echo(
+        f"{what} has been running for {_PATIENCE_SECONDS:g} s; there is no loader yet (Ctrl-C stops it)", err=True
+    )
 
 
 def _users_traceback(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hydrax_cli.options import loader_options
 from hydrax_cli.output import result_json
 from hydrax_cli.overrides import Overrides, override
 from hydrax_cli.reporters import choose_reporter
+from hydrax_cli.streams import own_output
 from hydrax_cli.summary import describe
 from hydrax_cli.target import SourceOptions, Target, load_target
 from hydrax_core.cache import caches
@@ -92,7 +94,6 @@ def run(
     Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
     wrong usage, 130 interrupted.
     """
-    found = load_target(target, parameters, SourceOptions(batch_size=batch_size, seed=seed, size=size))
     asked = Overrides(
         epochs=epochs,
         batches=batches,
@@ -104,18 +105,20 @@ def run(
         start=start,
         cache=cache,
     )
-    try:
-        loader = override(found.loader, asked)
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
-    _check_start(loader)
-    plan = describe(Target(found.name, loader))
-    reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
-    digest = RunDigest() if with_digest else None
-    result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)
-    if json_file == "-":
-        click.echo(result_json(result))
-    elif json_file is not None:
+    with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
+        found = load_target(target, parameters, SourceOptions(batch_size=batch_size, seed=seed, size=size))
+        try:
+            loader = override(found.loader, asked)
+        except (TypeError, ValueError) as error:
+            raise click.UsageError(str(error)) from error
+        _check_start(loader)
+        plan = describe(Target(found.name, loader))
+        reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
+        digest = RunDigest() if with_digest else None
+        result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)
+        if json_file == "-":
+            click.echo(result_json(result), file=output)
+    if json_file not in (None, "-"):
         Path(json_file).write_text(f"{result_json(result)}\n", "utf-8")
     if failure is not None:
         raise failure

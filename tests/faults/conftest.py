@@ -8,7 +8,7 @@ import jax
 import leaks
 import numpy as np
 import pytest
-from faultkit import KINDS, group
+from faultkit import KINDS, group, kill_started
 from faultloads import fill
 
 from hydrax_core import Dataloader, placement
@@ -37,6 +37,7 @@ def _warm(tmp_path_factory):
 def _nothing_left(request, _warm):
     before = leaks.holdings()
     yield
+    kill_started()
     report = request.node.stash.get(_CALL, None)
     if report is not None and report.passed:  # the traceback of a failure keeps what the test had
         left = leaks.leaked_since(before)

@@ -1,5 +1,6 @@
 """What the fault tests share: rounds, batches that tell everything about themselves, digests, programs of their own."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -79,6 +80,25 @@ def indices(found):
     return [entry.index if isinstance(entry, Exception) else None for entry in found]
 
 
+def damaged(data, chance):
+    """The bytes with some flipped, cut out, doubled or put in."""
+    found = bytearray(data)
+    for _ in range(chance.choice([1, 1, 1, 2, 5, 20])):
+        place = chance.randrange(len(found) + 1) if found else 0
+        what = chance.random()
+        if what < 0.5 and place < len(found):
+            found[place] ^= 1 << chance.randrange(8)
+        elif what < 0.65:
+            del found[place:]
+        elif what < 0.75:
+            del found[place : place + chance.randrange(1, 64)]
+        elif what < 0.85:
+            found[place:place] = chance.randbytes(chance.randrange(1, 64))
+        else:
+            found[place : place + 4] = chance.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"])
+    return bytes(found)
+
+
 def wait_until(condition, seconds=10.0):
     """Wait for something that another thread or process does."""
     deadline = time.monotonic() + seconds
@@ -121,9 +141,26 @@ def python(code, *, seconds=30.0, check=True, **options):
     return result
 
 
+STARTED = []
+"""Programs that a test started; what still runs when it ends, as after a time-out, is killed then."""
+
+
+def kill_started():
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what is still to be written to a dead program
+                    stream.close()
+
+
 def start_python(code, *, arguments=(), env=None, flags=(), **options):
     environment = {**os.environ, "HYDRAX_FAULTS_FOLDER": str(Path(__file__).parent), **(env or {})}
     environment = {name: value for name, value in environment.items() if value is not None}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     program = PREAMBLE + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, *flags, "-c", program, *arguments], env=environment, **options)
+    STARTED.append(subprocess.Popen([sys.executable, *flags, "-c", program, *arguments], env=environment, **options))
+    return STARTED[-1]

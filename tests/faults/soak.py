@@ -38,7 +38,7 @@ class Soak:
 
     digests: list = field(default_factory=list)
     right: float = 0.0
-    kills: int = 0
+    killed: set = field(default_factory=set)
     memory: list = field(default_factory=list)
     end: dict = field(default_factory=dict)
     error: str = ""
@@ -142,8 +142,9 @@ def disturb(training, seconds, chance, inspectors, soak):
     def kill():
         workers = list(workers_of(training.pid))
         if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
-            soak.kills += 1
+            pid = chance.choice(workers)
+            os.kill(pid, signal.SIGKILL)
+            soak.killed.add(pid)  # one that takes its time to die may be hit twice
         return chance.uniform(0.1, 3)
 
     def sample():
@@ -234,7 +235,7 @@ def judged(seconds, soak, inspectors):
     different = first_difference(soak)
     main_growth = growth(soak, seconds, lambda sample: sample.main)
     worker_growth = growth(soak, seconds, Sample.a_worker)
-    restarts = soak.end.get("restarts", -1)
+    restarts, kills = soak.end.get("restarts", -1), len(soak.killed)
     checks = {
         "the training ends by itself": (not soak.error and soak.code == 0, soak.error or f"exit code {soak.code}"),
         "it says only that workers are replaced": (not soak.said, "; ".join(soak.said) or "yes"),
@@ -242,7 +243,7 @@ def judged(seconds, soak, inspectors):
             different is None and len(soak.digests) > 0,
             f"{len(soak.digests)} epochs" if different is None else f"epoch {different} differs",
         ),
-        "every killed worker is replaced": (soak.kills - 2 <= restarts <= soak.kills, f"{restarts} of {soak.kills}"),
+        "every killed worker is replaced": (kills - 2 <= restarts <= kills, f"{restarts} of {kills}"),
         "the main process's memory is flat": (main_growth < GROWTH_BYTES, f"{main_growth / 1e6:+.1f} MB"),
         "a worker's memory is flat": (worker_growth < GROWTH_BYTES, f"{worker_growth / 1e6:+.1f} MB"),
         "the training leaves nothing behind": (soak.end.get("left") == {}, str(soak.end.get("left"))),
@@ -258,7 +259,7 @@ def show(seconds, seed, soak, checks, inspectors):
     coming_and_going = "no inspector, as `hydrax inspect` has no --attach" if inspectors is None else "inspectors came"
     batches = soak.end.get("batches")
     print(f"soak of {seconds / 60:g} minutes, seed {seed}: {len(soak.digests)} epochs, {batches} batches of the digits")  # noqa: T201  a program
-    print(f"{soak.kills} workers killed, {coming_and_going}; {soak.right:.1%} of the digits right at the end")  # noqa: T201  same
+    print(f"{len(soak.killed)} workers killed, {coming_and_going}; {soak.right:.1%} of the digits right at the end")  # noqa: T201  same
     for name, values in (("main process", [s.main for s in level]), ("a worker", [s.a_worker() for s in level])):
         if values:
             print(f"PSS of {name} after the warm-up: {min(values) / 1e6:.1f} to {max(values) / 1e6:.1f} MB")  # noqa: T201  same

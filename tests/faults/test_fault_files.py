@@ -9,31 +9,12 @@ import zlib
 
 import numpy as np
 import pytest
-from faultkit import limit, rounds
+from faultkit import damaged, limit, rounds
 
 from hydrax_core import Dataloader, LoaderError
 from hydrax_core.sources import image_folder, numpy_rows
 
 pytestmark = limit(30, 300)
-
-
-def damaged(data, chance):
-    """The bytes with some flipped, cut out, doubled or put in."""
-    found = bytearray(data)
-    for _ in range(chance.choice([1, 1, 1, 2, 5, 20])):
-        place = chance.randrange(len(found) + 1) if found else 0
-        what = chance.random()
-        if what < 0.5 and place < len(found):
-            found[place] ^= 1 << chance.randrange(8)
-        elif what < 0.65:
-            del found[place:]
-        elif what < 0.75:
-            del found[place : place + chance.randrange(1, 64)]
-        elif what < 0.85:
-            found[place:place] = chance.randbytes(chance.randrange(1, 64))
-        else:
-            found[place : place + 4] = chance.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0"])
-    return bytes(found)
 
 
 def array_files():
