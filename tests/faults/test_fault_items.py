@@ -295,6 +295,21 @@ def test_an_endless_item_of_a_thread_is_named_and_can_end_later():
         assert contents(loader) == expected[1:]
 
 
+def test_a_thread_left_behind_with_its_item_leaves_nothing_once_that_ends(caplog):
+    release = threading.Event()
+
+    def load(item, arrays, seed):
+        if item == 11:
+            release.wait()
+        return fill(item, arrays, seed)
+
+    with Dataloader(load, group(shuffle_first=False), timeout_sec=0.2, loader_kind="thread") as loader:
+        timed_out(loader, "worker 0 is busy with item 11")
+    assert "it is left behind" in caplog.text
+    caplog.clear()
+    release.set()  # the check after the test looks for its thread and its sockets
+
+
 def test_megabytes_of_prints_arrive_whole_and_hinder_nothing(monkeypatch):
     def load(item, arrays, seed):
         if item == 5:

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from faultkit import contents, group, limit, python, start_python, undisturbed, wait_until
+from faultkit import contents, group, limit, python, rounds, start_python, undisturbed, wait_until
 from faultloads import fill
 
 from hydrax_core import Dataloader, LoaderError
 
-pytestmark = limit(30)
+pytestmark = limit(30, 600)
 
 BUSY = """
     import re, time
@@ -273,6 +273,38 @@ def test_a_message_cut_in_the_middle_is_as_none(tmp_path):
     with Dataloader(load, group(), end_at=("epoch", 1), loader_count=2, timeout_sec=15) as loader:
         assert contents(loader) == expected
         assert loader.stats().worker_restarts == 4
+
+
+def test_messages_cut_at_any_byte_are_as_none(record_property):
+    count = rounds(24, 1000)
+    record_property("rounds", count)
+
+    def cut_messages():
+        from hydrax_core.workers.messages import Channel  # noqa: PLC0415  in the worker
+
+        send = Channel.send
+
+        def send_or_die(self, payload):
+            if random.random() < 0.1:
+                frame = len(payload).to_bytes(8, "little") + payload
+                os.write(self.fileno(), frame[: random.randrange(len(frame))])
+                os.kill(os.getpid(), signal.SIGKILL)
+            send(self, payload)
+
+        Channel.send = send_or_die
+
+    def load(item, arrays, seed):
+        return {**fill(item, arrays, seed), "long": bytes([item]) * 30_000}
+
+    many, cuts = group(400), 0
+    with Dataloader(load, many, end_at=("epoch", 1), loader_kind="inline") as loader:
+        expected = contents(loader)
+    while cuts < count:
+        with Dataloader(
+            load, many, end_at=("epoch", 1), loader_count=2, timeout_sec=20, startup_func=cut_messages
+        ) as loader:
+            assert contents(loader) == expected
+        cuts += loader.stats().worker_restarts
 
 
 def test_a_worker_whose_socket_is_closed_is_replaced(tmp_path):
