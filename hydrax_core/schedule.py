@@ -65,6 +65,8 @@ class Schedule:
         """How many share the work."""
         self._on_error = on_error
         self._substitute = substitute
+        self._counts = [isinstance(group.data, range) and group.data == range(len(group.data)) for group in groups]
+        """Whether the descriptors of a group are their own indices: then there is nothing to look up."""
         self._uncut: deque[BatchJob] = deque()
         self._again: deque[_Rows] = deque()
         self._sent: dict[int, _Rows] = {}
@@ -219,7 +221,9 @@ class Schedule:
         job = rows.job
         end = rows.first + rows.count
         try:
-            items = list(map(self._groups[job.group].data.__getitem__, job.indices[rows.first : end]))
+            items = job.indices[rows.first : end]
+            if not self._counts[job.group]:
+                items = list(map(self._groups[job.group].data.__getitem__, items))
         except Exception:  # noqa: BLE001  the user's sequence may raise anything
             items = self._items_before_the_bad_one(rows)
             if not items:
