@@ -75,7 +75,19 @@ def throughput(job: Job) -> dict[str, Any]:
     consumer = Consumer(job)
     batches = consumer.open()
     consumer.warm(batches)
-    return _rate(job, lambda: consumer.total(next(batches)).block_until_ready()) | {"close": batches}
+    found = _rate(job, lambda: consumer.total(next(batches)).block_until_ready())
+    return found | _settled() | {"close": batches}
+
+
+def _settled() -> dict[str, Any]:
+    """What a loader that chooses its own settings has chosen."""
+    import peers  # noqa: PLC0415
+
+    return {
+        name: getattr(stats, name)
+        for stats in (loader.stats() for loader in peers.TUNED)
+        for name in ("loader_count", "depth")
+    }
 
 
 def filling(job: Job) -> dict[str, Any]:

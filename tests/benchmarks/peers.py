@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 Batches = Iterator[tuple[Any, ...]]
 
 
+TUNED: list[Any] = []
+"""The loader of this process, where it chooses its own settings: ``stats()`` says which."""
+
+
 class NotSupportedError(Exception):
     """This version of the package has no such setting: nothing was measured, and nothing failed."""
 
@@ -51,6 +55,8 @@ def hydrax_core(job: Job) -> Batches:
         raise NotSupportedError(f"not supported: {error}") from error
     if state is not None:
         loader.load_state_dict(state)
+    if "auto" in options.values():
+        TUNED.append(loader)
     with loader, _a_client() if attached else contextlib.nullcontext():
         yield from _emptied(loader)
 
