@@ -72,10 +72,14 @@ class Consumer:
 
 
 def throughput(job: Job) -> dict[str, Any]:
+    import peers  # noqa: PLC0415
+
     consumer = Consumer(job)
     batches = consumer.open()
     consumer.warm(batches)
     found = _rate(job, lambda: consumer.total(next(batches)).block_until_ready())
+    if any(client.poll() is not None for client in peers.CLIENTS):
+        raise RuntimeError("the attached client ended before the measurement did")
     return found | _settled() | {"close": batches}
 
 
