@@ -72,10 +72,26 @@ class Consumer:
 
 
 def throughput(job: Job) -> dict[str, Any]:
+    import peers  # noqa: PLC0415
+
     consumer = Consumer(job)
     batches = consumer.open()
     consumer.warm(batches)
-    return _rate(job, lambda: consumer.total(next(batches)).block_until_ready()) | {"close": batches}
+    found = _rate(job, lambda: consumer.total(next(batches)).block_until_ready())
+    if any(client.poll() is not None for client in peers.CLIENTS):
+        raise RuntimeError("the attached client ended before the measurement did")
+    return found | _settled() | {"close": batches}
+
+
+def _settled() -> dict[str, Any]:
+    """What a loader that chooses its own settings has chosen."""
+    import peers  # noqa: PLC0415
+
+    return {
+        name: getattr(stats, name)
+        for stats in (loader.stats() for loader in peers.TUNED)
+        for name in ("loader_count", "depth")
+    }
 
 
 def filling(job: Job) -> dict[str, Any]:

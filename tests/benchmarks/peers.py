@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 Batches = Iterator[tuple[Any, ...]]
 
 
+TUNED: list[Any] = []
+"""The loader of this process, where it chooses its own settings: ``stats()`` says which."""
+
+CLIENTS: list[subprocess.Popen[bytes]] = []
+"""Inspectors attached to this process."""
+
+
 class NotSupportedError(Exception):
     """This version of the package has no such setting: nothing was measured, and nothing failed."""
 
@@ -51,6 +58,8 @@ def hydrax_core(job: Job) -> Batches:
         raise NotSupportedError(f"not supported: {error}") from error
     if state is not None:
         loader.load_state_dict(state)
+    if "auto" in options.values():
+        TUNED.append(loader)
     with loader, _a_client() if attached else contextlib.nullcontext():
         yield from _emptied(loader)
 
@@ -58,7 +67,7 @@ def hydrax_core(job: Job) -> Batches:
 @contextlib.contextmanager
 def _a_client() -> Iterator[None]:
     """The inspector, attached to this process in a terminal of its own."""
-    command = [sys.executable, "-m", "hydrax_cli.main", "inspect"]
+    command = [sys.executable, "-c", "from hydrax_cli.main import main; main()", "inspect"]
     asked = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     if "--attach" not in asked.stdout:
         raise NotSupportedError("not supported: hydrax inspect has no --attach")
@@ -71,10 +80,9 @@ def _a_client() -> Iterator[None]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    CLIENTS.append(client)
     try:
         yield
-        if client.poll() is not None:
-            raise RuntimeError("the client ended before the measurement did")
     finally:
         client.kill()
         client.wait()

@@ -101,7 +101,9 @@ def case_text(case: Mapping[str, Any] | None) -> str:
     values = case["values"]
     spread = f" ±{(max(values) - min(values)) / 2 / case['median']:.0%}" if len(values) > 1 and case["median"] else ""
     failed = f" ({len(case['errors'])} failed)" if case["errors"] else ""
-    return f"{number(case['median'])}{spread}{failed}"
+    more = case["more"]
+    settled = f" ({more['loader_count']:g} x {more['depth']:g})" if "depth" in more else ""
+    return f"{number(case['median'])}{spread}{settled}{failed}"
 
 
 def reason(text: str) -> str:

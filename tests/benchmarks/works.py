@@ -285,7 +285,7 @@ def _monitor() -> Work:
     cases = {
         "off": replace(job, options='{"monitor": false}'),
         "no client": replace(job, options='{"monitor": true}'),
-        "a client": replace(job, options='{"monitor": true, "attached": true}'),
+        "a client": replace(job, options='{"monitor": true, "attached": true}', warmup=4.0),
     }
     marks = (
         Mark("off, nobody attached", ("no client",), ("off",), 0.99),
