@@ -50,7 +50,14 @@ _path = click.argument("path", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
 
 
-@click.group(short_help="Look into, check and remove caches on disk.")
+class _InThisOrder(click.Group):
+    """A group that lists its commands as they come to mind: look, check, remove."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_InThisOrder, short_help="Look into, check and remove caches on disk.")
 def cache() -> None:
     """Look into, check and remove caches on disk.
 
@@ -62,7 +69,10 @@ def cache() -> None:
 @_path
 @_json
 def show(path: Path, *, as_json: bool) -> None:
-    """Show what a cache holds: arrays, coverage, room on the disk, who made it and when."""
+    """Show what a cache holds: arrays, coverage, room on the disk, who made it and when.
+
+    Exit codes: 0 done, 1 it cannot be read, 2 wrong usage.
+    """
     found, errors = [], []
     with _findings_only():
         for folder in _caches(path):
@@ -83,7 +93,7 @@ def show(path: Path, *, as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Remove what is bad, so that it is loaded anew.")
 @click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
 @click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
-@content_options
+@content_options(size_default="that of the cache")
 @_json
 @click.pass_context
 def check(
@@ -159,6 +169,8 @@ def remove(
 
     It shows first what goes and how much room that frees, and asks. Where there is no terminal to ask on, it wants
     --yes. While a run uses the cache it refuses.
+
+    Exit codes: 0 done, 1 declined or failed, 2 wrong usage.
     """
     conditions: dict[str, Any] = {"epoch": epoch, "older_than": older_than, "corrupt": corrupt}
     folders = _caches(path)
@@ -167,7 +179,7 @@ def remove(
     done = [(folder, clear(folder, dry_run=True, **conditions)) for folder in folders]
     fits = any(planned.entries or planned.files for _, planned in done)
     asks = fits and not dry_run and not yes
-    if asks or not as_json:
+    if asks or (fits and not as_json):
         for line in cleared_lines(done, going=yes and not dry_run):
             click.echo(line, err=as_json)
     if asks and not _confirmed():
@@ -276,7 +288,8 @@ def _caches(path: Path) -> tuple[Path, ...]:
     try:
         return caches(path)
     except NotACacheError as error:
-        raise click.UsageError(f"PATH: {error}") from error
+        hint = "; give the cache_location of a group, or the DIR of hydrax run --cache" if path.is_dir() else ""
+        raise click.UsageError(f"PATH: {error}{hint}") from error
 
 
 def _asked(
