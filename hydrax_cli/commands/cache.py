@@ -22,6 +22,7 @@ from hydrax_cli.cache_text import (
 )
 from hydrax_cli.options import COUNT, Pattern, content_options
 from hydrax_cli.progress import Progress, progress
+from hydrax_cli.streams import own_output
 from hydrax_cli.units import many
 from hydrax_cli.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
@@ -81,7 +82,7 @@ def show(path: Path, *, as_json: bool) -> None:
             except CacheError as error:
                 errors.append(error)
     if as_json and found:
-        _echo_json({"caches": [info_values(one) for one in found]})
+        click.echo(_json_text({"caches": [info_values(one) for one in found]}))
     elif found:
         for line in overview_lines(found):
             click.echo(line)
@@ -122,17 +123,17 @@ def check(
     folders = _caches(path)
     if repair:
         _require_unused(folders)
-    found = _verify_all(folders, asked, sample or _SAMPLE, repair=repair, silent=as_json)
-    if as_json and not (found.errors and len(found.errors) == len(folders)):
-        _echo_json(
-            {
+    with own_output() if as_json else nullcontext(sys.stdout) as output:
+        found = _verify_all(folders, asked, sample or _SAMPLE, repair=repair, silent=as_json)
+        if as_json and len(found.errors) < len(folders):
+            values = {
                 "clean": not found.findings and not found.errors,
                 "read_bytes": found.read,
                 "compared_batches": found.compared,
                 "findings": [finding_values(str(folder), finding) for folder, finding in found.findings],
             }
-        )
-    elif not as_json and len(found.errors) < len(folders):
+            click.echo(_json_text(values), file=output)
+    if not as_json and len(found.errors) < len(folders):
         read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
         if asked is not None:
             read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
@@ -188,7 +189,7 @@ def remove(
         done = [(folder, clear(folder, **conditions)) for folder in folders]
     if as_json:
         values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
-        _echo_json({"removed": not dry_run, "caches": values})
+        click.echo(_json_text({"removed": not dry_run, "caches": values}))
     elif not fits:
         click.echo("nothing to remove")
     elif not dry_run:
@@ -324,5 +325,5 @@ def _compare(
             yield one.finding
 
 
-def _echo_json(values: Any) -> None:
-    click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+def _json_text(values: Any) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False)
