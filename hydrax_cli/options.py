@@ -79,9 +79,12 @@ _PARAMETER = click.option(
 )
 _BATCH = click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too.")
 _SEED = click.option("--seed", type=int, metavar="N", help="Seed of the training data.")
-_SIZE_OPTION = click.option("--size", type=_SIZE, help="Image size of a folder of images.  [default: 224]")
 
-_CONTENT_OPTIONS = (_PARAMETER, _BATCH, _SEED, _SIZE_OPTION)
+
+def _size_option(default: str) -> Callable[..., Any]:
+    return click.option("--size", type=_SIZE, help=f"Image size of a folder of images.  [default: {default}]")
+
+
 _LOADER_OPTIONS = (
     click.argument("target", required=False),
     _PARAMETER,
@@ -93,14 +96,15 @@ _LOADER_OPTIONS = (
     click.option("--depth", type=COUNT_OR_AUTO, help="Batches loaded ahead; auto: as many as it takes."),
     _BATCH,
     _SEED,
-    _SIZE_OPTION,
+    _size_option("224"),
     click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
 )
 
 
-def content_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def content_options(*, size_default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options that decide, beside TARGET, what is in a batch."""
-    return _with(function, _CONTENT_OPTIONS)
+    options = (_PARAMETER, _BATCH, _SEED, _size_option(size_default))
+    return lambda function: _with(function, options)
 
 
 def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:

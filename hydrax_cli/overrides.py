@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import click
+
+from hydrax_cli.target import SourceOptions, Target, load_target
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from hydrax_core import DataGroup, Dataloader
 
-__all__ = ["Overrides", "override"]
+__all__ = ["Overrides", "load_overridden", "override"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,23 @@ class Overrides:
     seed: int | None = None
     start: tuple[int, int] | None = None
     cache: Path | None = None
+
+
+def load_overridden(
+    target: str | None, parameters: Mapping[str, str], size: tuple[int, int] | None, asked: Overrides
+) -> tuple[Target, Dataloader[Any]]:
+    """A target as it says itself, and its loader with the changes asked for.
+
+    Raises:
+        click.UsageError: There is no such target, or it does not go with what is asked for.
+        TargetError: The target's own code fails, or is no Dataloader.
+    """
+    options = SourceOptions(batch_size=asked.batch_size, seed=asked.seed, size=size)
+    found = load_target(target, parameters, options)
+    try:
+        return found, override(found.loader, asked)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
 
 
 def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hydrax_cli.overrides import Overrides, override
-from hydrax_cli.target import SourceOptions, is_built_in, load_target
+from hydrax_cli.overrides import Overrides, load_overridden
+from hydrax_cli.target import is_built_in
 from hydrax_core import CacheMismatchError
 from hydrax_core.cache.manifest import Manifest, read_manifest, side_by_side
 
@@ -82,19 +82,13 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
         TargetError: The target's own code fails.
     """
     target = None if asked.target == _DIGITS else asked.target
-    options = SourceOptions(batch_size=asked.batch_size, seed=asked.seed, size=asked.size)
+    batch_size, seed, size = asked.batch_size, asked.seed, asked.size
     if target is None or is_built_in(target):
+        batch_size = batch_size or found.settings.get("batch_size")
+        seed = found.settings.get("seed") if seed is None else seed
         shapes = {array.name: array.shape for array in found.arrays}
-        options = SourceOptions(
-            batch_size=asked.batch_size or found.settings.get("batch_size"),
-            seed=found.settings.get("seed") if asked.seed is None else asked.seed,
-            size=asked.size or (_image_size(shapes) if asked.is_folder else None),
-        )
-    loader = load_target(target, asked.parameters, options).loader
-    try:
-        return override(loader, Overrides(batch_size=options.batch_size, seed=options.seed))
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
+        size = size or (_image_size(shapes) if asked.is_folder else None)
+    return load_overridden(target, asked.parameters, size, Overrides(batch_size=batch_size, seed=seed))[1]
 
 
 def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, *, sized: bool) -> Place:

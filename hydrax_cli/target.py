@@ -96,6 +96,7 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
 
 
 def _misfit(target: str) -> str:
+    target = target.rstrip(":")
     if target.endswith(".py"):
         return f"a file; name what in it to run, as in {target}:loader"
     if Path(target).is_file():
@@ -134,6 +135,8 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
         return Target(target, hydrax_core.Dataloader(rows.loader_func, rows.training))
     except ImportError as error:
         raise TargetError(str(error)) from error
+    except FileNotFoundError as error:
+        raise click.UsageError(f"TARGET: there is no file {target}") from error
     except (ValueError, TypeError, OSError) as error:
         raise click.UsageError(str(error)) from error
 
@@ -223,6 +226,11 @@ def _arguments(function: Callable[..., Any], target: str, parameters: Mapping[st
         name for name, parameter in named.items() if parameter.default is parameter.empty and name not in arguments
     ]
     if missing:
+        if "arrays" in missing:
+            raise click.UsageError(
+                f"{target} takes {_listed(named)}, so it seems to be what loads an item; give the Dataloader made with "
+                "it, or a function that returns one"
+            )
         wanted = " ".join(f"-p {name}=..." for name in missing)
         raise click.UsageError(f"{target} needs {_listed(missing)}: add {wanted}")
     return arguments

@@ -22,6 +22,7 @@ from hydrax_cli.cache_text import (
 )
 from hydrax_cli.options import COUNT, Pattern, content_options
 from hydrax_cli.progress import Progress, progress
+from hydrax_cli.streams import own_output
 from hydrax_cli.units import many
 from hydrax_cli.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
@@ -50,7 +51,14 @@ _path = click.argument("path", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
 
 
-@click.group(short_help="Look into, check and remove caches on disk.")
+class _InThisOrder(click.Group):
+    """A group that lists its commands as they come to mind: look, check, remove."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_InThisOrder, short_help="Look into, check and remove caches on disk.")
 def cache() -> None:
     """Look into, check and remove caches on disk.
 
@@ -62,7 +70,10 @@ def cache() -> None:
 @_path
 @_json
 def show(path: Path, *, as_json: bool) -> None:
-    """Show what a cache holds: arrays, coverage, room on the disk, who made it and when."""
+    """Show what a cache holds: arrays, coverage, room on the disk, who made it and when.
+
+    Exit codes: 0 done, 1 it cannot be read, 2 wrong usage.
+    """
     found, errors = [], []
     with _findings_only():
         for folder in _caches(path):
@@ -71,7 +82,7 @@ def show(path: Path, *, as_json: bool) -> None:
             except CacheError as error:
                 errors.append(error)
     if as_json and found:
-        _echo_json({"caches": [info_values(one) for one in found]})
+        click.echo(_json_text({"caches": [info_values(one) for one in found]}))
     elif found:
         for line in overview_lines(found):
             click.echo(line)
@@ -83,7 +94,7 @@ def show(path: Path, *, as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Remove what is bad, so that it is loaded anew.")
 @click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
 @click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
-@content_options
+@content_options(size_default="that of the cache")
 @_json
 @click.pass_context
 def check(
@@ -112,17 +123,17 @@ def check(
     folders = _caches(path)
     if repair:
         _require_unused(folders)
-    found = _verify_all(folders, asked, sample or _SAMPLE, repair=repair, silent=as_json)
-    if as_json and not (found.errors and len(found.errors) == len(folders)):
-        _echo_json(
-            {
+    with own_output() if as_json else nullcontext(sys.stdout) as output:
+        found = _verify_all(folders, asked, sample or _SAMPLE, repair=repair, silent=as_json)
+        if as_json and len(found.errors) < len(folders):
+            values = {
                 "clean": not found.findings and not found.errors,
                 "read_bytes": found.read,
                 "compared_batches": found.compared,
                 "findings": [finding_values(str(folder), finding) for folder, finding in found.findings],
             }
-        )
-    elif not as_json and len(found.errors) < len(folders):
+            click.echo(_json_text(values), file=output)
+    if not as_json and len(found.errors) < len(folders):
         read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
         if asked is not None:
             read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
@@ -159,6 +170,8 @@ def remove(
 
     It shows first what goes and how much room that frees, and asks. Where there is no terminal to ask on, it wants
     --yes. While a run uses the cache it refuses.
+
+    Exit codes: 0 done, 1 declined or failed, 2 wrong usage.
     """
     conditions: dict[str, Any] = {"epoch": epoch, "older_than": older_than, "corrupt": corrupt}
     folders = _caches(path)
@@ -167,7 +180,7 @@ def remove(
     done = [(folder, clear(folder, dry_run=True, **conditions)) for folder in folders]
     fits = any(planned.entries or planned.files for _, planned in done)
     asks = fits and not dry_run and not yes
-    if asks or not as_json:
+    if asks or (fits and not as_json):
         for line in cleared_lines(done, going=yes and not dry_run):
             click.echo(line, err=as_json)
     if asks and not _confirmed():
@@ -176,7 +189,7 @@ def remove(
         done = [(folder, clear(folder, **conditions)) for folder in folders]
     if as_json:
         values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
-        _echo_json({"removed": not dry_run, "caches": values})
+        click.echo(_json_text({"removed": not dry_run, "caches": values}))
     elif not fits:
         click.echo("nothing to remove")
     elif not dry_run:
@@ -276,7 +289,8 @@ def _caches(path: Path) -> tuple[Path, ...]:
     try:
         return caches(path)
     except NotACacheError as error:
-        raise click.UsageError(f"PATH: {error}") from error
+        hint = "; give the cache_location of a group, or the DIR of hydrax run --cache" if path.is_dir() else ""
+        raise click.UsageError(f"PATH: {error}{hint}") from error
 
 
 def _asked(
@@ -311,5 +325,5 @@ def _compare(
             yield one.finding
 
 
-def _echo_json(values: Any) -> None:
-    click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+def _json_text(values: Any) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False)

@@ -156,16 +156,10 @@ def _open(
     command: str,
 ) -> Opened:
     """Find the target; this imports the user's code, and so is done while the screens are up already."""
-    from hydrax_cli.overrides import Overrides, override  # noqa: PLC0415  see above
-    from hydrax_cli.target import SourceOptions, load_target  # noqa: PLC0415  see above
+    from hydrax_cli.overrides import Overrides, load_overridden  # noqa: PLC0415  see above
     from hydrax_cli.tui.feed import Opened  # noqa: PLC0415  see above
 
-    options = SourceOptions(batch_size=changes["batch_size"], seed=changes["seed"], size=size)
-    found = load_target(target, parameters, options)
-    try:
-        loader = override(found.loader, Overrides(**changes))
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
+    found, loader = load_overridden(target, parameters, size, Overrides(**changes))
     asked = changes["epochs"] is not None or changes["batches"] is not None
     if not asked and (target is None or found.loader.last_batch is None):
         loader = loader.replace(end_at=None)  # watching has no end of its own

@@ -13,11 +13,11 @@ from hydrax_cli.digest import RunDigest
 from hydrax_cli.drive import drive
 from hydrax_cli.options import loader_options
 from hydrax_cli.output import result_json
-from hydrax_cli.overrides import Overrides, override
+from hydrax_cli.overrides import Overrides, load_overridden
 from hydrax_cli.reporters import choose_reporter
 from hydrax_cli.streams import own_output
 from hydrax_cli.summary import describe
-from hydrax_cli.target import SourceOptions, Target, load_target
+from hydrax_cli.target import Target
 from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
 
@@ -106,11 +106,7 @@ def run(
         cache=cache,
     )
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
-        found = load_target(target, parameters, SourceOptions(batch_size=batch_size, seed=seed, size=size))
-        try:
-            loader = override(found.loader, asked)
-        except (TypeError, ValueError) as error:
-            raise click.UsageError(str(error)) from error
+        found, loader = load_overridden(target, parameters, size, asked)
         _check_start(loader)
         plan = describe(Target(found.name, loader))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)

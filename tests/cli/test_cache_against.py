@@ -1,6 +1,7 @@
 """``hydrax cache verify --against``: the loader that filled a cache is made again, or refused side by side."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -225,3 +226,16 @@ def test_what_the_cache_does_not_serve_does_not_count_as_compared(run, tmp_path,
     caplog.clear()
     assert "compared 0 batches with TARGET (4 more could not be served)\n" in run(*arguments, "trust=no")[1]
     assert caplog.text.count("cache_pickle=True") == 1
+
+
+def test_what_a_target_prints_is_not_among_the_json(tmp_path, monkeypatch):
+    program = PICKLES.replace("def make", "print('hello')\n\ndef make").replace("complex", "1")
+    (tmp_path / "noisy.py").write_text(program)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    fill("noisy.py:make", "-p", "folder=c", "-p", "trust=no")
+    hydrax = [sys.executable, "-c", "from hydrax_cli.main import main; main()"]
+    arguments = ["cache", "verify", "c", "--json", "--against", "noisy.py:make", "-p", "folder=c", "-p", "trust=no"]
+    done = subprocess.run([*hydrax, *arguments], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout)["compared_batches"] == 4
+    assert "hello" in done.stderr

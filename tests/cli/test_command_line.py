@@ -167,3 +167,23 @@ def test_output_that_cannot_be_written_is_told_in_one_line():
         )
     assert done.returncode == 1
     assert done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["rnu"], "there is no command 'rnu'; did you mean run?"),
+        (["xyz"], "there are run, inspect, cache"),
+        (["run", "--epcohs", "3"], "--epochs"),
+        (["cache", "verfy", "x"], "verify"),
+    ],
+)
+def test_a_slip_of_the_keys_is_answered_with_what_may_be_meant(arguments, hint, capsys):
+    assert run_command_line(arguments) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_what_loads_an_item_is_told_from_what_makes_a_loader(tmp_path, capsys):
+    (tmp_path / "it.py").write_text("def load(item, arrays, seed):\n    pass\n")
+    assert run_command_line(["run", f"{tmp_path}/it.py:load"]) == 2
+    assert "seems to be what loads an item" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_two_files_of_one_name_are_two_modules(write):
         ("a.py:needs", {"items": "1"}, "needs path: add -p path=..."),
         ("a.py:loader", {"items": "1"}, "only a function takes arguments; a.py:loader is a Dataloader"),
         (None, {"items": "1"}, "only a function takes arguments"),
-        ("missing.npy", {}, "No such file"),
+        ("missing.npy", {}, "there is no file missing.npy"),
         ("empty", {}, "holds no image"),
     ],
 )
