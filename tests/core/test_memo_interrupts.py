@@ -9,7 +9,6 @@ from hydrax_core.handover import Handover
 from hydrax_core.order import GroupOrder
 from hydrax_core.plan import Interleaving, Plan
 
-
 FILES = {handover.__file__, order.__file__, plan.__file__}
 
 
