@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import io
 import mmap
 import os
 import tempfile
@@ -128,11 +129,12 @@ class SlotPool:
     """
 
     def __init__(self, slot_size: int, limit: int, workers: int, base: int) -> None:
-        self._fd = _anonymous_file()
-        self.memory = SlotMemory(self._fd, slot_size, workers, base)
+        # A file object closes once and whole, and with its last reference: Ctrl-C may come at any moment.
+        self._file = io.FileIO(_anonymous_file(), "r+")
+        self.memory = SlotMemory(self._file.fileno(), slot_size, workers, base)
         self.limit = max(limit, base)
         # The mapping of the last slots may cover up to twice the limit; a sparse file costs nothing for it.
-        os.truncate(self._fd, self.memory.length(2 * self.limit))
+        self._file.truncate(self.memory.length(2 * self.limit))
         self._free: list[int] = []
         self._released: deque[Any] = deque()
         self._leases: dict[int, _Lease] = {}
@@ -220,14 +222,12 @@ class SlotPool:
 
     def close(self) -> None:
         """Close the file; arrays still alive keep the memory they lie in."""
-        fd, self._fd = self._fd, -1  # before it is closed: Ctrl-C in between must not have it closed twice
         self.memory.fd = -1  # a thread left behind must not map a file that gets this number
-        if fd >= 0:
-            os.close(fd)
+        self._file.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:  # Ctrl-C hit the start
-            os.close(self._fd)
+        if hasattr(self, "_file"):  # Ctrl-C may have hit the start
+            self._file.close()
 
     def _reclaim(self) -> None:
         while self._released:

@@ -260,9 +260,13 @@ def test_clear_asks_on_a_terminal(folder, answer, left):
         [sys.executable, "-c", CACHE_MAIN, "clear", str(folder)], stdin=worker, stdout=subprocess.PIPE, stderr=worker
     )
     os.close(worker)
-    os.write(main, answer.encode())
-    out, _ = process.communicate(timeout=30)
-    os.close(main)
+    try:
+        os.write(main, answer.encode())
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()  # it must not outlive a time-out
+        process.communicate()
+        os.close(main)
     assert b"would go" in out
     assert process.returncode == (0 if left == 0 else 1)
     assert len([path for path in folder.rglob("*") if path.is_file()]) == left

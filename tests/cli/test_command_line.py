@@ -1,5 +1,6 @@
 """The console script as a process of its own."""
 
+import contextlib
 import json
 import os
 import pty
@@ -115,13 +116,14 @@ def test_the_digits_on_a_terminal():
     process = subprocess.Popen([*HYDRAX, "run"], stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     output = b""
-    with os.fdopen(master, "rb", buffering=0) as terminal:
-        try:
-            while data := terminal.read(65_536):
+    try:
+        with os.fdopen(master, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+            while data := terminal.read(65_536):  # an error is how Linux says that the other side is closed
                 output += data
-        except OSError:
-            pass  # how Linux says that the other side of a terminal is closed
-    assert process.wait() == 0
+        assert process.wait() == 0
+    finally:
+        process.kill()  # it must not outlive a time-out
+        process.wait()
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
     assert b"\x1b[" in output
     assert "whole run" in text

@@ -4,13 +4,16 @@ import sys
 
 import pytest
 
-from hydrax_core import order, plan
+from hydrax_core import handover, order, plan
+from hydrax_core.handover import Handover
 from hydrax_core.order import GroupOrder
 from hydrax_core.plan import Interleaving, Plan
 
+FILES = {handover.__file__, order.__file__, plan.__file__}
+
 
 class Stop:
-    """Raises KeyboardInterrupt before an instruction of the two files: ``stop`` counts them from 0."""
+    """Raises KeyboardInterrupt before an instruction of these files: ``stop`` counts them from 0."""
 
     def __init__(self, stop):
         self.left = stop
@@ -22,7 +25,7 @@ class Stop:
         sys.settrace(None)
 
     def _call(self, frame, _event, _arg):
-        if frame.f_code.co_filename not in (order.__file__, plan.__file__):
+        if frame.f_code.co_filename not in FILES:
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -74,3 +77,24 @@ def test_a_plan_interrupted_at_any_step_stays_right():
         return Plan(groups, groups[:1], 5, interleave=True)
 
     assert interrupted_everywhere(make, Plan.batch, 2, 23) > 100
+
+
+def test_the_engine_hears_of_every_batch_taken_wherever_ctrl_c_comes():
+    step, interrupted = 0, True
+    while interrupted:
+        woken = []
+        made = Handover(lambda woken=woken: woken.append(True))
+        made.offer("a batch")
+        made.sleeping(1)
+        interrupted = False
+        try:
+            with Stop(step):
+                made.take("a batch")
+        except KeyboardInterrupt:
+            interrupted = True
+        if len(made) == 0:
+            made.ended = True  # so that there is nothing to wait for
+            assert made.await_news(None, knock=lambda: False)
+            assert woken, step
+        step += 1
+    assert step > 10

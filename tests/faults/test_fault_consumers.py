@@ -417,7 +417,7 @@ def test_a_stopped_worker_is_named_goes_on_and_can_be_left():
 
 @limit(30, 900)
 def test_workers_killed_at_random_moments_change_nothing(record_property):
-    count, kills = rounds(1, 20), 100
+    count, kills = rounds(1, 8), 100
     record_property("rounds", count * kills)
 
     def load(item, arrays, seed):

@@ -150,7 +150,6 @@ def test_control_c_in_a_terminal_ends_all_without_noise(kind, record_property):
     process = start_python(
         f"""
         import jax, time
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in a job in the background
         for line in sys.stdin:
             loader = Dataloader(fill, group(), loader_kind={kind!r}, loader_count=2)
             print("go", flush=True)

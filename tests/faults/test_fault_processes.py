@@ -98,7 +98,7 @@ WRITES_NOTHING = '''
     def forbid(event, arguments):
         """Fails whoever writes to the file system, also where nobody would hear of it."""
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
-            if str(arguments[0]) != os.devnull:
+            if arguments[0] != os.devnull and not isinstance(arguments[0], int):  # a number is of an open file
                 os.write(2, f"opened {arguments[0]!r} for writing\\n".encode())
         if event in ("os.mkdir", "tempfile.mkstemp", "tempfile.mkdtemp", "os.rename", "os.symlink"):
             os.write(2, f"{event} {arguments!r}\\n".encode())

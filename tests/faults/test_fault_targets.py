@@ -24,7 +24,6 @@ HYDRAX = """
     import hydrax_cli.target
     from hydrax_cli.main import main
     hydrax_cli.target._PATIENCE_SECONDS = 0.2
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored, as in a job in the background
     main()
 """
 

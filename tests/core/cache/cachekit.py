@@ -113,6 +113,10 @@ def files_of(folder):
     return sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size)
 
 
+STARTED = []
+"""Children that a test started; ``conftest.py`` ends those that are left, as after a time-out."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Child:
     """A Python process that runs a script which has ``cachekit`` as ``kit`` and its arguments as ``arguments``."""
@@ -155,7 +159,8 @@ def start(script, *arguments):
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    return Child(process)
+    STARTED.append(Child(process))
+    return STARTED[-1]
 
 
 def descriptors():
