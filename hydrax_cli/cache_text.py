@@ -70,7 +70,7 @@ def _group(info: CacheInfo) -> str:
 def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
     settings = [f"{key} {info.settings[key]}" for key in _SETTINGS if key in info.settings]
     if settings:
-        yield "settings", ", ".join(settings)
+        yield "settings", _printable(", ".join(settings))
     for epoch in info.epochs[:_MOST_EPOCHS]:
         part = f"{count(epoch.entries)} of {count(info.entries_per_epoch)}"
         covered = share(epoch.entries, info.entries_per_epoch)
@@ -181,9 +181,9 @@ def _printable(text: str) -> str:
 def _array_rows(info: CacheInfo) -> list[tuple[str, str, str, str]]:
     return [
         (
-            array.name,
+            _printable(array.name),
             str(array.shape),
-            array.dtype if array.dtype == array.jax_dtype else f"{array.dtype} → {array.jax_dtype}",
+            _printable(array.dtype if array.dtype == array.jax_dtype else f"{array.dtype} → {array.jax_dtype}"),
             f"{size(array.nbytes)} each",
         )
         for array in info.arrays

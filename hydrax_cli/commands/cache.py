@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hydrax_cli.remake import Asked
+    from hydrax_core import Dataloader
 
 __all__ = ["cache"]
 
@@ -248,12 +249,13 @@ def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, re
 
     for folder in folders:
         try:
+            loader = None if asked is None else _loader(folder, asked)  # what is wrong with TARGET is told at once
             with nullcontext() if repair else _findings_only(), progress(f"reading {folder.name}", "bytes") as seen:
                 look(folder, verify(folder, repair=repair, progress=seen), seen)
                 all_found.read += seen.done
-            if asked is not None:
+            if asked is not None and loader is not None:
                 with _said_once(), progress(f"loading {folder.name} again", "batches") as seen:
-                    look(folder, _compare(folder, asked, sample, seen, all_found), seen)
+                    look(folder, _compare(folder, loader, asked, sample, seen, all_found), seen)
         except CacheError as error:
             all_found.errors.append(error)
     return all_found
@@ -312,13 +314,23 @@ def _asked(
     return Asked(target, parameters, batch_size, seed, size)
 
 
+def _loader(folder: Path, asked: Asked) -> Dataloader[Any]:
+    from hydrax_cli.remake import remake  # noqa: PLC0415  it imports the whole library
+
+    return remake(info(folder), asked)
+
+
 def _compare(
-    folder: Path, asked: Asked, sample: int, seen: Callable[[int, int], None], all_found: _Verified
+    folder: Path,
+    loader: Dataloader[Any],
+    asked: Asked,
+    sample: int,
+    seen: Callable[[int, int], None],
+    all_found: _Verified,
 ) -> Iterator[Finding]:
     from hydrax_cli.against import compare  # noqa: PLC0415  it imports the whole library
-    from hydrax_cli.remake import remake  # noqa: PLC0415  likewise
 
-    for one in compare(folder, remake(info(folder), asked), sample, seen, sized=asked.is_folder):
+    for one in compare(folder, loader, sample, seen, sized=asked.is_folder):
         all_found.compared += one.served
         all_found.not_served += not one.served
         if one.finding is not None:

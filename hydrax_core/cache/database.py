@@ -1,7 +1,8 @@
 """The SQLite file of an index: opening it, and knowing a damaged one from one that merely cannot be had.
 
 Promise: what is opened has our table and nothing else: no view, trigger or other schema that would run. A file in WAL
-mode is refused before SQLite believes it.
+mode is refused before SQLite believes it, and so is a journal that names another file: when SQLite plays such a one
+back, it removes that file, wherever it lies.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import struct
 import urllib.parse
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hydrax_core.cache.folder import INDEX_SIDE_FILES, is_regular
+from hydrax_core.cache.folder import INDEX, INDEX_SIDE_FILES, is_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +58,8 @@ _ENVIRONMENT: Final = {
     sqlite3.SQLITE_TOOBIG,
 }
 
+_JOURNAL_END: Final = struct.Struct(">II8s")
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _MODE_AT: Final = 18
 _ROLLBACK: Final = b"\x01\x01"
 
@@ -82,10 +86,12 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
         DamagedIndexError: It is no plain file, or in WAL mode.
         sqlite3.Error: It cannot be opened.
     """
-    for name in (path.name, *INDEX_SIDE_FILES):  # SQLite would follow a link, and write through it
+    sides = {path.name + name.removeprefix(INDEX) for name in INDEX_SIDE_FILES}
+    for name in (path.name, *sides):  # SQLite would follow a link, and write through it
         beside = path.with_name(name)
         if os.path.lexists(beside) and not is_regular(beside):
             raise DamagedIndexError(f"{name} is no plain file")
+    _check_journal(path.with_name(f"{path.name}-journal"))
     check_journal_mode(path)
     uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(
@@ -117,6 +123,25 @@ def check_database(connection: sqlite3.Connection, path: Path) -> None:
     for offset, expected in _CONSTANT_FIELDS:
         if start[offset : offset + len(expected)] != expected:
             raise DamagedIndexError(f"its first page differs from that of an index at byte {offset}")
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a journal of a transaction over several databases; we have one.
+
+    Such a journal ends in the name of another file, the name's length, a checksum of it and a magic number
+    (https://www.sqlite.org/fileformat2.html, section 3).
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size < _JOURNAL_END.size:
+                return
+            file.seek(size - _JOURNAL_END.size)
+            length, _, magic = _JOURNAL_END.unpack(file.read(_JOURNAL_END.size))
+    except (FileNotFoundError, struct.error):  # a writer has just finished with it
+        return
+    if magic == _JOURNAL_MAGIC and 0 < length <= size - _JOURNAL_END.size:
+        raise DamagedIndexError("its journal names another file")
 
 
 def check_journal_mode(path: Path) -> None:

@@ -77,7 +77,10 @@ def is_temporary(name: str) -> bool:
 
 
 def is_cache(folder: Path) -> bool:
-    """Whether the folder holds a cache: a manifest, or nothing but files of the format."""
+    """Whether the folder holds a cache: a manifest, or nothing but files of the format and one of a name that is ours.
+
+    Others, too, call their folders ``epoch-0`` and keep ``.npy`` files in them.
+    """
     if is_regular(folder / MANIFEST):
         return True
     try:
@@ -85,7 +88,8 @@ def is_cache(folder: Path) -> bool:
     except OSError:
         return False
     own = {LOCK, INDEX, OLD_INDEX, *INDEX_SIDE_FILES}
-    return bool(names) and all(name in own or is_temporary(name) or epoch_of(name) is not None for name in names)
+    ours = any(name == LOCK or is_temporary(name) for name in names)
+    return ours and all(name in own or is_temporary(name) or epoch_of(name) is not None for name in names)
 
 
 def require_cache(path: str | os.PathLike[str]) -> Path:

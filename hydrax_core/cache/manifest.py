@@ -45,6 +45,8 @@ CacheBy = Literal["batch", "item"]
 _FORMAT: Final = "hydrax-cache"
 _VERSION: Final = 1
 _LARGEST: Final = 2**26
+_MOST_GROUPS: Final = 2**31
+_PLAIN: Final = (str, int, float, bool, type(None))
 _STORED: Final = re.compile(r"[<>|][biufc](?:1|2|4|8|16|32)")
 _ITEM_SETTINGS: Final = ("items", "data", "seed")
 _VALIDATION_SETTINGS: Final = ("items", "data", "batch_size", "remainder")
@@ -187,11 +189,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise DamagedManifestError("it does not say that it is the manifest of a hydrax cache")
     checksum = content.pop("checksum", None)
-    if checksum != _checksum(content) or text != _pretty({**content, "checksum": checksum}):
+    try:
+        sound = checksum == _checksum(content) and text == _pretty({**content, "checksum": checksum})
+    except RecursionError as error:
+        raise DamagedManifestError("its values are nested too deeply") from error
+    if not sound:
         raise DamagedManifestError("its checksum does not fit")
-    if content.get("version") != _VERSION:
+    version = content.get("version")
+    if type(version) is not int or version != _VERSION:
         raise CacheMismatchError(
-            f"{folder}: this cache has the format version {content.get('version')}, this hydrax reads {_VERSION}; "
+            f"{folder}: this cache has the format version {version!r}, this hydrax reads {_VERSION}; "
             "upgrade hydrax, or use another folder"
         )
     return _parse(content)
@@ -225,11 +232,12 @@ def _parse(content: dict[str, Any]) -> Manifest:
         kind, group_index, cache_by = content["kind"], content["group_index"], content["cache_by"]
         good = (
             kind in ("training", "validation")
-            and (group_index is None or type(group_index) is int)
+            and (group_index is None or (type(group_index) is int and 0 <= group_index < _MOST_GROUPS))
             and cache_by in ("batch", "item")
             and type(entries) is int
             and entries > 0
             and type(settings) is dict
+            and all(type(value) in _PLAIN for value in settings.values())
             and type(made) is dict
             and all(type(text) is str for text in made.values())
             and bool(arrays)
@@ -245,7 +253,7 @@ def _parse_array(name: str, fields: dict[str, Any]) -> StoredArray:
     shape, texts = fields["shape"], (fields["dtype"], fields["jax_dtype"], fields["stored"])
     if not all(type(dim) is int and dim > 0 for dim in shape) or not all(type(text) is str for text in texts):
         raise ValueError(f"array {name!r}")
-    if not _STORED.fullmatch(texts[2]):
+    if not _STORED.fullmatch(texts[2]) or np.dtype(texts[2]).itemsize < 1:
         raise ValueError(f"array {name!r}")
     return StoredArray(name, tuple(shape), *texts)
 
@@ -283,7 +291,12 @@ def _checksum(content: Mapping[str, Any]) -> str:
 def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, dict) and value:
         return [row for key, part in value.items() for row in _flat(f"{prefix}.{key}" if prefix else str(key), part)]
-    return [(prefix, value if isinstance(value, str) else json.dumps(value))]
+    return [(_printable(prefix), _printable(value if isinstance(value, str) else json.dumps(value)))]
+
+
+def _printable(text: str) -> str:
+    """A forged manifest may hold control codes of terminals."""
+    return text if text.isprintable() else ascii(text)
 
 
 def side_by_side(rows: Sequence[tuple[str, str, str]]) -> str:

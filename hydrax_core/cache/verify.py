@@ -28,6 +28,7 @@ from hydrax_core.cache.folder import (
 from hydrax_core.cache.index import Index
 from hydrax_core.cache.removal import exclusive_lock, free_entries, remove_epoch
 from hydrax_core.cache.survey import Survey, epoch_paths, in_use, needs_index, readonly_index, survey
+from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,7 +178,7 @@ def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[i
         if epoch is None or row.epoch != epoch.number:
             if epoch is not None:
                 yield from _epoch_findings(scope, epoch, index)
-            epoch = _Epoch(row.epoch, np.zeros(manifest.entries, np.uint8), [])
+            epoch = _Epoch(row.epoch, _states(scope.folder, manifest.entries), [])
             seen.add(row.epoch)
         if 0 <= row.number < manifest.entries:
             epoch.states[row.number] = _BAD if fault else _GOOD
@@ -190,6 +191,13 @@ def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[i
             scope.progress(done, total)
     if epoch is not None:
         yield from _epoch_findings(scope, epoch, index)
+
+
+def _states(folder: Path, entries: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    try:
+        return np.zeros(entries, np.uint8)
+    except MemoryError as error:
+        raise CacheError(f"{folder}: {MANIFEST} tells of {entries:,} entries, which do not fit into memory") from error
 
 
 @dataclass(frozen=True, slots=True)

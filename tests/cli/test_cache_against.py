@@ -239,3 +239,12 @@ def test_what_a_target_prints_is_not_among_the_json(tmp_path, monkeypatch):
     done = subprocess.run([*hydrax, *arguments], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout)["compared_batches"] == 4
     assert "hello" in done.stderr
+
+
+def test_what_is_wrong_with_the_target_is_told_before_anything_is_read(run, tmp_path):
+    group = DataGroup(8, range(100), loader_arrays=ARRAYS, cache_location=tmp_path / "c")
+    CacheStore.open(group, kind="training", group_index=0).close()
+    (tmp_path / "c" / "notes.txt").write_text("a finding")
+    code, out, err = run("verify", tmp_path / "c", "--against", tmp_path / "missing.py:make")
+    assert (code, out) == (2, "")
+    assert "there is no file" in err

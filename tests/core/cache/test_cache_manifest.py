@@ -82,6 +82,16 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
     assert kit.snapshot(tmp_path) == before
 
 
+def test_checkpoints_in_folders_named_like_epochs_are_no_cache(tmp_path):
+    (tmp_path / "epoch-0").mkdir()
+    (tmp_path / "epoch-0" / "weights.npy").write_text("dear")
+    with pytest.raises(NotACacheError):
+        clear(tmp_path)
+    with pytest.raises(NotACacheError):
+        kit.open_store(tmp_path)
+    assert (tmp_path / "epoch-0" / "weights.npy").read_text() == "dear"
+
+
 def test_a_missing_cache_that_is_only_read_is_empty_or_refused(tmp_path, caplog):
     with kit.open_store(tmp_path / "c", cache_readonly=True) as store:
         assert store.read(0, 0) is None
