@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
 
 _SMALL = 1 << 16
+"""Bytes of an array below which copying costs less than setting up an alias."""
+_MOST_COPIED = 128
+"""Arrays that one compiled function copies; compiling it takes longer the more there are."""
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
     "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
@@ -54,8 +57,8 @@ def check_layouts(layouts: Layouts) -> None:
 class Placer:
     """Makes the jax arrays of batches of one layout.
 
-    Small batches on the CPU backend are copied by a compiled function: handing NumPy arrays to one takes jax 5 us,
-    ``jax.device_put`` takes 18 us of Python (measured, jax 0.10).
+    Small arrays on the CPU backend are copied by one compiled function: handing NumPy arrays to it takes jax 5 us,
+    ``jax.device_put`` takes 18 us of Python for each (measured, jax 0.10).
 
     Args:
         group: The group of the batches.
@@ -71,13 +74,17 @@ class Placer:
         self._group = group
         self._layouts = layouts
         self._placement_func = placement_func
-        small = block_size(layouts) <= _SMALL and jax.default_backend() == "cpu"
-        self._copy = _copier(tuple((name, layout.jax_dtype) for name, layout in layouts.items())) if small else None
+        small = {name for name, layout in layouts.items() if layout.nbytes <= _SMALL}
+        if len(small) > _MOST_COPIED or jax.default_backend() != "cpu":
+            small = set()
+        self._small = small
+        self._copy = _copier(tuple((name, layouts[name].jax_dtype) for name in sorted(small)))
 
     def warm(self) -> None:
         """Compile what ``place()`` will call, while the workers start."""
-        if self._copy is not None and self._placement_func is None:
-            self._copy(views(bytearray(block_size(self._layouts)), self._layouts))
+        if self._small and self._placement_func is None:
+            arrays = views(bytearray(block_size(self._layouts)), self._layouts)
+            self._copy({name: arrays[name] for name in self._small})
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
         """The jax arrays of a batch, in the order of the declaration.
@@ -87,13 +94,11 @@ class Placer:
         """
         if self._placement_func is not None:
             return self._place_by_user(self._placement_func, arrays, additional)
-        if self._copy is not None:
-            return self._copy(dict(arrays))
-        placed: dict[str, jax.Array] = jax.device_put(dict(arrays))
-        return {
-            name: placed[name] if layout.jax_dtype == layout.numpy_dtype else _converter(layout.jax_dtype)(placed[name])
-            for name, layout in self._layouts.items()
-        }
+        small = self._small
+        copied = self._copy({name: arrays[name] for name in small}) if small else {}
+        large = {name: array for name, array in arrays.items() if name not in small}
+        placed: dict[str, jax.Array] = jax.device_put(large) if large else {}
+        return {name: copied[name] if name in small else self._converted(name, placed[name]) for name in self._layouts}
 
     def _place_by_user(
         self, placement_func: PlacementFunc, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]
@@ -203,11 +208,7 @@ def _copier(dtypes: tuple[tuple[str, np.dtype[Any]], ...]) -> Callable[[HostArra
     def copy(arrays: HostArrays) -> dict[str, jax.Array]:
         return {name: jax.lax.convert_element_type(arrays[name], dtype) for name, dtype in dtypes}
 
-    copies = jax.jit(copy)
-    names = [name for name, _ in dtypes]
-    if names == sorted(names):  # a compiled function returns its dict in this order
-        return copies
-    return lambda arrays: {name: found[name] for found in (copies(arrays),) for name, _ in dtypes}
+    return jax.jit(copy)
 
 
 @cache

@@ -38,8 +38,8 @@ _MOST_VIEWS = 65_536
 """Views kept; beyond it they are made anew, so that memory stays bounded with many slots, rows and arrays."""
 
 _CLEARED_AT_ONCE = 1 << 17
-"""Bytes of rows that are zeroed together; more are zeroed one by one, each right before it is filled, while the
-processor's cache still holds it, so that large rows do not cross memory twice."""
+"""Bytes of rows that are zeroed together, right before they are filled: the processor's cache still holds them then, so
+that large rows do not cross memory twice."""
 
 _CHECKED_CHUNKS = 2
 """Chunks whose every row is checked for references the loader keeps; later ones on their first row only."""
@@ -130,17 +130,18 @@ class ChunkRunner:
         """Load the items of a chunk into its rows."""
         status = self._status
         views = self._views(chunk.slot, chunk.group)
-        zeroed = self._groups[chunk.group].zeroed
-        one_by_one = zeroed and not self._batched and views.row_bytes * len(chunk.items) > _CLEARED_AT_ONCE
-        if zeroed and not one_by_one:
-            views.clear(chunk.first_row, chunk.first_row + len(chunk.items))
+        cleared = 0
+        if self._groups[chunk.group].zeroed:
+            cleared = len(chunk.items) if self._batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
         status[BUSY_CHUNK] = chunk.number
         status[BUSY_SINCE] = time.monotonic_ns()
         started = time.perf_counter()
         if self._batched:
+            if cleared:
+                views.clear(chunk.first_row, chunk.first_row + cleared)
             additional, failures = self._run_batched(chunk, views)
         else:
-            additional, failures = self._run_items(chunk, views, clear=one_by_one)
+            additional, failures = self._run_items(chunk, views, cleared)
         seconds = time.perf_counter() - started
         status[BUSY_ROW] = 0
         loaded = len(chunk.items) - len(failures)
@@ -157,7 +158,7 @@ class ChunkRunner:
         return views
 
     def _run_items(
-        self, chunk: Chunk, views: _SlotViews, *, clear: bool
+        self, chunk: Chunk, views: _SlotViews, cleared: int
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
         loader, status = self._loader, self._status
         results: list[dict[str, Any] | None] | None = None
@@ -166,10 +167,10 @@ class ChunkRunner:
         seeds: Sequence[int | None] = chunk.seeds if chunk.seeds is not None else [None] * len(chunk.items)
         row = chunk.first_row
         for item, arrays, seed in zip(chunk.items, rows, seeds, strict=True):
+            if cleared and (row - chunk.first_row) % cleared == 0:
+                views.clear(row, min(row + cleared, chunk.first_row + len(chunk.items)))
             row += 1
             status[BUSY_ROW] = row
-            if clear:
-                views.clear(row - 1, row)
             try:
                 result = loader(item, arrays, seed)
                 if result is not None:
