@@ -321,4 +321,4 @@ def _location(location: Any) -> Path | None:
         raise TypeError(f"cache_location: expected a path, got {location!r}") from None
     if not path:
         raise ValueError("cache_location: expected a path, got an empty one")
-    return Path(path)
+    return Path(os.fsdecode(path))

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -181,3 +183,10 @@ def test_groups_whose_seeds_differ_have_different_fingerprints(tmp_path):
     uncached, cached = group(**arguments), group(cache_location=tmp_path, cache_by="item", **arguments)
     assert uncached.order("training", 0).batch(1, 0).seeds != cached.order("training", 0).batch(1, 0).seeds
     assert uncached.fingerprint() != cached.fingerprint()
+
+
+@pytest.mark.parametrize("location", ["a cache", b"a cache", Path("a cache")])
+def test_a_cache_location_is_any_path(location):
+    assert DataGroup(1, [1], loader_arrays={"x": ((), "int32")}, cache_location=location).cache_location == Path(
+        "a cache"
+    )

@@ -194,7 +194,7 @@ def test_the_last_batch_is_not_lost_to_the_end_that_follows_it(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaving_at_any_point_and_coming_back_loses_nothing(kind, record_property, capfd):
     expected = undisturbed(group(), end_at=("epoch", 3))
-    count = rounds(2 if kind == "process" else 4, 100)
+    count = rounds(*((2, 40) if kind == "process" else (4, 100)))
     record_property("rounds", count)
     for seed in range(count):
         chance = random.Random(seed)
@@ -417,7 +417,7 @@ def test_a_stopped_worker_is_named_goes_on_and_can_be_left():
 
 @limit(30, 900)
 def test_workers_killed_at_random_moments_change_nothing(record_property):
-    count, kills = rounds(1, 8), 100
+    count, kills = rounds(1, 5), 100
     record_property("rounds", count * kills)
 
     def load(item, arrays, seed):

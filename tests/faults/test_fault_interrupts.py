@@ -2,8 +2,8 @@
 
 Python raises KeyboardInterrupt between two bytecodes of the main thread. Here a trace function raises it before a
 chosen line, so that every line gets its turn, in seeded order; also lines that a real Ctrl-C could not hit. Left out
-are those that begin with a NOP (``try:``): Python does not look for signals there, nor do its tables of exceptions
-cover them, so that a lock around a ``try:`` would stay locked.
+are those that begin with a NOP (``try:``) or POP_EXCEPT (a ``return`` in an ``except``): Python does not look for
+signals there, nor do its tables of exceptions cover them, so that a lock would stay locked, or an exception alive.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from hydrax_core import Dataloader
 
 _CORE = str(Path(hydrax_core.__file__).parent)
 EPOCHS = ("epoch", 2)
-_NOP = dis.opmap["NOP"]
+_NEVER_INTERRUPTED = {dis.opmap["NOP"], dis.opmap["POP_EXCEPT"]}
 
 # A socket whose maker was interrupted is closed by the garbage collector, with a warning.
 pytestmark = [limit(30, 900), pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")]
@@ -61,7 +61,7 @@ class _Lines:
         # The line of a `with` runs once more when it is left; no Ctrl-C can come between that and the release.
         if event == "line" and "with self." not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             self.count += 1
-            if self.count == self.stop and frame.f_code.co_code[frame.f_lasti] == _NOP:
+            if self.count == self.stop and frame.f_code.co_code[frame.f_lasti] in _NEVER_INTERRUPTED:
                 self.stop += 1
             if self.count == self.stop:
                 self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
