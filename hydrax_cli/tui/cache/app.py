@@ -46,6 +46,8 @@ _REST: Final = 10
 """After a look that took so long, this many times as long without one."""
 _PICTURE_SECONDS: Final = 0.12
 """How long the cursor has to rest on an entry before it is drawn."""
+_MOST_RECHECKED: Final = 20_000
+"""Of more bad entries than these nobody looks whether they have been written anew."""
 _RUN_KEYS: Final = frozenset({"step", "copy_command"})
 
 
@@ -191,7 +193,12 @@ class CacheApp(BaseApp):
     def _recheck_bad(self) -> None:
         """What was bad may have been removed or written anew by a run."""
         state = self._shown
-        if state is None or state.group.info is None or not state.verdicts.bad_count or state.doing:
+        if (
+            state is None
+            or state.group.info is None
+            or not 0 < state.verdicts.bad_count < _MOST_RECHECKED
+            or state.doing
+        ):
             return
         since, group, bad = state.verdicts.since or time.time(), state.group, state.verdicts.bad()
 
@@ -225,7 +232,8 @@ class CacheApp(BaseApp):
             self._entries = None
             table.show(state, None, {}, self._words)
             return
-        group, selection, bad = state.group, self._selection, state.verdicts.bad()
+        group, selection = state.group, self._selection
+        bad = state.verdicts.bad() if selection.bad else ()
         held = table.chosen_entry if keep and table.chosen is not None else None
         target = seek or (None if held is None else Key(held.epoch, held.number))
         sight = table.pages_in_sight() if keep else {0}

@@ -149,6 +149,8 @@ class ClearScreen(ModalScreen["Conditions | None"]):
 
     @on(LineList.Chosen, "#choices")
     def _choice(self, event: LineList.Chosen) -> None:
+        if isinstance(event, LineList.Selected):  # which is a Chosen, too
+            return
         start = _CHOICES[event.index][2]
         self._value.display = bool(start)
         self._value.value = start

@@ -21,7 +21,6 @@ __all__ = ["CacheBar", "Holdings"]
 
 _DOING = {"verify": "verifying", "repair": "repairing", "clear": "clearing"}
 _EPOCH_EACH = frozenset({"itemwise", "reseed"})
-_LEAST_BAR = 8
 _SHORT = 3
 
 
@@ -132,7 +131,7 @@ class Holdings(Widget):
         percent = f"  {100 * entries // max(1, whole)} %"
         bad = f"  ✗ {count(state.verdicts.bad_count)} bad" if state.verdicts.bad_count else ""
         room = width - len(numbers) - len(percent) - len(bad) - 1
-        full, rest = bar(max(_LEAST_BAR, min(60, room)), entries / max(1, whole))
+        full, rest = bar(max(0, min(60, room)), entries / max(1, whole))
         tail = ((percent, "$dim"), (bad, "$text-error bold"))
         return Content.assemble((full, "$text-primary"), (rest, "$faint"), numbers, *tail)
 

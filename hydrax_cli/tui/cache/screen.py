@@ -187,6 +187,7 @@ class CacheScreen(Screen[None]):
         if wide and not short:
             wanted = max(wanted, self._holdings.wanted_height() - 1)
         self.map.styles.height = wanted
+        self._holdings.styles.height = wanted + 3 if wide and not short else None  # as high as the map's box
 
     def _recell(self) -> None:
         self._cell = self.map.here

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheSource"]
 
-_TELL_SECONDS: Final = 0.1
-_MOST_FINDINGS: Final = 1000
-"""Findings of one message; a cache may have millions."""
+_TELL_SECONDS: Final = 0.2
 _MOST_ITEMS: Final = 64
 _ITEMS_BYTES: Final = 32 << 20
 _GLANCE_BYTES: Final = 4 << 20
@@ -222,8 +220,6 @@ class _Reading:
 
     def found(self, finding: Finding) -> None:
         self._findings.append(finding)
-        if len(self._findings) >= _MOST_FINDINGS:
-            self.tell("")
 
     def tell(self, end: str) -> None:
         self._told = time.monotonic()

@@ -39,23 +39,28 @@ class GroupState:
     progress: Progress | None = None
     doing: Doing = ""
     did: Doing = ""
+    _begun: float | None = None
 
     def begin(self, doing: Doing, at: float) -> None:
-        """A verify or repair begins."""
-        self.doing = self.did = doing
-        self.findings.clear()
-        self.found, self.progress = 0, None
-        self.verdicts.begin(at)
+        """A verify or repair begins; what is known stays until that has got anywhere."""
+        self.doing, self._begun = doing, at
 
     def tell(self, progress: Progress) -> None:
-        """It is so far."""
-        self.progress = progress
-        self.found += len(progress.findings)
-        self.findings += progress.findings[: max(0, _MOST_FINDINGS - len(self.findings))]
-        self.verdicts.add(progress.findings)
-        self.verdicts.read_to(progress.read_to)
+        """It is so far; one that fails at once, such as a repair while a run writes, leaves everything as it was."""
+        failed = progress.end not in ("", "done", "stopped")
+        if self._begun is not None and not failed:
+            self.did, self.found = self.doing, 0
+            self.findings.clear()
+            self.verdicts.begin(self._begun)
+            self._begun = None
+        if self._begun is None:
+            self.progress = progress
+            self.found += len(progress.findings)
+            self.findings += progress.findings[: max(0, _MOST_FINDINGS - len(self.findings))]
+            self.verdicts.add(progress.findings)
+            self.verdicts.read_to(progress.read_to)
         if progress.end:
-            self.doing = ""
+            self.doing, self._begun = "", None
         if progress.end == "done":
             self.verdicts.finish()
 

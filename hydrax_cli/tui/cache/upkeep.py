@@ -68,8 +68,12 @@ class Upkeep:
             if yes and self._is_free():
                 self._read(state, repair=True)
 
-        hint = "" if state.did else "\nNothing has been verified yet: v lists first what is wrong."
-        self._app.push_screen(ConfirmScreen(f"repair {state.group.name}", _REPAIR + hint, "repairs"), answered)
+        text = _REPAIR
+        if not state.did:
+            text += "\nNothing has been verified yet: v lists first what is wrong."
+        if state.group.info is not None and state.group.info.in_use:
+            text += "\nA run is using this cache: it is refused until that has ended."
+        self._app.push_screen(ConfirmScreen(f"repair {state.group.name}", text, "repairs"), answered)
 
     def clear(self, state: GroupState) -> None:
         """Ask what to clear, show what would go, and remove it."""
@@ -101,12 +105,12 @@ class Upkeep:
 
         def came_further(progress: Progress) -> None:
             state.tell(progress)
+            if progress.end not in ("", "done", "stopped"):
+                self._warn(progress.end, f"Nothing was {'repaired' if repair else 'verified'}")
             self._changed(state, False)
 
         def ended(_: None) -> None:
-            self._busy, end = None, "" if state.progress is None else state.progress.end
-            if end not in ("done", "stopped"):
-                self._warn(end, f"{group.name}: the {state.did} has ended")
+            self._busy = None
             self._changed(state, repair)
 
         self._jobs.do(lambda: self._source.verify(group, stop, tell, repair=repair), ended)
