@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from hydrax_cli.errors import TargetError
 from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
+from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from hydrax_cli.tui.app import InspectApp
+    from hydrax_cli.tui.cache.app import CacheApp
     from hydrax_cli.tui.feed import Opened
     from hydrax_cli.tui.messages import Fault
 
@@ -36,6 +39,8 @@ _SCREEN = Pattern(
 _POLL_SECONDS = 0.05
 _FIRST_SECONDS = 60.0
 """Longest wait for a first batch, or for a batch that is looked into."""
+_OF_EVERY_SOURCE = frozenset({"cache", "light", "screenshot", "screen", "press", "after"})
+"""Options that go with whatever is looked at."""
 
 
 def _speed(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
@@ -51,8 +56,15 @@ def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -
     return value
 
 
-@click.command(short_help="Watch a loader at work and look into its batches.")
+def _no_terminal() -> click.UsageError:
+    return click.UsageError(
+        "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
+    )
+
+
+@click.command(short_help="Watch a loader at work and look into its batches, or into a cache.")
 @loader_options
+@click.option("--cache", type=click.Path(path_type=Path), help="Look into a cache on disk instead of a loader.")
 @click.option(
     "--speed",
     type=float,
@@ -81,6 +93,7 @@ def inspect(
     seed: int | None,
     size: tuple[int, int] | None,
     step_seconds: float,
+    cache: Path | None,
     speed: float | None,
     paused: bool,
     light: bool,
@@ -93,12 +106,16 @@ def inspect(
 
     TARGET is what `hydrax run` takes; without it, 1,797 handwritten digits are shown. Press ? for the keys.
 
+    With --cache PATH a cache is shown instead: what it holds, a map of it, every entry; verify, repair, clear.
+
     With --screenshot no terminal is needed: the picture is taken when the run ends or --after has passed.
     """
     if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise click.UsageError(
-            "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
-        )
+        raise _no_terminal() if cache is None else _no_terminal_for_cache(cache)
+    if cache is not None:
+        _require_alone(ctx, "--cache")
+        _show_cache(cache, light=light, screenshot=screenshot, screen=screen, keys=press.split(), seconds=after)
+        return
     from hydrax_cli.tui.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
     from hydrax_cli.tui.capture import Capture, LogBuffer  # noqa: PLC0415  same
     from hydrax_cli.tui.feed import LoaderFeed  # noqa: PLC0415  same
@@ -137,6 +154,50 @@ def inspect(
     _report(ctx, app.fatal_fault)
 
 
+def _no_terminal_for_cache(cache: Path) -> click.UsageError:
+    return click.UsageError(
+        f"this is no terminal; use `hydrax cache info {cache}` for plain lines or JSON, or --screenshot FILE.svg for a "
+        "picture"
+    )
+
+
+def _require_alone(ctx: click.Context, option: str) -> None:
+    """Refuse what says which loader to run, and how, beside an option that runs none."""
+    names = [
+        param.human_readable_name if param.param_type_name == "argument" else param.opts[0]
+        for param in ctx.command.params
+        if param.name not in _OF_EVERY_SOURCE
+        and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
+    ]
+    if names:
+        raise click.UsageError(f"{option}: it runs no loader, so {', '.join(names)} cannot go with it")
+
+
+def _show_cache(
+    path: Path, *, light: bool, screenshot: str | None, screen: tuple[int, int], keys: list[str], seconds: float
+) -> None:
+    from hydrax_cli.tui.cache.app import CacheApp  # noqa: PLC0415  who watches a run needs none of it
+    from hydrax_cli.tui.cache.source import CacheSource  # noqa: PLC0415  same
+    from hydrax_cli.tui.capture import Capture, LogBuffer  # noqa: PLC0415  same
+
+    source = CacheSource(path)
+    try:
+        source.require()
+    except NotACacheError as error:
+        raise click.UsageError(f"--cache: {error}") from error
+    with Capture(LogBuffer(), descriptors=screenshot is None) as capture, _brisk():
+        app = CacheApp(source, path, on_ready=capture.take_streams, light=light)
+        try:
+            if screenshot is None:
+                app.run()
+            else:
+                picture = asyncio.run(_picture(app, screen, keys, seconds))
+        finally:
+            source.close()
+    if screenshot is not None:
+        Path(screenshot).write_text(picture, "utf-8")
+
+
 @contextmanager
 def _brisk() -> Iterator[None]:
     """Threads take turns more often."""
@@ -166,7 +227,7 @@ def _open(
     return Opened(found.name, command, loader)
 
 
-async def _picture(app: InspectApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:
+async def _picture(app: InspectApp | CacheApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:
     """The screen after a run has come to rest, and after some keys."""
     from hydrax_cli.tui.svg import screen_svg  # noqa: PLC0415  only a picture needs it
 

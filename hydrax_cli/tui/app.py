@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import bisect
 import os
-import signal
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
-from textual.theme import Theme
 
+from hydrax_cli.tui.base import BaseApp
 from hydrax_cli.tui.pace import Pace
 from hydrax_cli.tui.rates import Rates
 from hydrax_cli.tui.screens.batch import BatchScreen
-from hydrax_cli.tui.screens.dialogs import FaultScreen, GoToScreen, HelpScreen, TooSmallScreen
+from hydrax_cli.tui.screens.dialogs import FaultScreen, GoToScreen
 from hydrax_cli.tui.screens.main import MainScreen
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterable
 
-    from textual import events
     from textual.screen import Screen
 
     from hydrax_cli.tui.messages import BatchRecord, BatchView, Fault, Feed, Frame
@@ -36,59 +33,11 @@ __all__ = ["InspectApp"]
 
 _FRAME_SECONDS = 0.25
 _PREVIEW_SECONDS = 0.5
-_LEAST = (60, 18)
 _LIMITS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 _QUIET_STATES = frozenset({"paused", "done", "failed"})
 
-_DARK = Theme(
-    name="hydrax-dark",
-    primary="#5aa9f0",
-    secondary="#8196b3",
-    accent="#4cc3b5",
-    success="#79c97f",
-    warning="#e8b04c",
-    error="#ef6f7c",
-    foreground="#d6dde8",
-    background="#0f141b",
-    surface="#141b24",
-    panel="#263141",
-    dark=True,
-    variables={
-        "cursor": "#1d3b59",
-        "dim": "#8795a8",
-        "faint": "#37445a",
-        "footer-background": "#1a2330",
-        "footer-description-foreground": "#a9b5c5",
-        "footer-key-foreground": "#5aa9f0",
-        "block-cursor-text-style": "none",
-    },
-)
-_LIGHT = Theme(
-    name="hydrax-light",
-    primary="#1c64ad",
-    secondary="#5b6b80",
-    accent="#0f7f74",
-    success="#2f7d3a",
-    warning="#9a6200",
-    error="#bd2f43",
-    foreground="#242b36",
-    background="#f8f7f3",
-    surface="#ffffff",
-    panel="#d5d3ca",
-    dark=False,
-    variables={
-        "cursor": "#cfe2f5",
-        "dim": "#6a7280",
-        "faint": "#c4c1b6",
-        "footer-background": "#eceae3",
-        "footer-description-foreground": "#4d5665",
-        "footer-key-foreground": "#1c64ad",
-        "block-cursor-text-style": "none",
-    },
-)
 
-
-class InspectApp(App[None]):
+class InspectApp(BaseApp):
     """The app.
 
     Args:
@@ -97,11 +46,7 @@ class InspectApp(App[None]):
         light: Whether to begin with the light theme.
     """
 
-    TITLE = "hydrax inspect"
     CSS_PATH = "inspect.tcss"
-    ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]  # noqa: RUF012  Textual declares it so
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall"), (52, "-very-tall")]  # noqa: RUF012  same
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "play", "play", show=False),
         Binding("s", "step", "step", show=False),
@@ -113,19 +58,11 @@ class InspectApp(App[None]):
         Binding("c", "copy_command", "copy", show=False),
         Binding("e", "error", "error", show=False),
         Binding("r", "reopen", "read anew", show=False),
-        Binding("t", "switch_theme", "theme", show=False),
-        Binding("question_mark", "help", "help", show=False),
-        Binding("q", "quit", "quit", show=False),
-        Binding("ctrl+c", "quit", "quit", show=False, priority=True),
     ]
 
     def __init__(self, feed: Feed, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
-        super().__init__()
-        self.register_theme(_DARK)
-        self.register_theme(_LIGHT)
-        self.theme = _LIGHT.name if light else _DARK.name
+        super().__init__(on_ready=on_ready, light=light)
         self._feed = feed
-        self._on_ready = on_ready
         self._rates = Rates(len(os.sched_getaffinity(0)))
         self._main = MainScreen()
         self._frame: Frame | None = None
@@ -134,7 +71,6 @@ class InspectApp(App[None]):
         self._frame_pace = Pace(share=0.07, longest=1.0)
         self._preview_pace = Pace(share=0.08, longest=3.0)
         self._last_fault: Fault | None = None
-        self._loop_signals: list[signal.Signals] = []
 
     @property
     def frame(self) -> Frame | None:
@@ -174,29 +110,12 @@ class InspectApp(App[None]):
         """The main screen."""
         return self._main
 
-    def on_mount(self) -> None:
-        """Draw first, then begin."""
-        self._handle_signals()
-        self.call_after_refresh(self._begin)
-
-    def _begin(self) -> None:
-        if self._on_ready is not None:
-            self._on_ready()
+    def begin(self) -> None:
+        """Begin with the run."""
         self._feed.start()
         self.tick()
         self.set_interval(_FRAME_SECONDS, self.tick)
         self.set_interval(_PREVIEW_SECONDS, self._tick_preview)
-
-    def _handle_signals(self) -> None:
-        import asyncio  # noqa: PLC0415  Textual has imported it
-
-        loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            try:
-                loop.add_signal_handler(number, self.exit)
-            except (RuntimeError, ValueError):
-                return  # only the main thread gets signals
-            self._loop_signals.append(number)
 
     # --- frames
 
@@ -346,17 +265,6 @@ class InspectApp(App[None]):
         else:
             self.notify("There was no error.")
 
-    def action_help(self) -> None:
-        """Show all keys."""
-        if isinstance(self.screen, HelpScreen):
-            self.pop_screen()
-        else:
-            self.push_screen(HelpScreen())
-
-    def action_switch_theme(self) -> None:
-        """Dark or light."""
-        self.theme = _DARK.name if self.theme == _LIGHT.name else _LIGHT.name
-
     def open_batch(self, record: BatchRecord) -> None:
         """Look into a batch, or at what went wrong with it."""
         if record.fault is not None:
@@ -378,16 +286,6 @@ class InspectApp(App[None]):
         yield SystemCommand("Copy command", "Copy what shows the chosen batch again", self.action_copy_command)
         yield SystemCommand("Log", "What loaders print and raise", self._main.action_log)
         yield SystemCommand("Last error", "The last error in full", self.action_error)
-        yield SystemCommand("Help", "All keys and signs", self.action_help)
-
-    def on_resize(self, event: events.Resize) -> None:
-        """A terminal that is too small gets a screen that says so."""
-        small = event.size.width < _LEAST[0] or event.size.height < _LEAST[1]
-        shown = isinstance(self.screen, TooSmallScreen)
-        if small and not shown:
-            self.push_screen(TooSmallScreen(_LEAST))
-        elif shown and not small:
-            self.pop_screen()
 
 
 def _has_news(frame: Frame, before: Frame) -> bool:

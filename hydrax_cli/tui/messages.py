@@ -147,6 +147,7 @@ class BatchRecord(NamedTuple):
         load_seconds: Time in ``loader_func``, over all workers; ``None`` where it is not known.
         cached: Whether it came from the cache.
         fault: What went wrong.
+        name: What to call it, where that is not its epoch and batch.
     """
 
     serial: int
@@ -161,11 +162,15 @@ class BatchRecord(NamedTuple):
     load_seconds: float | None
     cached: bool
     fault: Fault | None = None
+    name: str = ""
 
     @property
     def title(self) -> str:
         """``"epoch 3, batch 14"``."""
-        return f"{'epoch' if self.kind == 'training' else 'validation'} {self.epoch}, batch {self.epoch_batch}"
+        return (
+            self.name
+            or f"{'epoch' if self.kind == 'training' else 'validation'} {self.epoch}, batch {self.epoch_batch}"
+        )
 
 
 class LogLine(NamedTuple):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hydrax_cli.tui.messages import ArrayInfo, BatchRecord, BatchView, GroupInfo, Subject
+from hydrax_cli.tui.texts import one_line
 from hydrax_core.errors import HydraxError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ __all__ = ["describe", "glance", "load_again", "view"]
 
 _GLANCE_BYTES = 2 << 20
 _GLANCE_ROWS = 256
-_LONGEST_TEXT = 300
 _MOST_HELPERS = 2
 
 
@@ -60,7 +60,7 @@ def view(batch: Batch[Any], record: BatchRecord, subject: Subject, *, source: st
     """All of a batch in hand."""
     arrays = {name: np.array(array) for name, array in batch.arrays.items()}
     made = _view(batch, record, subject, arrays, source=source)
-    additional = {name: tuple(_text(value) for value in values) for name, values in batch.additional.items()}
+    additional = {name: tuple(one_line(value) for value in values) for name, values in batch.additional.items()}
     return BatchView(
         record=record,
         group=made.group,
@@ -68,7 +68,7 @@ def view(batch: Batch[Any], record: BatchRecord, subject: Subject, *, source: st
         infos=made.infos,
         indices=made.indices,
         seeds=made.seeds,
-        descriptors=tuple(_text(item) for item in batch.data),
+        descriptors=tuple(one_line(item) for item in batch.data),
         additional=MappingProxyType(additional),
         source=made.source,
         command=made.command,
@@ -140,15 +140,3 @@ def _group(kind: str, index: int, group: DataGroup[Any]) -> GroupInfo:
             for name, layout in layouts.items()
         ),
     )
-
-
-def _text(value: Any) -> str:
-    """A value in one line of bounded length."""
-    if value is None:
-        return ""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except Exception as error:  # noqa: BLE001  a descriptor's broken repr must not hide the batch
-        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    text = " ".join(text[: 4 * _LONGEST_TEXT].split())
-    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}…"

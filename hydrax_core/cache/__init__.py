@@ -1,26 +1,38 @@
 """The cache on disk; see ``docs/cache.md`` for format, promises and modes.
 
 It knows no loader, no engine and no jax: it is given arrays and a place, and gives them back or says that it has
-none. ``CacheStore`` is for the engine; ``info``, ``verify`` and ``clear`` are for users and for the command line.
+none. ``CacheStore`` is for the engine; ``info``, ``verify`` and ``clear`` are for users and for the command line,
+``CacheEntries`` is for looking into a cache.
 """
 
 from __future__ import annotations
 
 from hydrax_core.cache.clear import Cleared, clear
+from hydrax_core.cache.entries import CacheEntries, EntryList
 from hydrax_core.cache.folder import caches
+from hydrax_core.cache.index import EntryInfo, EpochCount
 from hydrax_core.cache.info import CacheInfo, info, sample_entries
+from hydrax_core.cache.manifest import StoredArray
 from hydrax_core.cache.store import CacheCounters, CachedBatch, CachedItems, CacheStore
+from hydrax_core.cache.stored import Pickled, StoredEntry
 from hydrax_core.cache.survey import in_use
 from hydrax_core.cache.verify import Finding, verify
 
 __all__ = [
     "CacheCounters",
+    "CacheEntries",
     "CacheInfo",
     "CacheStore",
     "CachedBatch",
     "CachedItems",
     "Cleared",
+    "EntryInfo",
+    "EntryList",
+    "EpochCount",
     "Finding",
+    "Pickled",
+    "StoredArray",
+    "StoredEntry",
     "caches",
     "clear",
     "in_use",

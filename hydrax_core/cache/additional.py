@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hydrax_core.cache.codec import DecodeError, UnstorableError, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["decode_batch", "decode_item", "encode_batch", "encode_items"]
 
@@ -55,25 +55,27 @@ def encode_items(additional: Mapping[str, Sequence[Any]], rows: int, *, allow_pi
     return coded
 
 
-def decode_batch(data: bytes, rows: int, *, allow_pickle: bool) -> dict[str, list[Any]]:
-    """The inverse of ``encode_batch``.
+def decode_batch(
+    data: bytes, rows: int, *, allow_pickle: bool, instead: Callable[[bytes], Any] | None = None
+) -> dict[str, list[Any]]:
+    """The inverse of ``encode_batch``; ``instead`` is that of ``decode``.
 
     Raises:
-        DecodeError: It is not of that form, or holds a pickle without ``allow_pickle``.
+        DecodeError: It is not of that form, or holds a pickle without ``allow_pickle`` or ``instead``.
     """
-    found = decode_item(data, allow_pickle=allow_pickle)
+    found = decode_item(data, allow_pickle=allow_pickle, instead=instead)
     if not all(type(values) is list and len(values) == rows for values in found.values()):
         raise DecodeError(f"it is no dict of lists of {rows} values")
     return found
 
 
-def decode_item(data: bytes, *, allow_pickle: bool) -> dict[str, Any]:
-    """The inverse of ``encode_items``, for one item.
+def decode_item(data: bytes, *, allow_pickle: bool, instead: Callable[[bytes], Any] | None = None) -> dict[str, Any]:
+    """The inverse of ``encode_items``, for one item; ``instead`` is that of ``decode``.
 
     Raises:
-        DecodeError: It is not of that form, or holds a pickle without ``allow_pickle``.
+        DecodeError: It is not of that form, or holds a pickle without ``allow_pickle`` or ``instead``.
     """
-    found = decode(data, allow_pickle=allow_pickle)
+    found = decode(data, allow_pickle=allow_pickle, instead=instead)
     if type(found) is not dict or not all(type(key) is str for key in found):
         raise DecodeError("it is no dict with names as keys")
     return found

@@ -14,7 +14,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrax_core.cache.check import check_rows
+from hydrax_core.cache.check import CheckedRow, check_rows
 from hydrax_core.cache.folder import (
     INDEX,
     INDEX_SIDE_FILES,
@@ -29,7 +29,7 @@ from hydrax_core.cache.survey import Survey, disk_bytes, epoch_paths, readonly_i
 from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from hydrax_core.cache.index import IndexRow
@@ -59,6 +59,7 @@ def clear(
     older_than: float | None = None,
     corrupt: bool = False,
     dry_run: bool = False,
+    on_read: Callable[[int], None] | None = None,
 ) -> Cleared:
     """Remove all of a cache, or the entries that fit every condition given.
 
@@ -68,6 +69,8 @@ def clear(
         older_than: Only entries written more than this many seconds ago.
         corrupt: Only entries that fail their checksum; all others are read, too.
         dry_run: Change nothing.
+        on_read: With ``corrupt``, called after each entry with the number of entries read so far. What it raises ends
+            the reading, before anything is removed.
 
     Raises:
         NotACacheError: There is no cache.
@@ -83,7 +86,7 @@ def clear(
         try:
             if everything:
                 return _clear_all(folder, found, dry_run=dry_run)
-            return _clear_some(folder, found, _Conditions(epoch, older_than, corrupt), dry_run=dry_run)
+            return _clear_some(folder, found, _Conditions(epoch, older_than, corrupt, on_read), dry_run=dry_run)
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"{folder}: not everything could be removed: {error}") from error
 
@@ -93,6 +96,7 @@ class _Conditions:
     epoch: int | None
     older_than: float | None
     corrupt: bool
+    on_read: Callable[[int], None] | None
 
 
 def _clear_all(folder: Path, found: Survey, *, dry_run: bool) -> Cleared:
@@ -169,4 +173,12 @@ def _rows(folder: Path, found: Survey, index: Index, conditions: _Conditions) ->
     if not conditions.corrupt:
         return rows
     checked = check_rows(folder, found.files, found.manifest.identity_digest(), rows)
-    return (row for row, fault in checked if fault)
+    return _faulty(checked, conditions.on_read)
+
+
+def _faulty(checked: Iterable[CheckedRow], on_read: Callable[[int], None] | None) -> Iterator[IndexRow]:
+    for number, (row, fault) in enumerate(checked, 1):
+        if on_read is not None:
+            on_read(number)
+        if fault:
+            yield row

@@ -26,7 +26,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["DecodeError", "PickleRefusedError", "UnstorableError", "decode", "encode"]
+__all__ = ["DecodeError", "PickleRefusedError", "UnstorableError", "decode", "dtype_of", "encode"]
 
 MAX_DEPTH = 100
 """Containers within containers; far below Python's own recursion limit."""
@@ -71,14 +71,19 @@ def encode(value: Any, *, allow_pickle: bool = False) -> bytes:
     return bytes(out)
 
 
-def decode(data: bytes, *, allow_pickle: bool = False) -> Any:
+def decode(data: bytes, *, allow_pickle: bool = False, instead: Callable[[bytes], Any] | None = None) -> Any:
     """The value of which ``data`` is the code.
+
+    Args:
+        data: The code.
+        allow_pickle: Load pickles that it holds.
+        instead: Stands in for pickles that are not loaded: called with the bytes of each, which run nothing.
 
     Raises:
         DecodeError: There is none.
-        PickleRefusedError: It holds a pickle and ``allow_pickle`` is not set.
+        PickleRefusedError: It holds a pickle, ``allow_pickle`` is not set and nothing stands in.
     """
-    decoder = _Decoder(data, allow_pickle=allow_pickle)
+    decoder = _Decoder(data, pickle.loads if allow_pickle else instead)
     try:
         value = decoder.take(0)
     except DecodeError:
@@ -98,7 +103,12 @@ def _dtype_text(dtype: np.dtype[Any]) -> str | None:
     return text if dtype.names is None and dtype.subdtype is None and _NUMPY_DTYPE.fullmatch(text) else None
 
 
-def _dtype_of(text: str) -> np.dtype[Any]:
+def dtype_of(text: str) -> np.dtype[Any]:
+    """The dtype that a text stands for: NumPy's own spelling, ``"<f4"``, or the name of one that NumPy lacks.
+
+    Raises:
+        DecodeError: There is none.
+    """
     if _NUMPY_DTYPE.fullmatch(text):
         return np.dtype(text)
     if _EXTENDED_DTYPE.fullmatch(text):
@@ -252,9 +262,9 @@ _WRITERS: dict[type, Callable[[_Encoder, Any, int], bool]] = {
 
 
 class _Decoder:
-    def __init__(self, data: bytes, *, allow_pickle: bool) -> None:
+    def __init__(self, data: bytes, unpickled: Callable[[bytes], Any] | None) -> None:
         self._data = data
-        self._allow_pickle = allow_pickle
+        self._unpickled = unpickled
         self.position = 0
 
     def take(self, depth: int) -> Any:
@@ -319,7 +329,7 @@ class _Decoder:
         return {self.take(depth + 1): self.take(depth + 1) for _ in range(self._count())}
 
     def take_array(self, _depth: int) -> np.ndarray[Any, Any]:
-        dtype = _dtype_of(self._text())
+        dtype = dtype_of(self._text())
         shape = tuple(self._length() for _ in range(self._count()))
         size = functools.reduce(operator.mul, shape, 1)
         raw = self._bytes(self._length())
@@ -330,7 +340,7 @@ class _Decoder:
         return found.copy()
 
     def take_scalar(self, _depth: int) -> Any:
-        dtype = _dtype_of(self._text())
+        dtype = dtype_of(self._text())
         raw = self._bytes(self._length())
         if len(raw) != dtype.itemsize:
             raise DecodeError(f"{len(raw)} bytes for a {dtype}")
@@ -368,9 +378,9 @@ class _Decoder:
 
     def take_pickle(self, _depth: int) -> Any:
         data = self._bytes(self._length())
-        if not self._allow_pickle:
+        if self._unpickled is None:
             raise PickleRefusedError("it holds a pickle, and cache_pickle is not set")
-        return pickle.loads(data)
+        return self._unpickled(data)
 
 
 def _check_elements(array: np.ndarray[Any, Any]) -> None:

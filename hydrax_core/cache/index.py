@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-__all__ = ["EpochCount", "Index", "IndexRow"]
+__all__ = ["EntryInfo", "EpochCount", "Index", "IndexRow"]
 
 _log = logging.getLogger("hydrax")
 
@@ -33,6 +33,7 @@ _AT_ONCE: Final = 500
 """Parameters of a statement; SQLite has at most 999 of them in its older versions."""
 _PAGE_ROWS: Final = 256
 _MOST_MENDED: Final = 8
+_INFO: Final = "epoch, number, created, size, length(additional)"
 
 
 class IndexRow(NamedTuple):
@@ -53,6 +54,24 @@ class IndexRow(NamedTuple):
     created: float
     size: int
     additional: bytes | None
+
+
+class EntryInfo(NamedTuple):
+    """What the index says about one entry.
+
+    Attributes:
+        epoch: Content epoch.
+        number: Batch or item.
+        created: When it was written, seconds since 1970.
+        size: Bytes of the arrays.
+        additional_bytes: Bytes of its additional data as stored, ``None`` where there is none.
+    """
+
+    epoch: int
+    number: int
+    created: float
+    size: int
+    additional_bytes: int | None
 
 
 class EpochCount(NamedTuple):
@@ -135,9 +154,35 @@ class Index:
 
     def counts(self) -> list[EpochCount]:
         """Entries of each content epoch that has any."""
-        sql = "SELECT epoch, count(*), min(created), max(created) FROM entries GROUP BY epoch ORDER BY epoch"
+        # Rows lie in the order they were written: looking each up by its key would take six times as long.
+        sql = (
+            "SELECT epoch, count(*), min(created), max(created) FROM entries NOT INDEXED GROUP BY epoch ORDER BY epoch"
+        )
         counts = [EpochCount(*fields) for fields in self._fetch(sql, ())]
         return [count for count in counts if all(type(field) in (int, float) for field in count)]
+
+    def count(self, epoch: int, first: int, end: int, *, written: tuple[float, float] | None = None) -> int:
+        """Entries of an epoch with a number in ``range(first, end)``, written in a span of time where one is given."""
+        sql = "SELECT count(*) FROM entries WHERE epoch = ? AND number >= ? AND number < ?"
+        found = self._fetch(sql + _written(written), (epoch, first, end, *(written or ())))
+        return int(found[0][0]) if found else 0
+
+    def infos(
+        self, epoch: int, first: int, end: int, *, skip: int, limit: int, written: tuple[float, float] | None = None
+    ) -> list[EntryInfo]:
+        """What ``count`` counts, in order, but for the first ``skip`` of them."""
+        sql = f"SELECT {_INFO} FROM entries WHERE epoch = ? AND number >= ? AND number < ?{_written(written)}"  # noqa: S608  constants only
+        sql += " ORDER BY number LIMIT ? OFFSET ?"
+        return _infos(self._fetch(sql, (epoch, first, end, *(written or ()), limit, skip)))
+
+    def infos_of(self, epoch: int, numbers: Sequence[int]) -> list[EntryInfo]:
+        """Those of the entries that there are, in order."""
+        found: list[EntryInfo] = []
+        for first in range(0, len(numbers), _AT_ONCE):
+            part = numbers[first : first + _AT_ONCE]
+            sql = f"SELECT {_INFO} FROM entries WHERE epoch = ? AND number IN ({','.join('?' * len(part))})"  # noqa: S608  marks only
+            found += _infos(self._fetch(sql, (epoch, *part)))
+        return sorted(found)
 
     def add(self, rows: Sequence[IndexRow]) -> None:
         """Add entries whose data is on the disk, all or none; they are on the disk, too, when this returns.
@@ -286,6 +331,17 @@ class Index:
             if connection is not None:
                 connection.close()
         self._reader = self._writer = None
+
+
+def _written(span: tuple[float, float] | None) -> str:
+    return "" if span is None else " AND created >= ? AND created < ?"
+
+
+def _infos(found: Sequence[Sequence[Any]]) -> list[EntryInfo]:
+    """Rows of ``_INFO``; those with fields of other types than ours are left out."""
+    kinds = (int, int, float, int)
+    rows = (row for row in found if tuple(map(type, row[:4])) == kinds and type(row[4]) in (int, type(None)))
+    return [EntryInfo(*row) for row in rows]
 
 
 def _row(fields: Sequence[Any]) -> IndexRow:

@@ -81,10 +81,15 @@ class _Scope:
     repair: bool
     settled: bool  # nobody writes, so what has no row will not get one
     progress: Callable[[int, int], None] | None
+    on_entry: Callable[[int, int], None] | None
 
 
 def verify(
-    path: str | os.PathLike[str], *, repair: bool = False, progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    repair: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_entry: Callable[[int, int], None] | None = None,
 ) -> Iterator[Finding]:
     """Read a whole cache and yield what is wrong with it.
 
@@ -92,6 +97,8 @@ def verify(
         path: The cache's folder.
         repair: Remove bad entries, leftovers and orphans; nobody may use the cache meanwhile.
         progress: Called with the bytes read and the bytes to be read.
+        on_entry: Called with content epoch and number of each entry that has been read, in their order; what is wrong
+            with it has been yielded by then.
 
     Raises:
         NotACacheError: There is no cache.
@@ -100,10 +107,11 @@ def verify(
     """
     folder = require_cache(path)
     if not repair:
-        return _findings(_Scope(folder, survey(folder), repair=False, settled=not in_use(folder), progress=progress))
+        settled = not in_use(folder)
+        return _findings(_Scope(folder, survey(folder), False, settled, progress, on_entry))
     lock = exclusive_lock(folder)
     try:
-        return _repair(lock, _Scope(folder, survey(folder), repair=True, settled=True, progress=progress))
+        return _repair(lock, _Scope(folder, survey(folder), True, True, progress, on_entry))
     except BaseException:
         lock.close()
         raise
@@ -189,6 +197,8 @@ def _entry_findings(scope: _Scope, manifest: Manifest, index: Index, seen: set[i
         done += entry_bytes
         if scope.progress is not None:
             scope.progress(done, total)
+        if scope.on_entry is not None:
+            scope.on_entry(row.epoch, row.number)
     if epoch is not None:
         yield from _epoch_findings(scope, epoch, index)
 

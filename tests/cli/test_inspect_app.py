@@ -201,7 +201,7 @@ async def test_brackets_go_to_the_batches_beside_and_load_them_again():
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: app.screen.record.epoch_batch == 2 and shown(app, "photo-16.jpg"))
         await pilot.press("right_square_bracket")
-        await until(pilot, lambda: shown(app, "no further batch"))
+        await until(pilot, lambda: shown(app, "nothing further"))
 
 
 @asynchronous

@@ -252,7 +252,7 @@ class BatchScreen(Screen[None]):
         while record is not None and record.fault is not None:
             record = self._neighbour(record, step)
         if record is None:
-            self.notify("There is no further batch in the table.")
+            self.notify("There is nothing further in the table.")
         else:
             self.fetch(record)
 

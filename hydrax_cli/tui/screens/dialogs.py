@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from textual import on
 from textual.binding import Binding, BindingType
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from hydrax_cli.tui.messages import Fault
 
-__all__ = ["FaultScreen", "GoToScreen", "HelpScreen", "TooSmallScreen"]
+__all__ = ["FaultScreen", "GoToScreen", "HelpGroups", "HelpScreen", "TooSmallScreen"]
 
 _PLACE = re.compile(r"\s*(\d{1,12})(?:\s*[:, ]\s*(\d{1,12}))?\s*")
 
-_HELP = (
+HelpGroups: TypeAlias = "tuple[tuple[str, tuple[tuple[str, str], ...]], ...]"
+
+_HELP: HelpGroups = (
     (
         "The run",
         (
@@ -79,19 +81,27 @@ _HELP = (
 
 
 class HelpScreen(ModalScreen[None]):
-    """All keys and signs."""
+    """All keys and signs.
+
+    Args:
+        groups: Titles, and keys with what they do; those of a run if not given.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,question_mark,enter", "dismiss", "close", show=False),
         Binding("q", "app.quit", "quit", show=False),
     ]
 
+    def __init__(self, groups: HelpGroups = _HELP) -> None:
+        super().__init__()
+        self._groups = groups
+
     def compose(self) -> ComposeResult:
         """The keys, in groups."""
         with VerticalScroll(id="help", classes="dialog") as box:
             box.border_title = "hydrax inspect"
             box.border_subtitle = "Esc closes"
-            for title, keys in _HELP:
+            for title, keys in self._groups:
                 lines = [Content.styled(title, "$text-primary bold")]
                 lines += [Content.assemble((f"  {key:<12}", "$text-accent"), text) for key, text in keys]
                 yield Static(Content("\n").join(lines))
@@ -102,20 +112,20 @@ class GoToScreen(ModalScreen["tuple[int, int] | None"]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close", show=False)]
 
-    def __init__(self, place: tuple[int, int], batches_per_epoch: int) -> None:
+    def __init__(self, place: tuple[int, int], per_epoch: int, noun: str = "batch", nouns: str = "batches") -> None:
         super().__init__()
         self._place = place
-        self._batches_per_epoch = batches_per_epoch
+        self._per_epoch = per_epoch
+        self._noun = noun
+        self._nouns = nouns
 
     def compose(self) -> ComposeResult:
         """A field with the place where the run is."""
         with Vertical(id="goto", classes="dialog") as box:
-            box.border_title = "go to EPOCH:BATCH"
+            box.border_title = f"go to EPOCH:{self._noun.upper()}"
             box.border_subtitle = "Enter goes, Esc stays"
             yield Input(f"{self._place[0]}:{self._place[1]}", compact=True, id="place")
-            yield Label(
-                f"an epoch has {self._batches_per_epoch:,} batches, 0 to {self._batches_per_epoch - 1:,}", id="hint"
-            )
+            yield Label(f"an epoch has {self._per_epoch:,} {self._nouns}, 0 to {self._per_epoch - 1:,}", id="hint")
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:

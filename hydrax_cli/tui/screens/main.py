@@ -94,17 +94,8 @@ class MainScreen(Screen[None]):
         self._preview.visible = True
 
     def show_preview(self, view: BatchView) -> None:
-        """Draw the latest batch: its first array that is a picture, else its first."""
-        from hydrax_cli.tui import pixels  # noqa: PLC0415  NumPy comes with it
-
-        names = list(view.arrays)
-        kinds = {name: pixels.best_kind(array.shape[1:], array.dtype) for name, array in view.arrays.items()}
-        name = next(
-            (n for n in names if kinds[n] == "picture"), next((n for n in names if kinds[n] == "heat map"), names[0])
-        )
-        info = next(info for info in view.infos if info.name == name)
-        title = f"{view.record.title} · {name} {info.shape}"
-        self._preview.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
+        """Draw the latest batch."""
+        self._preview.show_best(view)
 
     @on(LineList.Selected, "#table")
     def _table_selected(self) -> None:

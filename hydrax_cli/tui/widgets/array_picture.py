@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from textual import events
 
-    from hydrax_cli.tui.messages import ArrayInfo
+    from hydrax_cli.tui.messages import ArrayInfo, BatchView
     from hydrax_cli.tui.pixels import Grid, Kind, Pixels, Scale
 
 __all__ = ["ArrayPicture"]
@@ -111,6 +111,17 @@ class ArrayPicture(Widget, can_focus=True):
             self._kind = self.kinds[0]
         self._item, self._single, self._title = item, single, title
         self._redraw()
+
+    def show_best(self, view: BatchView) -> None:
+        """Draw what is best to look at of a batch: its first array that is a picture, else the first."""
+        from hydrax_cli.tui import pixels  # noqa: PLC0415  NumPy comes with it
+
+        names = list(view.arrays)
+        kinds = {name: pixels.best_kind(array.shape[1:], array.dtype) for name, array in view.arrays.items()}
+        name = next((n for kind in ("picture", "heat map") for n in names if kinds[n] == kind), names[0])
+        info = next(info for info in view.infos if info.name == name)
+        title = f"{view.record.title} · {name} {info.shape}"
+        self.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
 
     def clear(self) -> None:
         """Draw nothing."""

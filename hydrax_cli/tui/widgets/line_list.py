@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["LineList", "Pieces", "clean"]
 
 Pieces: TypeAlias = "Iterable[tuple[str, str]]"
-"""A line in pieces: text, and the name of a look (``plain dim good warn bad accent key head``)."""
+"""A line in pieces: text, and the name of a look (``plain dim faint good warn bad accent primary key head``)."""
 
+_LOOKS = ("plain", "dim", "faint", "good", "warn", "bad", "accent", "primary", "key", "head")
 _CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "·") | {9: "    "}
 
 
@@ -37,10 +38,7 @@ class LineList(ScrollView, can_focus=True):
     A header of one line stays in place. ``chosen`` is the line under the cursor, ``None`` for none.
     """
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"line--{look}"
-        for look in ("plain", "dim", "good", "warn", "bad", "accent", "key", "head", "cursor", "blurred")
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"line--{look}" for look in (*_LOOKS, "cursor", "blurred")}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "Up", show=False),
         Binding("down,j", "move(1)", "Down", show=False),
@@ -89,6 +87,10 @@ class LineList(ScrollView, can_focus=True):
         """The pieces of the header, ``None`` for no header."""
         return None
 
+    def empty(self) -> str:
+        """What stands in the place of the first line while there is none."""
+        return self.EMPTY
+
     # --- drawing
 
     def lines_changed(self) -> None:
@@ -106,7 +108,7 @@ class LineList(ScrollView, can_focus=True):
             return self._strip(self.header(width) or (), width, cursor=False)
         index = self.scroll_offset.y + y - header_height
         if index >= self.count():
-            text = self.EMPTY if index == 0 else ""
+            text = self.empty() if index == 0 else ""
             return self._strip([(text, "dim")], width, cursor=False)
         return self._strip(self.pieces(index, width), width, cursor=index == self.chosen)
 

@@ -1,0 +1,1 @@
+"""``hydrax inspect --cache``: a cache on disk, seen and put in order."""
