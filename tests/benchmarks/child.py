@@ -114,14 +114,18 @@ def checking(job: Job) -> dict[str, Any]:
     """Seconds of a first cached epoch, from constructing the loader, with its checks or without; median of some."""
     import peers  # noqa: PLC0415
     import system  # noqa: PLC0415
+    from consume import step_of  # noqa: PLC0415
 
     consumer = Consumer(job)
+    options = json.loads(job.options)
     with peers.own_folder() as folder:
         make = peers.own_loader(job, folder)
         with make(end_at=("epoch", 1)) as loader:
             _read(consumer, loader)
-        if not json.loads(job.options)["checked"]:
+        if not options["checked"]:
             peers.accept_any_checksum()
+        if options.get("step"):
+            consumer.total = step_of(STEP, consumer.example)
         found = []
         neighbours = system.Neighbours()
         for _ in range(SAMPLES):

@@ -41,13 +41,13 @@ class NotSupportedError(Exception):
 
 
 def hydrax_core(job: Job) -> Batches:
-    """This package, with its defaults."""
+    """This package, as its guide advises where speed matters."""
     from hydrax_core import DataGroup, Dataloader, batched  # noqa: PLC0415  each process imports one peer
 
     load = load_named(job.load)
     arrays = {name: (shape, dtype, dtype) for name, (shape, dtype) in load.specs.items()}
-    options = {"loader_count": job.workers, **json.loads(job.options)}
-    state, zeroed, attached = (options.pop("state", None), options.pop("zeroed", True), options.pop("attached", False))
+    options = {"loader_count": job.workers, "depth": "auto", **json.loads(job.options)}
+    state, zeroed, attached = (options.pop("state", None), options.pop("zeroed", False), options.pop("attached", False))
     group = DataGroup(job.batch, range(job.items), loader_arrays=arrays, shuffle_first=job.shuffle, zeroed=zeroed)
     function = batched(load.fill_many) if job.batched else load.fill
     try:
@@ -58,7 +58,7 @@ def hydrax_core(job: Job) -> Batches:
         raise NotSupportedError(f"not supported: {error}") from error
     if state is not None:
         loader.load_state_dict(state)
-    if "auto" in options.values():
+    if options["loader_count"] == "auto":
         TUNED.append(loader)
     with loader, _a_client() if attached else contextlib.nullcontext():
         yield from _emptied(loader)

@@ -131,7 +131,7 @@ def _batched() -> Work:
 def _copy() -> Work:
     job = Job("", "copy", batch=16)
     cases = _each(job, ONE)
-    cases["hydrax, zeroed=False"] = replace(cases["hydrax"], options='{"zeroed": false}')
+    cases["hydrax, defaults"] = replace(cases["hydrax"], options='{"zeroed": true, "depth": 3}')
     cases[TWO] = _pair(job, "throughput")
     return Work(
         "copy",
@@ -178,9 +178,14 @@ def _filling() -> Work:
 def _checking() -> Work:
     job = Job("hydrax", "copy", measure="checking", batch=16, items=512, options='{"checked": true}')
     cases = {"hydrax": job, "unchecked": replace(job, options='{"checked": false}')}
+    for checked, label in ((True, "a step of 2 ms"), (False, "a step of 2 ms, unchecked")):
+        cases[label] = replace(job, options=json.dumps({"checked": checked, "step": True}))
     # At most a fifth of the whole is the checks': the whole is at most 1.25 x the rest.
-    mark = Mark("the same without the checks", ("hydrax",), ("unchecked",), 1.25, "at most")
-    return Work("checking", "first cached epoch, 512 MiB in batches of 16", "ms", "less", cases, (mark,), scale=1e3)
+    marks = (
+        Mark("the same without the checks", ("hydrax",), ("unchecked",), 1.25, "at most"),
+        Mark("the same with a step of 2 ms", ("a step of 2 ms",), ("a step of 2 ms, unchecked",), 1.25, "at most"),
+    )
+    return Work("checking", "first cached epoch, 512 MiB in batches of 16", "ms", "less", cases, marks, scale=1e3)
 
 
 def _image() -> Work:
