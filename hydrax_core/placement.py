@@ -238,9 +238,12 @@ def checked(argument: str, placed: Any, layouts: Layouts) -> dict[str, jax.Array
         layout = layouts[name]
         if not isinstance(array, jax.Array):
             raise PlacementError(f"{argument}: {name!r} is a {type(array).__name__}, not a jax array")
-        if array.shape != layout.shape or array.dtype != layout.jax_dtype:
+        # What spans several hosts has the rows of each of them.
+        hosts = 1 if array.is_fully_addressable else jax.process_count()
+        shape = (layout.shape[0] * hosts, *layout.shape[1:])
+        if array.shape != shape or array.dtype != layout.jax_dtype:
             raise PlacementError(
-                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, "
-                f"declared is {layout.jax_dtype}{list(layout.shape)}"
+                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, declared is {layout.jax_dtype}{list(shape)}"
+                + (f" over {hosts} hosts" if hosts > 1 else "")
             )
     return {name: placed[name] for name in layouts}

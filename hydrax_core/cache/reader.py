@@ -33,7 +33,8 @@ _EPOCHS_KEPT: Final = 4
 _FILE_IS_WRONG: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, None}
 """Error numbers that blame the file, not the moment; ``None`` is that of our own refusals."""
 _ATTEMPTS: Final = 3
-_UNCHECKED, _PLAIN, _WITH_ADDITIONAL = 0, 1, 2
+_UNCHECKED, _PLAIN, _WITH_ADDITIONAL, _BAD = 0, 1, 2, 3
+"""``_BAD`` where nothing can be written, so that the entry stays as it is: it is found and counted once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ class Reader:
     def find(self, epoch: int, number: int) -> Found | None:
         """A checked entry; ``None`` where there is none, or a bad one, which is then forgotten."""
         opened = self._open(epoch, create=False)
+        if opened is not None and opened.states[number] == _BAD:
+            return None
         if opened is not None and opened.states[number] and opened.files.holds(number):
             return Found(opened.files, bool(opened.states[number] == _WITH_ADDITIONAL))
         row = self._row(epoch, number)
@@ -114,9 +117,10 @@ class Reader:
             if opened is None:
                 break
             states = opened.states[numbers]
-            there = numbers[states != _UNCHECKED]
+            good = (states != _UNCHECKED) & (states != _BAD)
+            there = numbers[good]
             if not there.size or opened.files.holds(int(there.max())):
-                return FoundMany(opened.files, states != _UNCHECKED, states == _WITH_ADDITIONAL)
+                return FoundMany(opened.files, good, states == _WITH_ADDITIONAL)
             self.drop(epoch)  # a file was cut since
         nothing = np.zeros(numbers.shape, np.bool_)
         return FoundMany(None, nothing, nothing)
@@ -153,7 +157,7 @@ class Reader:
             first = self.corrupt == 1
             opened = self._epochs.get(epoch)
             if opened is not None:
-                opened.states[number] = _UNCHECKED
+                opened.states[number] = _UNCHECKED if self._writable else _BAD
         _log.log(
             logging.WARNING if first else logging.DEBUG,
             "%s: entry %d of epoch %d is not served, %s%s",

@@ -150,6 +150,23 @@ def test_a_read_only_store_changes_nothing(tmp_path):
     assert kit.snapshot(tmp_path) == before
 
 
+def test_a_bad_entry_of_a_read_only_cache_is_counted_once(tmp_path):
+    kit.fill(tmp_path)
+    largest = max(
+        (path for path in kit.files_of(tmp_path) if path.suffix == ".npy"), key=lambda path: path.stat().st_size
+    )
+    with largest.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    with kit.open_store(tmp_path, cache_readonly=True) as store:
+        for _ in range(3):
+            assert not kit.serve(store, kit.BATCHES - 1)
+            assert kit.serve(store, 0)
+        assert store.counters().corrupt == 1
+
+
 @pytest.mark.parametrize("name", ["with space", "new\nline", "é", "per%20cent?mode=memory#x", os.fsdecode(b"\xff\xfe")])
 def test_any_path_will_do(tmp_path, name):
     folder = tmp_path / name
