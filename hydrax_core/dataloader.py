@@ -123,6 +123,7 @@ class Dataloader(Generic[D]):
         if validation is not None:
             given["validation"] = (*validation[:2], self._arguments.validation)
         self._given = given
+        self._groups = (*self._arguments.training, *self._arguments.validation)
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
         self._engine: Engine | None = None
@@ -322,14 +323,14 @@ class Dataloader(Generic[D]):
         from hydrax_core.placement import Placement  # noqa: PLC0415  jax is imported while the workers start
 
         if self._placement is None:
-            placement = Placement((*self.training, *self.validation), self._arguments.placement_func)
+            placement = Placement(self._groups, self._arguments.placement_func)
             placement.warm()
             self._placement = placement
         engine.place_ahead(self._placement.ahead)
 
     def _make(self, engine: Engine, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
         assert self._placement is not None
-        group = (*self.training, *self.validation)[host.group]
+        group = self._groups[host.group]
         arrays = self._placement.place(host, engine.prepared(host))
         training = host.planned.address.kind == "training"
         total = self.batches_per_epoch if training else self.batches_per_validation

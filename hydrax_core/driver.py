@@ -224,8 +224,9 @@ class Driver:
         """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
         if self._schedule.has_uncut:
             return 0
-        # Waking a thread for each batch costs more than tiny batches do: they are asked for several at a time.
-        return self._depth if self._schedule.batch_seconds > _TINY_SECONDS else max(1, self._depth // 2)
+        # Waking a thread for each batch costs more than tiny batches do: who waits for such gets several at a time.
+        hurried = self._handover.taken_at_ease < 2 * self._depth
+        return self._depth // 2 or 1 if hurried and self._schedule.batch_seconds < _TINY_SECONDS else self._depth
 
     @property
     def _can_admit(self) -> bool:

@@ -35,6 +35,8 @@ class Handover:
         self.waiting = False
         self.taken = 0
         """Batches taken."""
+        self.taken_at_ease = 0
+        """Batches taken since the consumer last had to wait."""
         self.waited = 0.0
         """Seconds that the consumer has waited, all times together."""
         self.ended = False
@@ -121,6 +123,7 @@ class Handover:
             deadline: When to give up.
             knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
+        self.taken_at_ease = 0
         self.waiting = True  # set before looking again: the bell rings only for who waits
         began = time.monotonic()
         try:
@@ -147,6 +150,7 @@ class Handover:
             return False
         self._prepared = None  # after it is gone from the queue, see prepare()
         self.taken += 1
+        self.taken_at_ease += 1
         if len(self._ready) < self._hungry_below:
             self._wake()
         self._owes_wake = False
