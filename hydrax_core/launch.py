@@ -39,9 +39,10 @@ __all__ = ["first_setting", "launch", "slot_bytes"]
 
 _LARGE_FUNCTION = 64 << 20
 _MOST_SLOTS = 1 << 20
-_LEAST_AHEAD = 2
-_MOST_AHEAD = 64
+_LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 2, 8, 64
 """Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
+_TINY_BYTES = 1 << 20
+"""Memory that is not worth saving: so many batches are loaded ahead anyway, up to ``_LEAST_TINY``."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -131,8 +132,9 @@ def _bounds(arguments: Arguments) -> tuple[Bounds, Bounds]:
         return Bounds(1, 1), Bounds(1, 1)
     depth, count = arguments.depth, arguments.loader_count
     if depth == "auto":
-        room = memory_budget() // 4 // max(slot_bytes(arguments), mmap.PAGESIZE)
-        depths = Bounds(_LEAST_AHEAD, max(_LEAST_AHEAD, min(_MOST_AHEAD, room)))
+        size = max(slot_bytes(arguments), mmap.PAGESIZE)
+        least = max(_LEAST_AHEAD, min(_LEAST_TINY, _TINY_BYTES // size))
+        depths = Bounds(least, max(least, min(_MOST_AHEAD, memory_budget() // 4 // size)))
     else:
         depths = Bounds(depth, depth)
     return depths, Bounds(1, usable_cores()) if count == "auto" else Bounds(count, count)
