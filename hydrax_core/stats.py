@@ -80,7 +80,6 @@ class Stats:
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
         depth: How many batches are loaded ahead.
         loader_count: Workers.
-        tuning: Why it is so many, where ``"auto"`` chose; ``None`` where both numbers were given.
         slot_bytes: Size of one slot, a place for one batch.
         slots: State of each slot in use.
         held_batches: Batches handed out whose arrays are still alive.
@@ -90,6 +89,7 @@ class Stats:
         running: Whether workers are up.
         cache_corrupt: How often an entry of a cache was found damaged; it was loaded anew.
         cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
+        tuning: Why ``depth`` and ``loader_count`` are what they are, where ``"auto"`` chose one; else ``None``.
     """
 
     seconds: float
@@ -108,7 +108,6 @@ class Stats:
     load_seconds: float
     depth: int
     loader_count: int
-    tuning: str | None
     slot_bytes: int
     slots: tuple[SlotState, ...]
     held_batches: int
@@ -118,3 +117,4 @@ class Stats:
     running: bool
     cache_corrupt: int = 0
     cache_error: str = ""
+    tuning: str | None = None
