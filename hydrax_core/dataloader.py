@@ -22,7 +22,8 @@ from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
-from hydrax_core.launch import launch, slot_bytes
+from hydrax_core.launch import close_from_anywhere, launch, slot_bytes
+from hydrax_core.monitor import start as start_monitor
 from hydrax_core.plan import Position
 from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
@@ -30,6 +31,7 @@ from hydrax_core.stats import Stats
 from hydrax_core.tally import Tally
 
 if TYPE_CHECKING:
+    from hydrax_core.monitor.server import Monitor
     from hydrax_core.placement import Placer
 
 __all__ = ["Dataloader"]
@@ -70,6 +72,8 @@ class Dataloader(Generic[D]):
             ``"substitute"`` another item of the group, chosen by the seed.
         max_held: Most batches that the consumer may hold when it asks for another, the one before not counted; by
             default what half of the memory has room for.
+        monitor: Whether ``hydrax inspect --attach`` of the same user may watch the run, or a name to be found by;
+            ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for who watches.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -96,26 +100,9 @@ class Dataloader(Generic[D]):
         loader_kind: LoaderKind = "process",
         on_error: OnError = "raise",
         max_held: int | None = None,
+        monitor: bool | str | None = None,
     ) -> None:
-        given = {
-            "loader_func": loader_func,
-            "training": training,
-            "validation": validation,
-            "depth": depth,
-            "loader_count": loader_count,
-            "loader_nice": loader_nice,
-            "cacher_count": cacher_count,
-            "start_at": start_at,
-            "end_at": end_at,
-            "interleave_groups": interleave_groups,
-            "deterministic": deterministic,
-            "timeout_sec": timeout_sec,
-            "startup_func": startup_func,
-            "placement_func": placement_func,
-            "loader_kind": loader_kind,
-            "on_error": on_error,
-            "max_held": max_held,
-        }
+        given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._arguments = check_arguments(**given)
         # Iterables are used up by now: what replace() starts from is what was read from them.
         given["training"] = self._arguments.training
@@ -125,6 +112,7 @@ class Dataloader(Generic[D]):
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
         self._engine: Engine | None = None
+        self._monitor: Monitor | None = None
         self._placers: dict[int, Placer] = {}
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
@@ -132,7 +120,7 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._tally = Tally()
+        self._tally = Tally(self.depth, self.loader_count, self.slot_bytes)
 
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
@@ -213,8 +201,10 @@ class Dataloader(Generic[D]):
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._entered = False
+        if self._monitor is not None:
+            self._monitor.tap.left(error)
         self.close()
 
     def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
@@ -229,15 +219,21 @@ class Dataloader(Generic[D]):
             engine = self._start()
             if self._interrupted:  # while it started
                 raise StopIteration
+            monitor = self._monitor
             started = time.perf_counter()
+            if monitor is not None:
+                monitor.tap.asked(started)
             try:
                 host = engine.wait(self._arguments.timeout_sec)
             except BaseException as error:
+                if monitor is not None:
+                    monitor.tap.failed(error)
                 if self.loader_kind == "inline" and not isinstance(error, Exception):
                     self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
                 raise
             finally:
-                self._tally.waited(time.perf_counter() - started)
+                waited = time.perf_counter() - started
+                self._tally.waited(waited)
             if host is None:
                 self._finish(engine)
                 raise StopIteration
@@ -247,6 +243,8 @@ class Dataloader(Generic[D]):
             self._pass(engine, host)
             hit = None if batch.group.cache_location is None else host.from_cache
             self._tally.handed_out(batch.is_training, len(host.indices), host.arrays, hit)
+            if monitor is not None:
+                monitor.tap.handed_out(host, waited, batch)
             return batch
 
     def interrupt(self) -> None:
@@ -262,9 +260,12 @@ class Dataloader(Generic[D]):
 
     def close(self) -> None:
         """End the workers; batches in hand stay valid. Closing twice is fine."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
         engine = self._engine
         if engine is not None:
-            self._tally.keep(self._snapshot(engine))
+            self._tally.keep(self._tally.snapshot(engine))
             engine.close()
             self._engine = None
         if self._finalizer is not None:
@@ -275,9 +276,10 @@ class Dataloader(Generic[D]):
         if self._engine is None:
             self._tally.start()
             engine = launch(self._arguments, self._progress)
-            self._finalizer = weakref.finalize(self, _close_engine, engine, os.getpid())
+            self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine
             try:
+                self._monitor = start_monitor(self, self._arguments, partial(self._tally.snapshot, engine))
                 engine.start()
                 self._prepare_placement()
             except BaseException:
@@ -296,6 +298,8 @@ class Dataloader(Generic[D]):
 
     def _finish(self, engine: Engine) -> None:
         self._ended = engine.at_end  # else interrupted, or closed by another thread
+        if self._monitor is not None:
+            self._monitor.tap.ended = True
         if not self._entered:
             self.close()
 
@@ -332,6 +336,7 @@ class Dataloader(Generic[D]):
             uncached=not host.cached,
             progress_total=self.batches_per_epoch if training else self.batches_per_validation,
             from_cache=host.from_cache,
+            load_seconds=host.load_seconds,
             store=store,
         )
         batch: TrainingBatch[D] | ValidationBatch[D] = TrainingBatch(parts) if training else ValidationBatch(parts)
@@ -355,14 +360,8 @@ class Dataloader(Generic[D]):
     def stats(self) -> Stats:
         """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
         engine = self._engine
-        if engine is None:
-            return self._tally.last or self._snapshot(None)
-        return self._snapshot(engine)
-
-    def _snapshot(self, engine: Engine | None) -> Stats:
-        return self._tally.snapshot(
-            engine, depth=self._arguments.depth, loader_count=self._arguments.loader_count, slot_bytes=self.slot_bytes
-        )
+        kept = self._tally.last if engine is None else None
+        return kept or self._tally.snapshot(engine)
 
     # --- state
 
@@ -406,12 +405,3 @@ class Dataloader(Generic[D]):
         state = "running" if self._engine is not None else "not running"
         workers = f"{self.loader_count} {self.loader_kind} workers"
         return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {workers}>"
-
-
-def _close_engine(engine: Engine, pid: int) -> None:
-    if os.getpid() != pid:
-        return
-    if threading.current_thread() is threading.main_thread():
-        engine.close()
-    else:  # a garbage collection may run in one of the engine's own threads, which cannot wait for themselves
-        threading.Thread(target=engine.close, name="hydrax-close").start()

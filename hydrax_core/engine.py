@@ -370,7 +370,15 @@ class Engine:
             as_cached = group.stores_itself
             self._offer(
                 HostBatch(
-                    job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=as_cached
+                    job.planned,
+                    job.group,
+                    job.slot,
+                    arrays,
+                    job.indices,
+                    job.seeds,
+                    job.additional,
+                    cached=as_cached,
+                    load_seconds=job.load_seconds,
                 )
             )
             return

@@ -16,9 +16,18 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed."""
+    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed.
 
-    def __init__(self) -> None:
+    Args:
+        depth: Batches loaded ahead.
+        loader_count: Workers.
+        slot_bytes: Size of a slot.
+    """
+
+    def __init__(self, depth: int, loader_count: int, slot_bytes: int) -> None:
+        self._depth = depth
+        self._loader_count = loader_count
+        self._slot_bytes = slot_bytes
         self.last: Stats | None = None
         self.start()
 
@@ -63,7 +72,7 @@ class Tally:
         """Keep the last snapshot of a loader that is being closed."""
         self.last = replace(snapshot, running=False)
 
-    def snapshot(self, engine: Engine | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
+    def snapshot(self, engine: Engine | None) -> Stats:
         """All counts now."""
         workers = () if engine is None else engine.crew.stats(engine.schedule)
         slots = () if engine is None else _slots(engine)
@@ -83,9 +92,9 @@ class Tally:
             cache_misses=self._misses + dropped,
             loaded_items=sum(worker.items for worker in workers),
             load_seconds=sum(worker.busy_seconds for worker in workers),
-            depth=depth,
-            loader_count=loader_count,
-            slot_bytes=slot_bytes,
+            depth=self._depth,
+            loader_count=self._loader_count,
+            slot_bytes=self._slot_bytes,
             slots=slots,
             held_batches=slots.count("held"),
             worker_restarts=0 if engine is None else engine.crew.restarts,

@@ -27,10 +27,10 @@ ROOMS = [  # from the top of the house to its bottom; a file imports only from e
     "placement",
     "batch",
     "references",
+    "monitor.*",
     "dataloader",
     "testing",
     "sources.*",
-    "monitor",
 ]
 
 

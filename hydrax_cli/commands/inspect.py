@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from hydrax_cli.attaching import runs_to_watch
 from hydrax_cli.errors import TargetError
 from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
 
@@ -34,6 +37,8 @@ _SCREEN = Pattern(
     "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
 )
 _POLL_SECONDS = 0.05
+_NICENESS = 10
+"""Of an app that watches a run: where every core is busy, the run comes first."""
 _FIRST_SECONDS = 60.0
 """Longest wait for a first batch, or for a batch that is looked into."""
 
@@ -53,6 +58,13 @@ def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -
 
 @click.command(short_help="Watch a loader at work and look into its batches.")
 @loader_options
+@click.option(
+    "--attach",
+    is_flag=False,
+    flag_value="",
+    metavar="[PID|NAME]",
+    help="Watch a training that runs with HYDRAX_MONITOR=1 or monitor=True.",
+)
 @click.option(
     "--speed",
     type=float,
@@ -81,6 +93,7 @@ def inspect(
     seed: int | None,
     size: tuple[int, int] | None,
     step_seconds: float,
+    attach: str | None,
     speed: float | None,
     paused: bool,
     light: bool,
@@ -93,13 +106,19 @@ def inspect(
 
     TARGET is what `hydrax run` takes; without it, 1,797 handwritten digits are shown. Press ? for the keys.
 
+    With --attach it watches the loader of a training that runs, and nothing waits for it; with several runs it asks.
+
     With --screenshot no terminal is needed: the picture is taken when the run ends or --after has passed.
     """
+    if attach is not None:
+        _refuse_beside_attach(ctx)
     if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
             "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
         )
+    runs = None if attach is None else runs_to_watch(attach)
     from hydrax_cli.tui.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
+    from hydrax_cli.tui.attached import AttachedFeed  # noqa: PLC0415  same
     from hydrax_cli.tui.capture import Capture, LogBuffer  # noqa: PLC0415  same
     from hydrax_cli.tui.feed import LoaderFeed  # noqa: PLC0415  same
 
@@ -116,13 +135,19 @@ def inspect(
     command = reproduction(target, parameters, batch_size, seed, size)
     limit = _DEMO_SPEED if speed is None and target is None else speed or None
     log = LogBuffer()
-    feed = LoaderFeed(
-        partial(_open, target, parameters, size, changes, command),
-        log,
-        step_seconds=step_seconds,
-        limit=limit,
-        playing=not paused,
-    )
+    feed: AttachedFeed | LoaderFeed
+    if runs is not None:
+        feed = AttachedFeed(runs, log)
+        if screenshot is None:
+            os.nice(_NICENESS)
+    else:
+        feed = LoaderFeed(
+            partial(_open, target, parameters, size, changes, command),
+            log,
+            step_seconds=step_seconds,
+            limit=limit,
+            playing=not paused,
+        )
     with Capture(log, descriptors=screenshot is None) as capture, _brisk():
         app = InspectApp(feed, on_ready=capture.take_streams, light=light)
         try:
@@ -135,6 +160,18 @@ def inspect(
     if screenshot is not None:
         Path(screenshot).write_text(picture, "utf-8")
     _report(ctx, app.fatal_fault)
+
+
+_BESIDE_ATTACH = frozenset({"attach", "light", "screenshot", "screen", "press", "after"})
+
+
+def _refuse_beside_attach(ctx: click.Context) -> None:
+    """What chooses or drives a loader says nothing about one that runs elsewhere."""
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name not in _BESIDE_ATTACH and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            what = "TARGET" if isinstance(parameter, click.Argument) else parameter.opts[-1]
+            raise click.UsageError(f"--attach only watches a run: leave out {what}")
 
 
 @contextmanager
