@@ -35,7 +35,11 @@ class _Command(NamedTuple):
 
 COMMANDS = (
     _Command("run", "hydrax_cli.commands.run:run", "Run a loader and show what it does."),
-    _Command("inspect", "hydrax_cli.commands.inspect:inspect", "Watch a loader at work and look into its batches."),
+    _Command(
+        "inspect",
+        "hydrax_cli.commands.inspect:inspect",
+        "Watch a loader at work and look into its batches, or into a cache.",
+    ),
     _Command("cache", "hydrax_cli.commands.cache:cache", "Look into, check and remove caches on disk."),
 )
 

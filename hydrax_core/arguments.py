@@ -23,6 +23,7 @@ Auto: TypeAlias = Literal["auto"]
 LoaderKind: TypeAlias = Literal["process", "thread", "inline"]
 _MOST_WORKERS = 1024
 _MOST_AHEAD = 4096
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Arguments:
     loader_kind: LoaderKind
     on_error: OnError
     max_held: int | None
+    monitor: bool | str | None
     plan: Plan
 
 
@@ -69,6 +71,7 @@ def check_arguments(
     loader_kind: Any,
     on_error: Any,
     max_held: Any,
+    monitor: Any,
 ) -> Arguments:
     """Check the arguments of ``Dataloader``; see there for their meaning.
 
@@ -114,6 +117,7 @@ def check_arguments(
         loader_kind=choice("loader_kind", loader_kind, get_args(LoaderKind)),
         on_error=choice("on_error", on_error, get_args(OnError)),
         max_held=None if max_held is None else integer("max_held", max_held, 1),
+        monitor=_monitor(monitor),
         plan=plan,
     )
 
@@ -191,6 +195,17 @@ def _timeout(value: Any) -> float | None:
     if value < 0:
         raise ValueError(f"timeout_sec: expected a number of seconds, or None (or 0) for no limit, got {value!r}")
     return float(value) if 0 < value < threading.TIMEOUT_MAX else None
+
+
+def _monitor(value: Any) -> bool | str | None:
+    expected = "expected True, False, a name, or None to have the environment decide (HYDRAX_MONITOR=1)"
+    if value is not None and not isinstance(value, bool | str):
+        raise TypeError(f"monitor: {expected}; got {value!r}")
+    if isinstance(value, str) and (not value.strip() or value.isdigit() or len(value) > _LONGEST_NAME):
+        raise ValueError(
+            f"monitor: {expected}; a name is no number and has 1 to {_LONGEST_NAME} characters; got {value!r}"
+        )
+    return value
 
 
 def _pair(argument: str, value: Any, form: str) -> tuple[Any, Any]:

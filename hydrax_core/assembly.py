@@ -48,6 +48,7 @@ def assemble(
         uncached=not host.cached,
         progress_total=progress_total,
         from_cache=host.from_cache,
+        load_seconds=host.load_seconds,
         store=keep,
     )
     return TrainingBatch(parts) if host.planned.address.kind == "training" else ValidationBatch(parts)

@@ -41,6 +41,7 @@ class BatchParts(NamedTuple):
     uncached: bool
     progress_total: int
     from_cache: bool = False
+    load_seconds: float | None = None
     store: Callable[..., None] | None = None
 
 
@@ -168,6 +169,14 @@ class Batch(ABC, Generic[D]):
         """Whether the cache served the batch; else it was loaded, whatever has been stored since."""
         return self._open.from_cache
 
+    @property
+    def load_seconds(self) -> float | None:
+        """Seconds spent in ``loader_func`` for the batch, over all workers; ``None`` where the cache served it.
+
+        Work that was lost with a worker that ended is not in it; of a part made by ``split()`` it is that of the whole.
+        """
+        return self._open.load_seconds
+
     def cache(
         self,
         arrays: Mapping[str, jax.Array],
@@ -292,6 +301,7 @@ class Batch(ABC, Generic[D]):
                 uncached=parts.uncached,
                 progress_total=parts.progress_total,
                 from_cache=parts.from_cache,
+                load_seconds=parts.load_seconds,
             )
             made.append(type(self)(part))
         return tuple(made)

@@ -14,6 +14,8 @@ class EngineCounts:
     """An engine at one moment; the names are those of ``Stats``.
 
     Attributes:
+        depth: Batches loaded ahead.
+        loader_count: Workers.
         tuning: Why depth and workers are as many as they are, ``None`` where both were given.
         errors: Items that failed.
         substituted_items: Items that stand in for others.
@@ -31,6 +33,8 @@ class EngineCounts:
         first_complete: When the first batch was.
     """
 
+    depth: int
+    loader_count: int
     tuning: str | None
     errors: int
     substituted_items: int

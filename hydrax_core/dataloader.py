@@ -21,7 +21,8 @@ from hydrax_core.batch import TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
-from hydrax_core.launch import first_setting, launch, slot_bytes
+from hydrax_core.launch import close_from_anywhere, first_setting, launch, slot_bytes
+from hydrax_core.monitor import start as start_monitor
 from hydrax_core.plan import Position
 from hydrax_core.schedule import OnError
 from hydrax_core.state import Progress, restore, save
@@ -30,6 +31,7 @@ from hydrax_core.tally import Tally
 from hydrax_core.tuning import Setting
 
 if TYPE_CHECKING:
+    from hydrax_core.monitor.server import Monitor
     from hydrax_core.placement import Placement
 
 __all__ = ["Dataloader"]
@@ -71,6 +73,8 @@ class Dataloader(Generic[D]):
             ``"substitute"`` another item of the group, chosen by the seed.
         max_held: Most batches that the consumer may hold when it asks for another, the one before not counted; by
             default what half of the memory has room for.
+        monitor: Whether ``hydrax inspect --attach`` of the same user may watch the run, or a name to be found by;
+            ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for who watches.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -97,26 +101,9 @@ class Dataloader(Generic[D]):
         loader_kind: LoaderKind = "process",
         on_error: OnError = "raise",
         max_held: int | None = None,
+        monitor: bool | str | None = None,
     ) -> None:
-        given = {
-            "loader_func": loader_func,
-            "training": training,
-            "validation": validation,
-            "depth": depth,
-            "loader_count": loader_count,
-            "loader_nice": loader_nice,
-            "cacher_count": cacher_count,
-            "start_at": start_at,
-            "end_at": end_at,
-            "interleave_groups": interleave_groups,
-            "deterministic": deterministic,
-            "timeout_sec": timeout_sec,
-            "startup_func": startup_func,
-            "placement_func": placement_func,
-            "loader_kind": loader_kind,
-            "on_error": on_error,
-            "max_held": max_held,
-        }
+        given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._arguments = check_arguments(**given)
         # Iterables are used up by now: what replace() starts from is what was read from them.
         given["training"] = self._arguments.training
@@ -127,6 +114,7 @@ class Dataloader(Generic[D]):
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
         self._engine: Engine | None = None
+        self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
         self._placement: Placement | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -135,7 +123,7 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._tally = Tally()
+        self._tally = Tally(self.depth, self.loader_count, self.slot_bytes)
 
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
@@ -231,8 +219,10 @@ class Dataloader(Generic[D]):
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._entered = False
+        if self._monitor is not None:
+            self._monitor.tap.left(error)
         self.close()
 
     def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
@@ -247,15 +237,21 @@ class Dataloader(Generic[D]):
             engine = self._start()
             if self._interrupted:  # while it started
                 raise StopIteration
+            monitor = self._monitor
             started = time.perf_counter()
+            if monitor is not None:
+                monitor.tap.asked(started)
             try:
                 host = engine.wait(self._arguments.timeout_sec)
             except BaseException as error:
+                if monitor is not None:
+                    monitor.tap.failed(error)
                 if self.loader_kind == "inline" and not isinstance(error, Exception):
                     self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
                 raise
             finally:
-                self._tally.waited(time.perf_counter() - started)
+                waited = time.perf_counter() - started
+                self._tally.waited(waited)
             if host is None:
                 self._finish(engine)
                 raise StopIteration
@@ -265,6 +261,8 @@ class Dataloader(Generic[D]):
             self._pass(engine, host)
             hit = None if batch.group.cache_location is None else host.from_cache
             self._tally.handed_out(batch.is_training, len(host.indices), host.arrays, hit)
+            if monitor is not None:
+                monitor.tap.handed_out(host, waited, batch)
             return batch
 
     def interrupt(self) -> None:
@@ -280,9 +278,12 @@ class Dataloader(Generic[D]):
 
     def close(self) -> None:
         """End the workers; batches in hand stay valid. Closing twice is fine."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
         engine = self._engine
         if engine is not None:
-            snapshot = self._snapshot(engine)
+            snapshot = self._tally.snapshot(engine.counts())
             self._setting = engine.setting
             engine.close()
             self._tally.keep(snapshot, engine.shelf)
@@ -295,9 +296,10 @@ class Dataloader(Generic[D]):
         if self._engine is None:
             self._tally.start()
             engine = launch(self._arguments, self._progress)
-            self._finalizer = weakref.finalize(self, _close_engine, engine, os.getpid())
+            self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine
             try:
+                self._monitor = start_monitor(self, self._arguments, _snapshots(self._tally, engine))
                 engine.start()
                 self._prepare_placement(engine)
             except BaseException:
@@ -316,6 +318,8 @@ class Dataloader(Generic[D]):
 
     def _finish(self, engine: Engine) -> None:
         self._ended = engine.at_end  # else interrupted, or closed by another thread
+        if self._monitor is not None:
+            self._monitor.tap.ended = True
         if not self._entered:
             self.close()
 
@@ -355,14 +359,8 @@ class Dataloader(Generic[D]):
         """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
         engine = self._engine
         if engine is None:
-            return self._tally.last or self._snapshot(None)
-        return self._snapshot(engine)
-
-    def _snapshot(self, engine: Engine | None) -> Stats:
-        counts = None if engine is None else engine.counts()
-        return self._tally.snapshot(
-            counts, depth=self.depth, loader_count=self.loader_count, slot_bytes=self.slot_bytes
-        )
+            return self._tally.last or self._tally.snapshot(None)
+        return self._tally.snapshot(engine.counts())
 
     # --- state
 
@@ -408,10 +406,6 @@ class Dataloader(Generic[D]):
         return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {workers}>"
 
 
-def _close_engine(engine: Engine, pid: int) -> None:
-    if os.getpid() != pid:
-        return
-    if threading.current_thread() is threading.main_thread():
-        engine.close()
-    else:  # a garbage collection may run in one of the engine's own threads, which cannot wait for themselves
-        threading.Thread(target=engine.close, name="hydrax-close").start()
+def _snapshots(tally: Tally, engine: Engine) -> Callable[[], Stats]:
+    """What gives the stats of a running loader without keeping it alive."""
+    return lambda: tally.snapshot(engine.counts())

@@ -109,6 +109,8 @@ class Driver:
         """What was done so far, and what is going on."""
         setting = self._tuner.setting
         return EngineCounts(
+            depth=setting.depth,
+            loader_count=setting.workers,
             tuning=setting.why if self._tuner.tunes else None,
             errors=self._schedule.errors,
             substituted_items=self._schedule.substituted,
@@ -375,7 +377,15 @@ class Driver:
             as_cached = group.stores_itself
             self._offer(
                 HostBatch(
-                    job.planned, job.group, job.slot, arrays, job.indices, job.seeds, job.additional, cached=as_cached
+                    job.planned,
+                    job.group,
+                    job.slot,
+                    arrays,
+                    job.indices,
+                    job.seeds,
+                    job.additional,
+                    cached=as_cached,
+                    load_seconds=job.load_seconds,
                 )
             )
             return

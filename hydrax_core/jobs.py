@@ -52,6 +52,7 @@ class HostBatch:
         additional: Additional data by name, with batch-size many values each.
         cached: Whether it is in the cached layout.
         from_cache: Whether the cache served it; else it was loaded.
+        load_seconds: Time in ``loader_func`` for its rows, over all workers; ``None`` where none was loaded.
     """
 
     planned: PlannedBatch
@@ -63,6 +64,7 @@ class HostBatch:
     additional: Mapping[str, Sequence[Any]]
     cached: bool
     from_cache: bool = False
+    load_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ class BatchJob:
         additional: Additional data by name.
         failures: Errors by row.
         attempts: Substitutes tried by row.
+        load_seconds: Time in ``loader_func`` so far, over all workers.
     """
 
     planned: PlannedBatch
@@ -94,6 +97,7 @@ class BatchJob:
     additional: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
+    load_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.uncut:

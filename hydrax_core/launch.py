@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +37,7 @@ from hydrax_core.workers.process import ProcessWorkers
 from hydrax_core.workers.protocol import Worker
 from hydrax_core.workers.thread import ThreadWorker
 
-__all__ = ["first_setting", "launch", "slot_bytes"]
+__all__ = ["close_from_anywhere", "first_setting", "launch", "slot_bytes"]
 
 _LARGE_FUNCTION = 64 << 20
 _MOST_SLOTS = 1 << 20
@@ -138,6 +140,16 @@ def _bounds(arguments: Arguments) -> tuple[Bounds, Bounds]:
     else:
         depths = Bounds(depth, depth)
     return depths, Bounds(1, usable_cores()) if count == "auto" else Bounds(count, count)
+
+
+def close_from_anywhere(engine: Engine, pid: int) -> None:
+    """Close the engine of process ``pid`` from a finalizer, which may run in any thread, and in a fork's child."""
+    if os.getpid() != pid:
+        return
+    if threading.current_thread() is threading.main_thread():
+        engine.close()
+    else:  # a garbage collection may run in one of the engine's own threads, which cannot wait for themselves
+        threading.Thread(target=engine.close, name="hydrax-close").start()
 
 
 def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> Shelf:

@@ -134,6 +134,7 @@ class Schedule:
             for offset, values in enumerate(result.additional):
                 if values:
                     job.add(rows.first + offset, values, batch_size)
+        job.load_seconds += result.seconds
         job.open -= rows.count
         for row in range(rows.first, rows.first + rows.count) if self._deaths else ():
             self._deaths.pop((job.group, job.indices[row]), None)  # it killed the last worker by chance

@@ -17,9 +17,18 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed."""
+    """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed.
 
-    def __init__(self) -> None:
+    Args:
+        depth: Batches loaded ahead.
+        loader_count: Workers.
+        slot_bytes: Size of a slot.
+    """
+
+    def __init__(self, depth: int, loader_count: int, slot_bytes: int) -> None:
+        self._depth = depth
+        self._loader_count = loader_count
+        self._slot_bytes = slot_bytes
         self.last: Stats | None = None
         self.start()
 
@@ -64,11 +73,12 @@ class Tally:
         """Keep the last snapshot of a loader, with what closing the caches brought to light."""
         self.last = replace(snapshot, running=False, cache_corrupt=shelf.corrupt, cache_error=shelf.error)
 
-    def snapshot(self, counts: EngineCounts | None, *, depth: int, loader_count: int, slot_bytes: int) -> Stats:
+    def snapshot(self, counts: EngineCounts | None) -> Stats:
         """All counts now."""
         workers = () if counts is None else counts.workers
         slots = () if counts is None else counts.slots
         dropped = 0 if counts is None else counts.dropped_batches
+        tuned = None if counts is None or counts.tuning is None else counts
         return Stats(
             seconds=time.perf_counter() - self._started,
             idle_seconds=self._idle,
@@ -84,10 +94,10 @@ class Tally:
             cache_misses=self._misses + dropped,
             loaded_items=0 if counts is None else counts.loaded_items,
             load_seconds=0.0 if counts is None else counts.load_seconds,
-            depth=depth,
-            loader_count=loader_count,
-            tuning=None if counts is None else counts.tuning,
-            slot_bytes=slot_bytes,
+            depth=self._depth if tuned is None else tuned.depth,
+            loader_count=self._loader_count if tuned is None else tuned.loader_count,
+            tuning=None if tuned is None else tuned.tuning,
+            slot_bytes=self._slot_bytes,
             slots=slots,
             held_batches=slots.count("held"),
             worker_restarts=0 if counts is None else counts.worker_restarts,

@@ -29,10 +29,10 @@ ROOMS = [  # from the top of the house to its bottom; a file imports only from e
     "batch",
     "assembly",
     "references",
+    "monitor.*",
     "dataloader",
     "testing",
     "sources.*",
-    "monitor",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
+from hydrax_cli.attaching import runs_to_watch
 from hydrax_cli.errors import TargetError
 from hydrax_cli.options import SPAN, Pattern, loader_options, reproduction
 from hydrax_core.errors import NotACacheError
@@ -37,9 +39,11 @@ _SCREEN = Pattern(
     "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
 )
 _POLL_SECONDS = 0.05
+_NICENESS = 10
+"""Of an app that watches a run: where every core is busy, the run comes first."""
 _FIRST_SECONDS = 60.0
 """Longest wait for a first batch, or for a batch that is looked into."""
-_OF_EVERY_SOURCE = frozenset({"cache", "light", "screenshot", "screen", "press", "after"})
+_OF_EVERY_SOURCE = frozenset({"light", "screenshot", "screen", "press", "after"})
 """Options that go with whatever is looked at."""
 
 
@@ -65,6 +69,13 @@ def _no_terminal() -> click.UsageError:
 @click.command(short_help="Watch a loader at work and look into its batches, or into a cache.")
 @loader_options
 @click.option("--cache", type=click.Path(path_type=Path), help="Look into a cache on disk instead of a loader.")
+@click.option(
+    "--attach",
+    is_flag=False,
+    flag_value="",
+    metavar="[PID|NAME]",
+    help="Watch a training that runs with HYDRAX_MONITOR=1 or monitor=True.",
+)
 @click.option(
     "--speed",
     type=float,
@@ -94,6 +105,7 @@ def inspect(
     size: tuple[int, int] | None,
     step_seconds: float,
     cache: Path | None,
+    attach: str | None,
     speed: float | None,
     paused: bool,
     light: bool,
@@ -107,16 +119,21 @@ def inspect(
     TARGET is what `hydrax run` takes; without it, 1,797 handwritten digits are shown. Press ? for the keys.
 
     With --cache PATH a cache is shown instead: what it holds, a map of it, every entry; verify, repair, clear.
+    With --attach it watches the loader of a training that runs, and nothing waits for it; with several runs it asks.
 
     With --screenshot no terminal is needed: the picture is taken when the run ends or --after has passed.
     """
+    if attach is not None:
+        _require_alone(ctx, "attach")
     if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise _no_terminal() if cache is None else _no_terminal_for_cache(cache)
     if cache is not None:
-        _require_alone(ctx, "--cache")
+        _require_alone(ctx, "cache")
         _show_cache(cache, light=light, screenshot=screenshot, screen=screen, keys=press.split(), seconds=after)
         return
+    runs = None if attach is None else runs_to_watch(attach)
     from hydrax_cli.tui.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
+    from hydrax_cli.tui.attached import AttachedFeed  # noqa: PLC0415  same
     from hydrax_cli.tui.capture import Capture, LogBuffer  # noqa: PLC0415  same
     from hydrax_cli.tui.feed import LoaderFeed  # noqa: PLC0415  same
 
@@ -133,13 +150,19 @@ def inspect(
     command = reproduction(target, parameters, batch_size, seed, size)
     limit = _DEMO_SPEED if speed is None and target is None else speed or None
     log = LogBuffer()
-    feed = LoaderFeed(
-        partial(_open, target, parameters, size, changes, command),
-        log,
-        step_seconds=step_seconds,
-        limit=limit,
-        playing=not paused,
-    )
+    feed: AttachedFeed | LoaderFeed
+    if runs is not None:
+        feed = AttachedFeed(runs, log)
+        if screenshot is None:
+            os.nice(_NICENESS)
+    else:
+        feed = LoaderFeed(
+            partial(_open, target, parameters, size, changes, command),
+            log,
+            step_seconds=step_seconds,
+            limit=limit,
+            playing=not paused,
+        )
     with Capture(log, descriptors=screenshot is None) as capture, _brisk():
         app = InspectApp(feed, on_ready=capture.take_streams, light=light)
         try:
@@ -166,11 +189,11 @@ def _require_alone(ctx: click.Context, option: str) -> None:
     names = [
         param.human_readable_name if param.param_type_name == "argument" else param.opts[0]
         for param in ctx.command.params
-        if param.name not in _OF_EVERY_SOURCE
+        if param.name not in {*_OF_EVERY_SOURCE, option}
         and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
     ]
     if names:
-        raise click.UsageError(f"{option}: it runs no loader, so {', '.join(names)} cannot go with it")
+        raise click.UsageError(f"--{option}: it runs no loader, so {', '.join(names)} cannot go with it")
 
 
 def _show_cache(

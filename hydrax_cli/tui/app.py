@@ -19,8 +19,9 @@ from hydrax_cli.tui.base import BaseApp
 from hydrax_cli.tui.pace import Pace
 from hydrax_cli.tui.rates import Rates
 from hydrax_cli.tui.screens.batch import BatchScreen
-from hydrax_cli.tui.screens.dialogs import FaultScreen, GoToScreen
+from hydrax_cli.tui.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen, GoToScreen, HelpScreen
 from hydrax_cli.tui.screens.main import MainScreen
+from hydrax_cli.tui.screens.runs import RunsScreen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,6 +59,7 @@ class InspectApp(BaseApp):
         Binding("c", "copy_command", "copy", show=False),
         Binding("e", "error", "error", show=False),
         Binding("r", "reopen", "read anew", show=False),
+        Binding("r", "look_again", "other runs", show=False),
     ]
 
     def __init__(self, feed: Feed, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
@@ -65,6 +67,8 @@ class InspectApp(BaseApp):
         self._feed = feed
         self._rates = Rates(len(os.sched_getaffinity(0)))
         self._main = MainScreen()
+        if feed.attaching is not None:
+            self._main.table.mark = feed.has
         self._frame: Frame | None = None
         self._shown_preview: BatchView | None = None
         self._held: Frame | None = None
@@ -90,7 +94,9 @@ class InspectApp(BaseApp):
 
     @property
     def at_rest(self) -> bool:
-        """Whether the run has stopped by itself, with its last batch in the picture."""
+        """Whether the run has stopped by itself, with its last batch in the picture, or waits to be chosen."""
+        if isinstance(self.screen, RunsScreen):
+            return True
         if self._frame is None or self._frame.state not in _QUIET_STATES:
             return False
         return not self._main.wants_preview or self._preview_is_fresh()
@@ -126,16 +132,17 @@ class InspectApp(BaseApp):
         self._frame = frame
         if before is not None and self._held is None and not _has_news(frame, before):
             return
-        self._say(frame, before)
-        shown = frame if self._held is None else frame.after(self._held)
+        self._held = frame if self._held is None else frame.after(self._held)
+        dialog = bool(frame.choices) or (frame.fault is not None and frame.fault is not self._last_fault)
         # What is behind a dialog is drawn through it, cell by cell: it stands still meanwhile.
-        if isinstance(self.screen, ModalScreen) or not (self._frame_pace.due() or at_once):
-            self._held = shown
-            return
-        self._held = None
-        for screen in self.screen_stack:
-            if isinstance(screen, MainScreen | BatchScreen):
-                screen.show_frame(shown, reading)
+        if not isinstance(self.screen, ModalScreen) and (self._frame_pace.due() or at_once or dialog):
+            shown, self._held = self._held, None
+            for screen in self.screen_stack:
+                if isinstance(screen, MainScreen | BatchScreen):
+                    screen.show_frame(shown, reading)
+        self._say(frame, before)
+        if frame.choices and not any(isinstance(screen, RunsScreen) for screen in self.screen_stack):
+            self._ask_which(frame)
 
     def _tick_preview(self) -> None:
         """Ask for a new picture of the latest batch, as often as this thread can afford to draw one."""
@@ -153,31 +160,45 @@ class InspectApp(BaseApp):
         fault = frame.fault
         if fault is not None and fault is not self._last_fault:
             self._last_fault = fault
-            if fault.fatal:
+            if fault.fatal or fault.gone:
                 self._show_fault(fault)
             else:
+                keys = "e shows it in full" if self._live else "space goes on behind it, e shows it in full"
                 self.notify(
-                    f"{fault.title}\nspace goes on behind it, e shows it in full",
+                    f"{fault.title}\n{keys}",
                     title="A batch failed",
                     severity="error",
                     markup=False,
                     timeout=10,
                 )
-        if frame.state == "done" and before is not None and before.state != "done":
+        if frame.state == "done" and before is not None and before.state != "done" and not self._live:
             self.notify("The run is at its end; space starts it again, g goes anywhere.")
 
     def _show_fault(self, fault: Fault) -> None:
         if isinstance(self.screen, FaultScreen):
             self.pop_screen()
-        self.push_screen(FaultScreen(fault))
+        self.push_screen(FaultScreen(fault, live=self._live))
+
+    @property
+    def _live(self) -> bool:
+        """Whether the run is only watched."""
+        return self._feed.controls is None
+
+    def _ask_which(self, frame: Frame) -> None:
+        """Have a run chosen."""
+        attaching = self._feed.attaching
+        if attaching is not None:
+            self.push_screen(RunsScreen(frame.choices), attaching.choose)
 
     # --- what keys do
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A run that is only watched cannot be driven; behind a dialog no key moves the run."""
         del parameters
+        if action in {"look_again", "newest"}:
+            return self._feed.attaching is not None
         driving = {"play", "step", "next_epoch", "go_to", "faster", "unlimited", "reopen"}
-        return action not in driving or (self._feed.controls is not None and not isinstance(self.screen, GoToScreen))
+        return action not in driving or not (self._live or isinstance(self.screen, GoToScreen))
 
     def action_play(self) -> None:
         """Play or pause."""
@@ -247,6 +268,19 @@ class InspectApp(BaseApp):
             self._last_fault = None
             self._feed.controls.reopen()
 
+    def action_look_again(self) -> None:
+        """Look for runs to watch."""
+        if self._feed.attaching is not None:
+            if isinstance(self.screen, FaultScreen):
+                self.pop_screen()
+            self._last_fault = None
+            self._feed.attaching.look_again()
+
+    def action_newest(self) -> None:
+        """Look into the newest batch of a run that is watched."""
+        if isinstance(self.screen, BatchScreen) and self._frame is not None and self._frame.current is not None:
+            self.screen.fetch(self._frame.current)
+
     def action_copy_command(self) -> None:
         """Copy the command that shows the chosen batch again."""
         subject = None if self._frame is None else self._frame.subject
@@ -265,12 +299,20 @@ class InspectApp(BaseApp):
         else:
             self.notify("There was no error.")
 
+    def help_screen(self) -> HelpScreen:
+        """All keys and signs."""
+        return HelpScreen(LIVE_HELP if self._live else RUN_HELP)
+
     def open_batch(self, record: BatchRecord) -> None:
         """Look into a batch, or at what went wrong with it."""
         if record.fault is not None:
             self._show_fault(record.fault)
         else:
-            self.push_screen(BatchScreen(record, self._feed.open, self._main.table.neighbour))
+            self.push_screen(BatchScreen(record, self._feed.open, self._neighbour))
+
+    def _neighbour(self, record: BatchRecord, step: int) -> BatchRecord | None:
+        """The next batch before or after that can be looked into."""
+        return self._main.table.neighbour(record, step, self._feed.has)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers."""
@@ -282,6 +324,8 @@ class InspectApp(BaseApp):
             yield SystemCommand("Go to", "Go to an epoch and batch at once", self.action_go_to)
             yield SystemCommand("As fast as it goes", "Lift the speed limit", self.action_unlimited)
             yield SystemCommand("Read the target anew", "After its code has changed", self.action_reopen)
+        if self._feed.attaching is not None:
+            yield SystemCommand("Other runs", "Watch another run, or this one again", self.action_look_again)
         yield SystemCommand("Filter batches", "Show only some batches in the table", self._main.action_filter)
         yield SystemCommand("Copy command", "Copy what shows the chosen batch again", self.action_copy_command)
         yield SystemCommand("Log", "What loaders print and raise", self._main.action_log)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.theme import Theme
 
 from hydrax_cli.tui.screens.dialogs import HelpScreen, TooSmallScreen
+from hydrax_cli.tui.themes import DARK, LIGHT
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,53 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["BaseApp"]
 
 _LEAST = (60, 18)
-
-_DARK = Theme(
-    name="hydrax-dark",
-    primary="#5aa9f0",
-    secondary="#8196b3",
-    accent="#4cc3b5",
-    success="#79c97f",
-    warning="#e8b04c",
-    error="#ef6f7c",
-    foreground="#d6dde8",
-    background="#0f141b",
-    surface="#141b24",
-    panel="#263141",
-    dark=True,
-    variables={
-        "cursor": "#1d3b59",
-        "dim": "#8795a8",
-        "faint": "#37445a",
-        "footer-background": "#1a2330",
-        "footer-description-foreground": "#a9b5c5",
-        "footer-key-foreground": "#5aa9f0",
-        "block-cursor-text-style": "none",
-    },
-)
-_LIGHT = Theme(
-    name="hydrax-light",
-    primary="#1c64ad",
-    secondary="#5b6b80",
-    accent="#0f7f74",
-    success="#2f7d3a",
-    warning="#9a6200",
-    error="#bd2f43",
-    foreground="#242b36",
-    background="#f8f7f3",
-    surface="#ffffff",
-    panel="#d5d3ca",
-    dark=False,
-    variables={
-        "cursor": "#cfe2f5",
-        "dim": "#6a7280",
-        "faint": "#c4c1b6",
-        "footer-background": "#eceae3",
-        "footer-description-foreground": "#4d5665",
-        "footer-key-foreground": "#1c64ad",
-        "block-cursor-text-style": "none",
-    },
-)
 
 
 class BaseApp(App[None]):
@@ -94,9 +47,9 @@ class BaseApp(App[None]):
 
     def __init__(self, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
         super().__init__()
-        self.register_theme(_DARK)
-        self.register_theme(_LIGHT)
-        self.theme = _LIGHT.name if light else _DARK.name
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = LIGHT.name if light else DARK.name
         self._on_ready = on_ready
 
     def begin(self) -> None:
@@ -105,7 +58,7 @@ class BaseApp(App[None]):
 
     def help_screen(self) -> HelpScreen:
         """All keys and signs."""
-        return HelpScreen()
+        raise NotImplementedError
 
     def on_mount(self) -> None:
         """Draw first, then begin."""
@@ -136,7 +89,7 @@ class BaseApp(App[None]):
 
     def action_switch_theme(self) -> None:
         """Dark or light."""
-        self.theme = _DARK.name if self.theme == _LIGHT.name else _LIGHT.name
+        self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers."""

@@ -40,9 +40,9 @@ class LogBuffer:
         self._serial = 0
         self._missed = 0
 
-    def add(self, source: str, level: str, text: str) -> None:
-        """Add the lines of a text."""
-        now = time.time()
+    def add(self, source: str, level: str, text: str, at: float | None = None) -> None:
+        """Add the lines of a text that came now, or ``at`` seconds since the epoch."""
+        now = time.time() if at is None else at
         with self._lock:
             for line in text.splitlines() or [""]:
                 self._serial += 1
@@ -50,6 +50,11 @@ class LogBuffer:
             while len(self._lines) > _MOST_LINES:
                 self._lines.popleft()
                 self._missed += 1
+
+    def miss(self, lines: int) -> None:
+        """Count lines that came too fast to be added."""
+        with self._lock:
+            self._missed += lines
 
     def drain(self) -> tuple[tuple[LogLine, ...], int]:
         """The lines since the last call, and how many of them came too fast to be kept."""

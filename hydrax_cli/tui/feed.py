@@ -15,13 +15,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydrax_cli.tui.messages import BatchRecord, BatchView, Frame, RunState, Subject
+from hydrax_cli.tui.messages import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hydrax_cli.tui.capture import LogBuffer
-    from hydrax_cli.tui.messages import Controls, Fault
+    from hydrax_cli.tui.messages import Attaching, BatchRecord, BatchView, Controls, Fault, RunState, Subject
     from hydrax_core import Batch, Dataloader
 
 __all__ = ["LoaderFeed", "Opened"]
@@ -69,6 +69,7 @@ class LoaderFeed:
         playing: bool = True,
     ) -> None:
         self.controls: Controls | None = self
+        self.attaching: Attaching | None = None
         self._open_target = open_target
         self._log = log
         self._step_seconds = step_seconds
@@ -220,6 +221,10 @@ class LoaderFeed:
                 self._wake.notify_all()
         return self._preview
 
+    def has(self, record: BatchRecord) -> bool:
+        """Whether that batch can be shown: any can be loaded again, but for one that failed."""
+        return record.fault is None
+
     def open(self, record: BatchRecord) -> BatchView:
         """A batch with all that is in it: the one in hand, or the same one loaded again.
 
@@ -351,27 +356,13 @@ class LoaderFeed:
             self._sample()
 
     def _keep(self, batch: Batch[Any], wait_seconds: float) -> None:
-        address = batch.address
+        from hydrax_cli.tui import sampling  # noqa: PLC0415  NumPy comes with it
+
         self._serial += 1
-        self._current = BatchRecord(
-            serial=self._serial,
-            kind=address.kind,
-            group=address.group_index,
-            epoch=address.epoch,
-            epoch_batch=address.epoch_batch,
-            batch_num=address.batch_num,
-            size=batch.size,
-            seed=batch.seed if batch.is_training else None,  # type: ignore[attr-defined]  # a TrainingBatch then
-            wait_seconds=wait_seconds,
-            load_seconds=getattr(batch, "load_seconds", None),
-            cached=not batch.uncached,
-        )
+        self._current = sampling.record_of(batch, self._serial, wait_seconds)
         self._records.append(self._current)
         self._hand = batch, self._current
-        if not self._device:
-            devices = {device for array in batch.arrays.values() for device in array.devices()}
-            first = min(devices, key=lambda device: device.id)
-            self._device = f"{first.platform}:{first.id}" if len(devices) == 1 else f"{len(devices)} x {first.platform}"
+        self._device = self._device or sampling.device_of(batch)
 
     def _sample(self) -> None:
         from hydrax_cli.tui import sampling  # noqa: PLC0415  NumPy comes with it

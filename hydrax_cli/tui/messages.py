@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrayCounted",
     "ArrayInfo",
+    "Attaching",
     "BatchOpened",
     "BatchRecord",
     "BatchView",
@@ -31,12 +32,13 @@ __all__ = [
     "Frame",
     "GroupInfo",
     "LogLine",
+    "RunChoice",
     "RunState",
     "Subject",
 ]
 
 _MOST_HELD = 1000
-RunState: TypeAlias = Literal["opening", "starting", "running", "paused", "starved", "done", "failed"]
+RunState: TypeAlias = Literal["opening", "starting", "running", "paused", "starved", "silent", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class Subject:
         last_batch: Number of the training batch to stop before; ``None`` for an endless run.
         kind: What the workers are.
         has_step: Whether the consumer trains or pretends to.
+        pid: The process of a run that is watched, ``None`` where the app itself runs the loader.
     """
 
     target: str
@@ -92,6 +95,7 @@ class Subject:
     last_batch: int | None
     kind: str
     has_step: bool
+    pid: int | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -123,12 +127,14 @@ class Fault:
         text: All of it, tracebacks included.
         fatal: Whether no batch can come before it is put right.
         usage: Whether the command line was wrong.
+        gone: Whether a run that was watched is gone.
     """
 
     title: str
     text: str
     fatal: bool
     usage: bool = False
+    gone: bool = False
 
 
 class BatchRecord(NamedTuple):
@@ -191,6 +197,26 @@ class LogLine(NamedTuple):
     text: str
 
 
+class RunChoice(NamedTuple):
+    """A running training that can be watched.
+
+    Attributes:
+        path: Its socket, which no other has.
+        name: What it is called.
+        pid: Its process.
+        place: ``"epoch 3:14"``, empty where it is not known.
+        seconds: For how long it has been running; ``None`` where it does not answer.
+        command: The command line of the process.
+    """
+
+    path: str
+    name: str
+    pid: int
+    place: str
+    seconds: float | None
+    command: str
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A run at one moment; made several times a second.
@@ -209,6 +235,7 @@ class Frame:
         paused_seconds: How long the run was paused, all times together.
         limit: Most batches a second, ``None`` for no limit.
         fault: What stopped the run.
+        choices: Runs to choose from, where one has to be chosen.
     """
 
     state: RunState
@@ -224,6 +251,7 @@ class Frame:
     paused_seconds: float = 0.0
     limit: float | None = None
     fault: Fault | None = None
+    choices: tuple[RunChoice, ...] = ()
 
     def after(self, earlier: Frame) -> Frame:
         """This frame with what an earlier one brought, where that was not shown."""
@@ -286,10 +314,26 @@ class Controls(Protocol):
         """Find the target anew, as its code may have changed."""
 
 
+class Attaching(Protocol):
+    """What can be done where runs of other processes are watched; nothing here waits."""
+
+    def look_again(self) -> None:
+        """Find the run again, or others to choose from."""
+
+    def choose(self, choice: RunChoice | None) -> None:
+        """Watch that run; ``None`` for none of those offered."""
+
+
 class Feed(Protocol):
-    """Where frames come from; ``controls`` is ``None`` where the run can only be watched."""
+    """Where frames come from.
+
+    Attributes:
+        controls: ``None`` where the run can only be watched.
+        attaching: ``None`` where the app itself runs the loader.
+    """
 
     controls: Controls | None
+    attaching: Attaching | None
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -300,8 +344,11 @@ class Feed(Protocol):
     def preview(self) -> BatchView | None:
         """The first rows of a recent batch, newer ones each time; does not wait."""
 
+    def has(self, record: BatchRecord) -> bool:
+        """Whether ``open()`` can show that very batch."""
+
     def open(self, record: BatchRecord) -> BatchView:
-        """A batch with all that is in it; may take as long as loading it.
+        """A batch with all that is in it, of a run that is watched maybe a later one; may take as long as loading it.
 
         Raises:
             LookupError: It cannot be had; the text says why.

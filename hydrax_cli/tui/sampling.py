@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hydrax_core import Batch, DataGroup, Dataloader
 
-__all__ = ["describe", "glance", "load_again", "view"]
+__all__ = ["describe", "device_of", "glance", "load_again", "record_of", "view"]
 
 _GLANCE_BYTES = 2 << 20
 _GLANCE_ROWS = 256
@@ -84,7 +84,8 @@ def load_again(loader: Dataloader[Any], record: BatchRecord, subject: Subject) -
     start = subject.start_of(record)
     end = start[0] * subject.batches_per_epoch + start[1] + 1
     helpers = min(loader.loader_count, _MOST_HELPERS)
-    again = loader.replace(start_at=start, end_at=("batch", end), loader_count=helpers, depth=1, deterministic=True)
+    changes: dict[str, Any] = {"start_at": start, "end_at": ("batch", end), "loader_count": helpers, "depth": 1}
+    again = loader.replace(**changes, deterministic=True, monitor=False)
     wanted = (record.kind, record.batch_num)
     try:
         with again:
@@ -94,6 +95,31 @@ def load_again(loader: Dataloader[Any], record: BatchRecord, subject: Subject) -
     except HydraxError as error:
         raise LookupError(str(error)) from error
     raise LookupError(f"{record.title} did not come again")
+
+
+def record_of(batch: Batch[Any], serial: int, wait_seconds: float) -> BatchRecord:
+    """The line of the table for a batch in hand."""
+    address = batch.address
+    return BatchRecord(
+        serial=serial,
+        kind=address.kind,
+        group=address.group_index,
+        epoch=address.epoch,
+        epoch_batch=address.epoch_batch,
+        batch_num=address.batch_num,
+        size=batch.size,
+        seed=batch.seed if batch.is_training else None,  # type: ignore[attr-defined]  # a TrainingBatch then
+        wait_seconds=wait_seconds,
+        load_seconds=batch.load_seconds,
+        cached=batch.from_cache,
+    )
+
+
+def device_of(batch: Batch[Any]) -> str:
+    """Where a batch is placed, in words."""
+    devices = {device for array in batch.arrays.values() for device in array.devices()}
+    first = min(devices, key=lambda device: device.id)
+    return f"{first.platform}:{first.id}" if len(devices) == 1 else f"{len(devices)} x {first.platform}"
 
 
 def _view(

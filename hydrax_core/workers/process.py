@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +28,7 @@ from hydrax_core.slots import SlotMemory
 from hydrax_core.workers.messages import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
 from hydrax_core.workers.protocol import Report, WorkerGoneError
 
-__all__ = ["ProcessWorker", "ProcessWorkers"]
+__all__ = ["ProcessWorker", "ProcessWorkers", "listeners"]
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from hydrax_core.workers.child import main; main()"
 """On the main process's own search path, or a ``selectors.py`` in the current folder would be taken for Python's."""
@@ -45,6 +46,9 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 _logger = logging.getLogger("hydrax")
+
+listeners: list[Callable[[int, int, str], None]] = []
+"""Called with the pid and the number of a worker, of whichever loader, and lines that it wrote; they must not wait."""
 
 
 class ProcessWorkers:
@@ -131,7 +135,8 @@ class ProcessWorker:
         self._pidfile = None if self._pidfd is None else io.FileIO(self._pidfd)  # which closes it, as with the lifeline
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._outputs = [_Output(self._process.stdout, "stdout"), _Output(self._process.stderr, "stderr")]
+        pipes = ((self._process.stdout, "stdout"), (self._process.stderr, "stderr"))
+        self._outputs = [_Output(pipe, name, self._process.pid, setup.number) for pipe, name in pipes]
         watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
         self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
         self._gone = False
@@ -236,9 +241,10 @@ class ProcessWorker:
 class _Output:
     """Forwards the lines that a worker prints to the main process's stream of the same name."""
 
-    def __init__(self, pipe: Any, name: str) -> None:
+    def __init__(self, pipe: Any, name: str, pid: int, number: int) -> None:
         self._pipe = pipe
         self._name = name
+        self._writer = pid, number
         self._fd = int(pipe.fileno())
         self._rest = b""
         self.ended = False
@@ -270,11 +276,14 @@ class _Output:
     def _write(self, data: bytes) -> None:
         if not data:
             return
+        text = data.decode(errors="backslashreplace")
+        for tell in tuple(listeners):
+            tell(*self._writer, text)
         stream: TextIO | None = getattr(sys, self._name)
         if stream is None:
             return
         try:
-            stream.write(data.decode(errors="backslashreplace"))
+            stream.write(text)
             stream.flush()
         except (OSError, ValueError) as error:
             _logger.debug("a worker's output is lost, sys.%s cannot be written: %s", self._name, error)

@@ -6,6 +6,7 @@
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ from hydrax_cli.tui.messages import (
     Frame,
     GroupInfo,
     LogLine,
+    RunChoice,
     Subject,
 )
 from hydrax_cli.tui.pace import Pace
@@ -49,6 +51,14 @@ FAULT = Fault(
     '  File "flowers.py", line 21, in load\n    arrays["image"][...] = read(item.path)\n'
     "                           ^^^^^^^^^^^^^^^\nValueError: it is truncated",
     fatal=False,
+)
+GONE = Fault(
+    "train.py (pid 4321): its process has ended", "train.py (pid 4321): its process has ended", False, gone=True
+)
+NOTHING = {"subject": None, "stats": None, "current": None, "device": "", "detail": "which run?"}
+RUNS = (
+    RunChoice("a", "train.py", 4321, "epoch 3:14", 754.0, "train.py --epochs 90"),
+    RunChoice("b", "resnet", 999, "validation 2:0", None, "python -m resnet --data /mnt/data/flowers"),
 )
 AT = 1_700_000_000.0
 
@@ -119,8 +129,11 @@ class StillFeed:
     class Controls:
         """Nothing to drive."""
 
-    def __init__(self, *, workers=4, slots=SLOTS, **changes):
-        self.controls = self.Controls()
+    def __init__(self, *, workers=4, slots=SLOTS, live=False, **changes):
+        self.controls = None if live else self.Controls()
+        self.attaching = self if live else None
+        if live:
+            changes = {"subject": replace(SUBJECT, target="train.py", pid=4321), "limit": None, **changes}
         first = Frame("running", subject=SUBJECT, device="gpu:0", limit=20.0)
         self._frames = [Frame("running", subject=SUBJECT, stats=stats(tick / 5, workers, slots)) for tick in range(60)]
         self._last = Frame(
@@ -150,11 +163,17 @@ class StillFeed:
     def preview(self):
         return view(records()[-1])
 
+    def has(self, asked):
+        return asked.fault is None and (self.attaching is None or asked.serial % 4 == 0)
+
     def open(self, asked):
         return view(asked)
 
     def close(self):
         """Nothing to close."""
+
+    def choose(self, choice):
+        """Nothing to choose."""
 
 
 def view(asked):
@@ -258,13 +277,18 @@ def test_a_batch_at_every_size(size):
         (
             "opening",
             (80, 24),
-            {"state": "opening", "subject": None, "stats": None, "current": None, "device": ""},
+            {"state": "opening", **NOTHING, "detail": ""},
             [],
             False,
         ),
         ("heat-map-light", (120, 40), {}, ["enter", "a", "a"], True),
         ("large", (80, 24), {}, ["enter", "down", "z"], False),
         ("help", (80, 24), {}, ["question_mark"], False),
+        ("live", (120, 40), {"live": True}, [], False),
+        ("live-small", (80, 24), {"live": True, "state": "silent", "detail": "no answer for 7 s"}, [], False),
+        ("live-help", (120, 40), {"live": True}, ["question_mark"], True),
+        ("live-gone", (80, 24), {"live": True, "state": "failed", "fault": GONE}, [], True),
+        ("live-runs", (120, 40), {"live": True, "state": "opening", **NOTHING, "choices": RUNS}, [], False),
         ("log", (80, 24), {}, ["l"], False),
     ],
 )

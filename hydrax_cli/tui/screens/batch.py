@@ -40,7 +40,7 @@ class BatchScreen(Screen[None]):
     Args:
         record: Which one.
         open_batch: Gets what is in it; called in a thread.
-        neighbour: The batch before (-1) or after (1) another one.
+        neighbour: The batch before (-1) or after (1) another one that can be looked into.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,6 +54,7 @@ class BatchScreen(Screen[None]):
         Binding("left_square_bracket", "batch(-1)", "batch", key_display="[ ]"),
         Binding("right_square_bracket", "batch(1)", "next batch", show=False),
         Binding("s", "app.step", "step"),
+        Binding("n", "app.newest", "newest"),
         Binding("c", "app.copy_command", "copy"),
         Binding("question_mark", "app.help", "help", key_display="?"),
     ]
@@ -132,9 +133,10 @@ class BatchScreen(Screen[None]):
             self.notify(event.error, title="The batch cannot be shown", severity="error", markup=False, timeout=12)
             return
         self._view = event.view
+        self._record = event.view.record  # of a live run maybe a later one, or a part of it
         self._stats = {}
         self._array = min(self._array, len(event.view.infos) - 1)
-        self._item = min(self._item, max(0, event.record.size - 1))
+        self._item = min(self._item, max(0, self._record.size - 1))
         self._tell(event.view.source)
         self._items.show(event.view)
         self._items.choose(self._item)
@@ -249,10 +251,8 @@ class BatchScreen(Screen[None]):
     def action_batch(self, step: int) -> None:
         """Look into the batch before or after."""
         record = self._neighbour(self._record, step)
-        while record is not None and record.fault is not None:
-            record = self._neighbour(record, step)
         if record is None:
-            self.notify("There is nothing further in the table.")
+            self.notify("There is no further batch to look into.")
         else:
             self.fetch(record)
 

@@ -19,24 +19,34 @@ if TYPE_CHECKING:
 
     from hydrax_cli.tui.messages import Fault
 
-__all__ = ["FaultScreen", "GoToScreen", "HelpGroups", "HelpScreen", "TooSmallScreen"]
+__all__ = ["LIVE_HELP", "RUN_HELP", "FaultScreen", "GoToScreen", "HelpGroups", "HelpScreen", "TooSmallScreen"]
 
 _PLACE = re.compile(r"\s*(\d{1,12})(?:\s*[:, ]\s*(\d{1,12}))?\s*")
 
 HelpGroups: TypeAlias = "tuple[tuple[str, tuple[tuple[str, str], ...]], ...]"
 
-_HELP: HelpGroups = (
+_RUN = (
+    "The run",
     (
-        "The run",
-        (
-            ("space", "play or pause"),
-            ("s", "one batch, then pause"),
-            ("n", "next epoch"),
-            ("g", "go to EPOCH:BATCH, at once"),
-            ("+  -  0", "faster, slower, as fast as it goes"),
-            ("r", "read the target anew"),
-        ),
+        ("space", "play or pause"),
+        ("s", "one batch, then pause"),
+        ("n", "next epoch"),
+        ("g", "go to EPOCH:BATCH, at once"),
+        ("+  -  0", "faster, slower, as fast as it goes"),
+        ("r", "read the target anew"),
     ),
+)
+_LIVE = (
+    "A run of another process",
+    (
+        ("◉ live", "it is only watched: no key changes it"),
+        ("r", "other runs, or this one again after it has ended"),
+        ("◌ no answer", "the process is stopped, or deep in one call"),
+        ("◆", "rows of this batch were copied: Enter shows them"),
+        ("n", "in a batch: the next one handed out, whole"),
+    ),
+)
+_HELP: HelpGroups = (
     (
         "Batches",
         (
@@ -80,11 +90,15 @@ _HELP: HelpGroups = (
 )
 
 
+RUN_HELP: HelpGroups = (_RUN, *_HELP)
+LIVE_HELP: HelpGroups = (_LIVE, *((title, tuple(key for key in keys if key[0] != "s")) for title, keys in _HELP))
+
+
 class HelpScreen(ModalScreen[None]):
     """All keys and signs.
 
     Args:
-        groups: Titles, and keys with what they do; those of a run if not given.
+        groups: Titles, and keys with what they do.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +106,7 @@ class HelpScreen(ModalScreen[None]):
         Binding("q", "app.quit", "quit", show=False),
     ]
 
-    def __init__(self, groups: HelpGroups = _HELP) -> None:
+    def __init__(self, groups: HelpGroups) -> None:
         super().__init__()
         self._groups = groups
 
@@ -141,33 +155,44 @@ class GoToScreen(ModalScreen["tuple[int, int] | None"]):
 
 
 class FaultScreen(ModalScreen[None]):
-    """An error in full."""
+    """An error in full.
+
+    Args:
+        fault: The error.
+        live: Whether the run is only watched.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,enter", "dismiss", "close", show=False),
         Binding("c", "copy", "copy", show=False),
         Binding("space", "app.play", "play", show=False),
         Binding("r", "app.reopen", "read anew", show=False),
+        Binding("r", "app.look_again", "look again", show=False),
         Binding("q", "app.quit", "quit", show=False),
     ]
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, *, live: bool) -> None:
         super().__init__()
         self.fault = fault
+        self._live = live
 
     def compose(self) -> ComposeResult:
         """The title, the text, and what to do."""
         with Vertical(id="fault", classes="dialog") as box:
-            box.border_title = "✗ no batch can come" if self.fault.fatal else "✗ this batch failed"
-            box.border_subtitle = (
-                "r reads the target anew · c copies · Esc closes"
-                if self.fault.fatal
-                else "space goes on behind it · c copies · Esc closes"
-            )
+            box.border_title, help_text = self._words()
+            box.border_subtitle = f"{help_text}c copies · Esc closes"
             with VerticalScroll(id="fault-text"):
                 lines = [Content(clean(line)) for line in self.fault.text.splitlines()]
                 head, rest = lines[:1], lines[1:]
                 yield Static(Content("\n").join([*(line.stylize("$text-error bold") for line in head), *rest]))
+
+    def _words(self) -> tuple[str, str]:
+        """What happened, and what can be done."""
+        if self.fault.gone:
+            return "✗ the run is gone", "r looks for runs · "
+        if self.fault.fatal:
+            return "✗ no batch can come", "r reads the target anew · "
+        return "✗ this batch failed", "" if self._live else "space goes on behind it · "
 
     def action_copy(self) -> None:
         """Copy the text."""

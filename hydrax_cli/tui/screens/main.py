@@ -39,6 +39,7 @@ class MainScreen(Screen[None]):
         Binding("enter", "open", "open", key_display="↵"),
         Binding("slash", "filter", "filter", key_display="/"),
         Binding("l", "log", "log"),
+        Binding("r", "app.look_again", "runs"),
         Binding("question_mark", "app.help", "help", key_display="?"),
         Binding("q", "app.quit", "quit"),
         Binding("escape", "leave", "back", show=False),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchTable", "matches"]
 
 _MOST_BATCHES = 500
+_MARK = "◆"
 
 
 def _seed(record: BatchRecord) -> str:
@@ -101,6 +102,8 @@ class BatchTable(LineList):
         self._records: deque[BatchRecord] = deque(maxlen=_MOST_BATCHES)
         self._shown: list[BatchRecord] = []
         self._words: tuple[str, ...] = ()
+        self.mark: Callable[[BatchRecord], bool] | None = None
+        """Which batches stand out, where not every one can be looked into."""
 
     @property
     def chosen_record(self) -> BatchRecord | None:
@@ -126,16 +129,15 @@ class BatchTable(LineList):
         self._words = tuple(text.split())
         self._show()
 
-    def neighbour(self, record: BatchRecord, step: int) -> BatchRecord | None:
-        """The batch handed out so many places after another one, among those shown."""
-        serials = [shown.serial for shown in self._shown]
-        if record.serial not in serials:
-            return None
-        place = serials.index(record.serial) - step
-        if not 0 <= place < len(self._shown):
-            return None
-        self.choose(place)
-        return self._shown[place]
+    def neighbour(self, record: BatchRecord, step: int, fits: Callable[[BatchRecord], bool]) -> BatchRecord | None:
+        """The next batch handed out before (-1) or after (1) another one, among those shown that fit."""
+        places = range(len(self._shown)) if step < 0 else reversed(range(len(self._shown)))
+        for place in places:
+            found = self._shown[place]
+            if (found.serial - record.serial) * step > 0 and fits(found):
+                self.choose(place)
+                return found
+        return None
 
     def _show(self) -> None:
         held = self.chosen_record if self.chosen is not None else None
@@ -173,7 +175,10 @@ class BatchTable(LineList):
             place = self._row(width, lambda column: column.text(record) if column.title in _PLACES else "").rstrip()
             return [(f"{place}{_GAP}", "bad"), (f"✗ {_error(record)}", "bad")]
         look = "plain" if record.kind == "training" else "accent"
-        return [(self._row(width, lambda column: column.text(record)), look)]
+        row = self._row(width, lambda column: column.text(record))
+        if self.mark is None:
+            return [(row, look)]
+        return [(_MARK if self.mark(record) else " ", "key"), (row[1:], look)]
 
     def action_first(self) -> None:
         """Follow the newest batch again."""

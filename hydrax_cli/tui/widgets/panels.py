@@ -23,6 +23,7 @@ _STATES = {
     "running": ("►", "running", "$text-success"),
     "paused": ("‖", "paused", "$text-primary"),
     "starved": ("◔", "starved", "$text-warning"),
+    "silent": ("◌", "silent", "$text-warning"),
     "done": ("✓", "done", "$text-success"),
     "failed": ("✗", "failed", "$text-error"),
 }
@@ -42,6 +43,7 @@ _LONG_ITEM_SECONDS = 1.0
 _VERY_LONG_ITEM_SECONDS = 10.0
 _LEAST_BAR = 8
 _WIDE_SLOTS = 76
+_WIDE_TOP = 90
 _LONGEST_SEEDS = 24
 
 
@@ -73,9 +75,14 @@ class TopBar(FramePanel):
         glyph, word, style = _STATES[self.reading.state]
         if self.reading.state == "starved" and frame.waiting_seconds > 1:
             word = f"waiting {span(frame.waiting_seconds)}"
+        elif frame.state == "silent":
+            word = frame.detail
         state = Content.assemble((f" {glyph} {word} ", f"{style} reverse bold"))
-        name = frame.subject.target if frame.subject is not None else "opening the target"
+        name = frame.subject.target if frame.subject is not None else frame.detail or "opening the target"
         left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
+        if frame.subject is not None and frame.subject.pid is not None:
+            pid = f"pid {frame.subject.pid}" if width < _WIDE_TOP else f"live · pid {frame.subject.pid}"
+            left += Content.assemble((f" ◉ {pid} ", "$text-accent reverse"), "  ")
         facts = self._facts()
         room = width - left.cell_length - state.cell_length
         middle = Content()
@@ -121,7 +128,7 @@ class ProgressPanel(FramePanel):
         """The bars."""
         subject, current = self.frame.subject, self.frame.current
         if subject is None:
-            return Content.assemble(("opening the target …", "$dim"))
+            return Content.assemble((self.frame.detail or "opening the target …", "$dim"))
         training = current if current is not None and current.kind == "training" else None
         if training is not None:
             epoch, done = training.epoch, training.epoch_batch + 1

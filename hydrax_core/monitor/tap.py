@@ -1,0 +1,198 @@
+"""What the training's thread leaves for whoever looks.
+
+Promise: each call takes about a microsecond, waits for nothing and raises nothing. No batch, array or exception is
+kept: a reference to one would hold a lease. Where rows are wanted they are copied, into memory that is made beforehand.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.batch import Batch
+from hydrax_core.errors import BatchAddress, HydraxError, LoaderError, WorkerDiedError
+from hydrax_core.jobs import HostBatch
+from hydrax_core.monitor.messages import ArrayHead, Trouble
+
+__all__ = ["MOST_RECORDS", "Copied", "Order", "Seen", "Tap"]
+
+MOST_RECORDS = 500
+_SAMPLE_ROWS = 128
+_LONGEST_ERROR = 20_000
+_logger = logging.getLogger("hydrax")
+
+
+class Seen(NamedTuple):
+    """A batch that was handed out or failed; see ``messages.Record``."""
+
+    serial: int
+    address: BatchAddress
+    size: int
+    seed: int
+    wait_seconds: float
+    load_seconds: float | None
+    cached: bool
+    error: str
+
+
+class Order(NamedTuple):
+    """Rows that are wanted, and memory for them; ``whole`` is for all rows of the batch."""
+
+    memory: npt.NDArray[np.uint8]
+    whole: bool
+
+
+class Copied(NamedTuple):
+    """Rows of a batch in the memory of an order.
+
+    Attributes:
+        seen: Which batch.
+        group: Ordinal of its group, training before validation.
+        rows: Rows copied; 0 where not even one has room.
+        bytes: Bytes of memory used.
+        arrays: The arrays in it, one behind the other.
+        in_cached_layout: Whether they are as the cache keeps them.
+        indices: Index in the group's data of each of the rows.
+        seeds: Seed of each, ``None`` in validation.
+        additional: Additional data of each by name.
+        needed: Bytes that a row takes.
+        whole: As ordered.
+    """
+
+    seen: Seen
+    group: int
+    rows: int
+    bytes: int
+    arrays: tuple[ArrayHead, ...]
+    in_cached_layout: bool
+    indices: Sequence[int]
+    seeds: Sequence[int] | None
+    additional: Mapping[str, Sequence[Any]]
+    needed: int
+    whole: bool
+
+
+class Tap:
+    """Where the training's thread writes and the monitor's thread reads.
+
+    Args:
+        ring: Called when rows were copied; wakes the monitor's thread.
+    """
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._serial = 0
+        self.records: deque[Seen] = deque(maxlen=MOST_RECORDS)
+        self.waiting_since: float | None = None
+        """When the training began to wait for a batch, on the clock of ``time.perf_counter()``."""
+        self.order: Order | None = None
+        """Written by the monitor's thread while ``copied`` is ``None``; the training's thread fills and clears it."""
+        self.copied: Copied | None = None
+        self.trouble: Trouble | None = None
+        self.ended = False
+        self.device = ""
+
+    def asked(self, now: float) -> None:
+        """The training asks for a batch."""
+        self.waiting_since = now
+
+    def handed_out(self, host: HostBatch, waited: float, batch: Batch[Any]) -> None:
+        """The training gets a batch, after so many seconds; ``host`` is what it was made of."""
+        self.waiting_since = self.trouble = None
+        self._serial += 1
+        planned = host.planned
+        seen = Seen(
+            self._serial,
+            planned.address,
+            len(host.indices),
+            planned.content.seed,
+            waited,
+            host.load_seconds,
+            host.from_cache,
+            "",
+        )
+        self.records.append(seen)
+        order = self.order
+        if order is not None:
+            self._copy(order, host, seen)
+        if not self.device:
+            self.device = _device(batch)
+
+    def failed(self, error: BaseException) -> None:
+        """``next()`` raises an error."""
+        now, since = time.perf_counter(), self.waiting_since
+        self.waiting_since = None
+        if not isinstance(error, Exception):
+            return  # Ctrl-C says nothing about the loader
+        text = _error_text(error)
+        self.trouble = Trouble(text, left=False)
+        address = error.address if isinstance(error, LoaderError | WorkerDiedError) else None
+        if address is not None:
+            self._serial += 1
+            waited = now - since if since is not None else 0.0
+            self.records.append(Seen(self._serial, address, 0, 0, waited, None, False, text))
+
+    def left(self, error: BaseException | None) -> None:
+        """The ``with`` block is left, by an error or without."""
+        if error is not None:
+            self.trouble = Trouble(_error_text(error), left=True)
+
+    def _copy(self, order: Order, host: HostBatch, seen: Seen) -> None:
+        try:
+            self.copied = _copied(order, host, seen)
+        except Exception as error:  # noqa: BLE001  no memory, say: the training goes on, and the order is made again
+            _logger.debug("rows of %s could not be copied: %s", seen.address, error)
+        finally:
+            self.order = None
+        self._ring()
+
+
+def _copied(order: Order, host: HostBatch, seen: Seen) -> Copied:
+    """Copy as many rows as are wanted and have room."""
+    memory, size = order.memory, len(host.indices)
+    needed = sum(array.nbytes // len(array) for array in host.arrays.values())
+    room = memory.size // max(1, needed)
+    rows = size if order.whole and size <= room else min(size, _SAMPLE_ROWS, room)
+    heads, start = [], 0
+    for name, array in host.arrays.items() if rows else ():
+        taken = np.ascontiguousarray(array[:rows])
+        end = start + taken.nbytes
+        memory[start:end] = taken.reshape(-1).view(np.uint8)
+        heads.append(ArrayHead(name, str(array.dtype), taken.shape))
+        start = end
+    return Copied(
+        seen=seen,
+        group=host.group,
+        rows=rows,
+        bytes=start,
+        arrays=tuple(heads),
+        in_cached_layout=host.cached,
+        indices=list(host.indices[:rows]),
+        seeds=None if host.seeds is None else list(host.seeds[:rows]),
+        additional={name: list(values[:rows]) for name, values in host.additional.items()},
+        needed=needed,
+        whole=order.whole,
+    )
+
+
+def _device(batch: Batch[Any]) -> str:
+    """Where a batch is placed."""
+    devices = {device for array in batch.arrays.values() for device in array.devices()}
+    first = min(devices, key=lambda device: device.id)
+    return f"{first.platform}:{first.id}" if len(devices) == 1 else f"{len(devices)} x {first.platform}"
+
+
+def _error_text(error: BaseException) -> str:
+    """What is shown of an error: its own text where hydrax wrote it, else the traceback."""
+    try:
+        text = str(error) if isinstance(error, HydraxError) else "".join(traceback.format_exception(error))
+    except Exception as own:  # noqa: BLE001  an exception's text is anybody's code
+        text = f"{type(error).__name__}, whose text cannot be made: {type(own).__name__}"
+    return text[:_LONGEST_ERROR]
