@@ -241,6 +241,7 @@ LOADER_ARGUMENTS = {
     "loader_kind": st.sampled_from(["inline", "thread"]),
     "on_error": st.sampled_from(["raise", "skip", "substitute"]),
     "max_held": st.sampled_from([None, 5, 50]),
+    "monitor": st.sampled_from([None, False]),
 }
 
 

@@ -252,7 +252,7 @@ class BatchScreen(Screen[None]):
         """Look into the batch before or after."""
         record = self._neighbour(self._record, step)
         if record is None:
-            self.notify("There is no further batch to look into.")
+            self.notify("There is nothing further in the table.")
         else:
             self.fetch(record)
 
