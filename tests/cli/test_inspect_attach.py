@@ -70,6 +70,9 @@ def _runtime(tmp_path_factory):
         patch.setattr("tempfile.tempdir", str(folder))
         patch.setitem(ENVIRONMENT, "XDG_RUNTIME_DIR", str(folder))
         patch.setitem(ENVIRONMENT, "TMPDIR", str(folder))
+        for place in ("app._FRAME_SECONDS", "app._PREVIEW_SECONDS", "talk._ASK_SECONDS"):  # for an impatient user
+            patch.setattr(f"hydrax_cli.tui.{place}", 0.1)
+        patch.setattr("hydrax_cli.tui.pace.Pace.due", lambda pace: True)
         yield
 
 
