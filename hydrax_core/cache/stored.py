@@ -41,7 +41,7 @@ class Pickled:
 
     def __repr__(self) -> str:
         """What it is, in words."""
-        return f"<pickle of {self.size} bytes, not opened>"
+        return f"<unopened pickle of {self.size} bytes>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,34 @@ import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import textual.app
+import textual.pilot
+from textual._context import active_app
+
+import hydrax_cli.tui.app
 from hydrax_cli.tui.app import InspectApp
 from hydrax_cli.tui.capture import LogBuffer
 from hydrax_cli.tui.feed import LoaderFeed, Opened
+from hydrax_cli.tui.pace import Pace
 from hydrax_core import DataGroup, Dataloader
 
 PATIENCE = 30
+
+
+async def drained(*_):
+    """Until no message waits anywhere.
+
+    Textual's own way is to wait until the process is idle, a second for each key where a loader runs in it.
+    """
+    app, quiet = active_app.get(), 0
+    while quiet < 3:
+        await asyncio.sleep(0)
+        pumps = (app, *app.screen.walk_children(with_self=True))
+        quiet = 0 if any(pump.message_queue_size for pump in pumps) else quiet + 1
+
+
+textual.app.wait_for_idle = textual.pilot.wait_for_idle = drained
+hydrax_cli.tui.app._FRAME_SECONDS = 0.05  # a run is drawn as soon as something has happened
 ARRAYS = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32"), "tokens": ((7,), "int32")}
 
 
@@ -89,6 +111,7 @@ async def app_of(make, *, size=(120, 40), **arguments):
     """A running app over a loader; yields the app and its pilot."""
     with feed_of(make, **arguments) as feed:
         app = InspectApp(feed)
+        app._frame_pace = Pace(share=1.0, longest=0.0)
         async with app.run_test(size=size, notifications=True) as pilot:
             yield app, pilot
 
@@ -97,7 +120,7 @@ async def until(pilot, condition):
     """Wait until a condition of the app holds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "waited in vain:\n" + "\n".join(texts(pilot.app))
         await pilot.pause(0.02)
 
 

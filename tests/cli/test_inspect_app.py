@@ -1,7 +1,6 @@
 """Every key and screen of the app, on a real loader with worker processes."""
 
 import numpy as np
-import pytest
 from inspect_support import app_of, asynchronous, failing_at, load, make_loader, texts, until
 from textual.widgets import Input
 
@@ -45,37 +44,31 @@ async def stepped(app, pilot, count):
 
 
 @asynchronous
-async def test_space_pauses_and_plays():
-    async with app_of(make_loader) as (app, pilot):
-        await until(pilot, lambda: table(app).count() > 3)
+async def test_space_pauses_and_plays_and_the_speed_has_a_limit():
+    async with app_of(make_loader, limit=10.0) as (app, pilot):
+        await until(pilot, lambda: table(app).count() > 0)
+        await pilot.press("plus")
+        await until(pilot, lambda: app.frame.limit == 20)
+        await pilot.press("minus", "minus")
+        await until(pilot, lambda: app.frame.limit == 5 and shown(app, "≤ 5/s"))
+        await pilot.press("0")
+        await until(pilot, lambda: app.frame.limit is None)
         await pilot.press("space")
         await until(pilot, lambda: state(app) == "paused" and shown(app, "paused"))
         count = app.frame.stats.training_batches
-        await pilot.press("space")
-        await until(pilot, lambda: app.frame.stats.training_batches > count)
+        await pilot.press("minus", "space")
+        await until(pilot, lambda: app.frame.limit == 1000 and app.frame.stats.training_batches > count)
 
 
 @asynchronous
-async def test_s_takes_one_batch_at_a_time():
+async def test_a_paused_run_goes_where_keys_say():
     async with app_of(make_loader, playing=False) as (app, pilot):
         await stepped(app, pilot, 3)
         assert [record.epoch_batch for record in table(app).shown] == [2, 1, 0]
         await shows(app, pilot, "3 / 12")
-
-
-@asynchronous
-async def test_n_goes_to_the_next_epoch():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 2)
         await pilot.press("n")
         await until(pilot, lambda: (app.frame.current.epoch, app.frame.current.epoch_batch) == (1, 0))
         assert state(app) != "failed"
-
-
-@asynchronous
-async def test_g_asks_for_a_place_refuses_nonsense_and_goes_there():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 1)
         await pilot.press("g")
         await until(pilot, lambda: isinstance(app.screen, GoToScreen))
         field = app.screen.query_one(Input)
@@ -102,20 +95,6 @@ async def test_typing_into_a_field_moves_no_run():
         await pilot.pause(0.3)
         assert table(app).count() == 1
         assert app.frame.current.epoch_batch == 0
-
-
-@asynchronous
-async def test_plus_and_minus_set_a_limit_and_0_lifts_it():
-    async with app_of(make_loader, limit=10.0) as (app, pilot):
-        await until(pilot, lambda: table(app).count() > 0)
-        await pilot.press("plus")
-        await until(pilot, lambda: app.frame.limit == 20)
-        await pilot.press("minus", "minus")
-        await until(pilot, lambda: app.frame.limit == 5 and shown(app, "≤ 5/s"))
-        await pilot.press("0")
-        await until(pilot, lambda: app.frame.limit is None)
-        await pilot.press("minus")
-        await until(pilot, lambda: app.frame.limit == 1000)
 
 
 @asynchronous
@@ -147,7 +126,7 @@ async def test_the_cursor_stays_on_its_batch_while_new_ones_come():
 
 
 @asynchronous
-async def test_enter_looks_into_a_batch_and_escape_comes_back():
+async def test_keys_of_the_batch_screen():
     async with app_of(make_loader, playing=False) as (app, pilot):
         await stepped(app, pilot, 2)
         await pilot.press("enter")
@@ -155,16 +134,6 @@ async def test_enter_looks_into_a_batch_and_escape_comes_back():
         await shows(app, pilot, "the batch in hand")
         await shows(app, pilot, "photo-8.jpg")
         await shows(app, pilot, "label *")
-        await pilot.press("escape")
-        assert isinstance(app.screen, MainScreen)
-
-
-@asynchronous
-async def test_keys_of_the_batch_screen():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 2)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
         picture, items, arrays = (app.screen.query_one(kind) for kind in (ArrayPicture, ItemList, ArrayList))
         assert "as picture" in picture.border_title
         await pilot.press("v")
@@ -186,14 +155,18 @@ async def test_keys_of_the_batch_screen():
         await pilot.press("a", "tab", "shift+tab")
         assert arrays.chosen == 2
         await shows(app, pilot, "“iiiiiii”")  # item 8 of the data fills its row with 97 + 8
+        await pilot.press("escape")
+        assert isinstance(app.screen, MainScreen)
 
 
 @asynchronous
-async def test_brackets_go_to_the_batches_beside_and_load_them_again():
+async def test_from_a_batch_to_those_beside_which_are_loaded_again_and_to_the_next_one():
     async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 3)
+        await stepped(app, pilot, 2)
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
+        await pilot.press("s")
+        await until(pilot, lambda: app.screen.record.epoch_batch == 2 and shown(app, "photo-16.jpg"))
         await pilot.press("left_square_bracket")
         await until(pilot, lambda: app.screen.record.epoch_batch == 1 and app.screen.settled)
         await until(pilot, lambda: shown(app, "loaded again"))
@@ -202,22 +175,17 @@ async def test_brackets_go_to_the_batches_beside_and_load_them_again():
         await until(pilot, lambda: app.screen.record.epoch_batch == 2 and shown(app, "photo-16.jpg"))
         await pilot.press("right_square_bracket")
         await until(pilot, lambda: shown(app, "nothing further"))
+        await pilot.press("c")
+        assert app.clipboard == "hydrax run the-target --start 0:2 --batches 1"
 
 
 @asynchronous
-async def test_stepping_from_a_batch_shows_the_next_one():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
-        await pilot.press("s")
-        await until(pilot, lambda: app.screen.record.epoch_batch == 1 and shown(app, "photo-8.jpg"))
-
-
-@asynchronous
-async def test_the_mouse_chooses_and_opens():
+async def test_the_mouse_chooses_and_opens_and_c_copies_the_command():
     async with app_of(make_loader, playing=False) as (app, pilot):
         await stepped(app, pilot, 3)
+        await pilot.press("down", "down", "down", "c")
+        assert app.clipboard == "hydrax run the-target --start 0:0 --batches 1"
+        await until(pilot, lambda: shown(app, "--start 0:0"))
         await pilot.click(BatchTable, offset=(20, 3))
         assert table(app).chosen_record.epoch_batch == 1
         await pilot.double_click(BatchTable, offset=(20, 3))
@@ -228,19 +196,6 @@ async def test_the_mouse_chooses_and_opens():
         left = (picture.size.width - grid.columns * (grid.width + 1) - 1) // 2
         await pilot.click(ArrayPicture, offset=(left + grid.width + 3 + 2, picture._top + 2))
         assert app.screen.query_one(ItemList).chosen == 1
-
-
-@asynchronous
-async def test_c_copies_the_command_that_shows_the_batch_again():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await stepped(app, pilot, 3)
-        await pilot.press("down", "down", "down", "c")
-        assert app.clipboard == "hydrax run the-target --start 0:0 --batches 1"
-        await until(pilot, lambda: shown(app, "--start 0:0"))
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
-        await pilot.press("left_square_bracket", "right_square_bracket", "c")
-        assert app.clipboard.startswith("hydrax run the-target --start 0:")
 
 
 @asynchronous
@@ -305,41 +260,39 @@ async def test_what_is_logged_comes_into_the_log_and_cannot_garble_the_screen():
 
 
 @asynchronous
-async def test_help_theme_and_palette():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await ready(app, pilot)
-        await pilot.press("question_mark")
-        assert isinstance(app.screen, HelpScreen)
-        await shows(app, pilot, "play or pause")
-        await pilot.press("question_mark")
-        assert isinstance(app.screen, MainScreen)
-        dark = app.theme
-        await pilot.press("t")
-        assert app.theme != dark
-        await pilot.press("ctrl+p", *"next ep")
-        await pilot.pause(0.5)
-        await pilot.press("enter")
-        await until(pilot, lambda: app.frame.current is not None)
+async def test_help_theme_palette_small_terminals_and_quitting():
+    for quitting in ("q", "ctrl+c"):
+        async with app_of(make_loader, playing=False) as (app, pilot):
+            await ready(app, pilot)
+            if quitting == "q":
+                await pilot.press("question_mark")
+                assert isinstance(app.screen, HelpScreen)
+                await shows(app, pilot, "play or pause")
+                await pilot.press("question_mark")
+                assert isinstance(app.screen, MainScreen)
+                dark = app.theme
+                await pilot.press("t")
+                assert app.theme != dark
+                await pilot.press("ctrl+p", *"next ep")
+                await pilot.pause(0.5)
+                await pilot.press("enter")
+                await until(pilot, lambda app=app: app.frame.current is not None)
+                await pilot.resize_terminal(40, 10)
+                await until(pilot, lambda app=app: isinstance(app.screen, TooSmallScreen))
+                await shows(app, pilot, "60x18 at least")
+                await pilot.resize_terminal(80, 24)
+                await until(pilot, lambda app=app: isinstance(app.screen, MainScreen))
+                await pilot.press("s")
+                await until(pilot, lambda app=app: table(app).count() == 2)
+            await pilot.press(quitting)
+            await until(pilot, lambda app=app: not app.is_running)
 
 
 @asynchronous
-async def test_a_terminal_that_is_too_small_says_so_and_recovers():
-    async with app_of(make_loader, playing=False) as (app, pilot):
-        await ready(app, pilot)
-        await pilot.resize_terminal(40, 10)
-        await until(pilot, lambda: isinstance(app.screen, TooSmallScreen))
-        await shows(app, pilot, "60x18 at least")
-        await pilot.resize_terminal(80, 24)
-        await until(pilot, lambda: isinstance(app.screen, MainScreen))
-        await pilot.press("s")
-        await until(pilot, lambda: table(app).count() == 1)
-
-
-@pytest.mark.parametrize("size", [(60, 18), (80, 24), (120, 40), (200, 60), (300, 20)])
-def test_every_size_shows_the_run_and_its_batches(size):
-    @asynchronous
-    async def check():
-        async with app_of(lambda: make_loader(end_at=("epoch", 1)), size=size) as (app, pilot):
+async def test_every_size_shows_the_run_and_its_batches():
+    async with app_of(lambda: make_loader(end_at=("epoch", 1))) as (app, pilot):
+        for size in [(60, 18), (80, 24), (120, 40), (200, 60), (300, 20)]:
+            await pilot.resize_terminal(*size)
             await until(pilot, lambda: table(app).count() == 24 and shown(app, "done"))
             for text in ("the-target", "done", "items/s", "slots", "validation", "play"):
                 await shows(app, pilot, text)
@@ -347,8 +300,7 @@ def test_every_size_shows_the_run_and_its_batches(size):
             await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
             for text in ("validation 0, batch 11", "image", "(8, 6, 5, 3)", "mean"):
                 await shows(app, pilot, text)
-
-    check()
+            await pilot.press("escape")
 
 
 def odd(item, arrays, seed):
@@ -372,12 +324,3 @@ async def test_odd_values_are_warned_of():
         await shows(app, pilot, "90 NaN")
         await pilot.press("a", "a")
         await shows(app, pilot, "rows 4, 5 are all zeros")
-
-
-@asynchronous
-async def test_q_and_ctrl_c_quit():
-    for key in ("q", "ctrl+c"):
-        async with app_of(make_loader, playing=False) as (app, pilot):
-            await ready(app, pilot)
-            await pilot.press(key)
-            await until(pilot, lambda app=app: not app.is_running)

@@ -182,7 +182,7 @@ def stat_of(pid):
 
 @pytest.mark.parametrize("leave", [b"q", b"\x03", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_however_it_ends_the_terminal_is_sane_and_no_process_is_left(terminal, target, leave):
-    started = terminal(target, "-p", "sleep=0.002")
+    started = terminal(target, "-p", "sleep=0.002", "--workers", "2" if leave == b"q" else "1")
     started.shows(b"running")
     workers = descendants(started.process.pid)
     assert workers
@@ -198,7 +198,7 @@ def test_however_it_ends_the_terminal_is_sane_and_no_process_is_left(terminal, t
 
 
 def test_it_quits_while_an_item_hangs(terminal, target):
-    started = terminal(target, "-p", "sleep=3600")
+    started = terminal(target, "-p", "sleep=3600", "--workers", "1")
     started.shows(b"starting")
     started.until(lambda: descendants(started.process.pid))
     workers = descendants(started.process.pid)
@@ -208,7 +208,7 @@ def test_it_quits_while_an_item_hangs(terminal, target):
 
 
 def test_nothing_that_a_worker_writes_reaches_the_screen_by_itself(terminal, target):
-    started = terminal(target, "-p", "noise=true", "-p", "sleep=0.001")
+    started = terminal(target, "-p", "noise=true", "-p", "sleep=0.001", "--workers", "1")
     started.shows(b"running")
     started.press(b"l")
     started.until(lambda: b"behind the back of Python" in started.output)
@@ -245,7 +245,7 @@ def test_it_works_in_tmux_and_follows_its_size(tmp_path, target):
 
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = f"{sys.executable} {program} {target} --speed 20; echo left with $?; cat"
+    command = f"{sys.executable} {program} {target} --speed 20 --workers 1; echo left with $?; cat"
     tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-s", "app", command)
     try:
         screen = until("► running")

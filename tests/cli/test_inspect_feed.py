@@ -15,7 +15,7 @@ def start():
     """Start a feed over a loader; closes it at the end."""
     opened = []
 
-    def start(make=make_loader, **arguments):
+    def start(make=make_threads, **arguments):
         context = feed_of(make, **arguments)
         feed = context.__enter__()
         opened.append(context)
@@ -27,6 +27,11 @@ def start():
         context.__exit__(None, None, None)
 
 
+def make_threads(function=load, **arguments):
+    """A loader for what has nothing to do with processes."""
+    return make_loader(function, loader_kind="thread", **arguments)
+
+
 def place(record):
     return record.kind, record.epoch, record.epoch_batch
 
@@ -36,7 +41,7 @@ def paused(frame):
 
 
 def test_a_run_with_an_end_is_done_and_every_batch_was_told(start):
-    watch = start(lambda: make_loader(end_at=("epoch", 2)))
+    watch = start(lambda: make_threads(end_at=("epoch", 2)))
     watch.until(lambda frame: frame.state == "done")
     told = [place(record) for record in watch.records]
     assert told == [
@@ -48,7 +53,7 @@ def test_a_run_with_an_end_is_done_and_every_batch_was_told(start):
 
 
 def test_play_after_the_end_begins_again(start):
-    watch = start(lambda: make_loader(end_at=("batch", 3), validation=None))
+    watch = start(lambda: make_threads(end_at=("batch", 3), validation=None))
     watch.until(lambda frame: frame.state == "done")
     watch.feed.play()
     watch.until(lambda frame: len(watch.records) == 6)
@@ -90,7 +95,7 @@ def test_a_jump_interrupts_a_wait_for_a_hanging_item(start):
 
 
 def test_a_jump_past_the_end_goes_on_without_one_and_says_so(start):
-    watch = start(lambda: make_loader(end_at=("epoch", 1), validation=None), playing=False)
+    watch = start(lambda: make_threads(end_at=("epoch", 1), validation=None), playing=False)
     watch.until(paused)
     watch.feed.jump(4, 1)
     watch.until(lambda frame: len(watch.records) == 1)
@@ -127,7 +132,7 @@ def test_the_same_batch_can_be_looked_at_again_long_after(start):
 
 
 def test_a_validation_batch_can_be_looked_at_again(start):
-    watch = start(lambda: make_loader(end_at=("epoch", 2)))
+    watch = start(lambda: make_threads(end_at=("epoch", 2)))
     watch.until(lambda frame: frame.state == "done")
     record = next(record for record in watch.records if place(record) == ("validation", 0, 4))
     view = watch.feed.open(record)
@@ -137,7 +142,7 @@ def test_a_validation_batch_can_be_looked_at_again(start):
 
 
 def test_an_opened_batch_keeps_no_memory_of_the_loader(start):
-    watch = start(lambda: make_loader(validation=None), playing=False)
+    watch = start(lambda: make_threads(validation=None), playing=False)
     watch.until(paused)
     watch.feed.step()
     watch.until(lambda frame: len(watch.records) == 1 and paused(frame))
@@ -193,7 +198,7 @@ def test_a_target_that_fails_can_be_read_anew(start):
         tries.append(1)
         if len(tries) == 1:
             raise RuntimeError("no such table")
-        return make_loader()
+        return make_threads()
 
     watch = start(make)
     frame = watch.until(lambda frame: frame.state == "failed")
@@ -223,7 +228,7 @@ def test_a_worker_that_cannot_start_is_fatal_and_play_tries_again(start, tmp_pat
 
 
 def test_opening_a_batch_that_fails_now_says_why(start):
-    watch = start(lambda: make_loader(failing_at(17), validation=None))
+    watch = start(lambda: make_threads(failing_at(17), validation=None))
     watch.until(lambda frame: frame.state == "failed")
     with pytest.raises(LookupError, match="bad header in item 17"):
         watch.feed.open(watch.records[-1]._replace(fault=None))
@@ -232,7 +237,7 @@ def test_opening_a_batch_that_fails_now_says_why(start):
 @pytest.mark.parametrize("moment", ["running", "paused", "before the first batch"])
 def test_closing_leaves_no_process(start, moment):
     before = children()
-    watch = start(playing=moment != "paused")
+    watch = start(make_loader, playing=moment != "paused")
     if moment == "running":
         watch.until(lambda frame: len(watch.records) > 20)
         assert children() > before
@@ -256,7 +261,7 @@ def test_closing_does_not_wait_for_a_hanging_item(start):
 
 
 def test_memory_of_what_happened_is_bounded(start):
-    watch = start(lambda: make_loader(load, validation=None))
+    watch = start(lambda: make_threads(load, validation=None))
     watch.until(lambda frame: frame.stats is not None and frame.stats.first_batch is not None)
     total = watch.frame.stats.training_batches
     while watch.feed._loader.stats().training_batches < total + 1200:

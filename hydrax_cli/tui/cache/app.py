@@ -76,7 +76,7 @@ class CacheApp(BaseApp):
         self._main = CacheScreen(str(path))
         self._states: list[GroupState] = []
         self._shown: GroupState | None = None
-        self._problem = ""
+        self._problem = self._failure = ""
         self._selection, self._words = Selection(), ""
         self._entries: Entries | None = None
         self._stamp: object = None
@@ -144,7 +144,10 @@ class CacheApp(BaseApp):
 
     def _failed(self, error: Exception) -> None:
         self._looking = False
-        self._warn(str(error) or type(error).__name__)
+        text = str(error) or type(error).__name__
+        if text != self._failure:  # the same for every page that is asked for
+            self._failure = text
+            self._warn(text)
 
     def _warn(self, text: str, title: str = "") -> None:
         self.notify(text, title=title, severity="error", markup=False, timeout=10)
@@ -155,12 +158,12 @@ class CacheApp(BaseApp):
         if self._looking:
             return
         self._looking = True
-        known = None if force else self._stamp
+        known = self._stamp
 
         def look() -> tuple[object, Snapshot | None, float]:
             started = time.monotonic()
             stamp = self._source.stamp()
-            snapshot = self._source.load() if stamp != known or stamp is None else None
+            snapshot = self._source.load() if force or stamp != known else None
             return stamp, snapshot, time.monotonic() - started
 
         self._jobs.do(look, self._looked)
@@ -170,12 +173,13 @@ class CacheApp(BaseApp):
         self._looking = False
         self._next_look = time.monotonic() + _REST * seconds
         if snapshot is not None:
+            self._failure = snapshot.problem
             self._show(snapshot)
 
     def _show(self, snapshot: Snapshot) -> None:
         if snapshot.problem and snapshot.problem != self._problem:
             self._warn(snapshot.problem, "The cache is gone" if self._states else "")
-        was_gone, self._problem = bool(self._problem), snapshot.problem
+        self._problem = snapshot.problem
         if snapshot.groups:
             known = {state.group.path: state for state in self._states}
             self._states = [known.get(group.path) or GroupState(group) for group in snapshot.groups]
@@ -186,7 +190,7 @@ class CacheApp(BaseApp):
             self._main.show(self._states, self._shown, self._problem, anew=True)
         else:
             self._main.show(self._states, self._shown, self._problem, anew=False)
-        if snapshot.groups or was_gone:
+        if snapshot.groups:
             self._recheck_bad()
             self._list(keep=True)
 
@@ -213,7 +217,7 @@ class CacheApp(BaseApp):
     def _group_chosen(self, event: CacheScreen.GroupChosen) -> None:
         chosen = self._states[event.place]
         if chosen is not self._shown:
-            self._shown = chosen
+            self._shown, self._pictured = chosen, None
             self._main.show(self._states, chosen, self._problem, anew=True)
             self._list(keep=False)
 
@@ -329,7 +333,7 @@ class CacheApp(BaseApp):
         self._picture_timer = None
         state, table = self._shown, self._main.table
         entry = table.chosen_entry
-        if state is None or entry is None or not self._main.wants_picture:
+        if state is None or entry is None or self._picture_is_fresh():
             return
         group = state.group
         together = table.entries_from(table.chosen or 0, self._source.items_at_once(group))

@@ -111,6 +111,8 @@ class CoverageMap(LineList):
             self._counts[epoch, width] = basis, counts
             self._asked.discard((epoch, width, basis))
             self.refresh()
+            if self.here is not None:
+                self.post_message(self.Pointed(self.here, moved=False))
 
     @property
     def plot(self) -> Plot | None:

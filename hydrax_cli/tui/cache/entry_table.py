@@ -29,7 +29,15 @@ PAGE: Final = 128
 """Entries that are asked for together."""
 _MOST_PAGES: Final = 64
 _STATES: Final = {"sound": ("● sound", "good"), "bad": ("✗ bad", "bad"), "unread": ("○ not read", "dim")}
+_MEDIUM: Final = 64
 _WIDE: Final = 76
+_MOMENT, _SHORT_MOMENT = 19, 16
+"""Columns of a time with and without its seconds."""
+
+
+def _epoch(width: int) -> int:
+    """Columns of an epoch."""
+    return 7 if width >= _MEDIUM else 5
 
 
 def moment(seconds: float) -> str:
@@ -146,7 +154,8 @@ class EntryTable(LineList):
         """The titles."""
         noun = "batch" if self._state is None else self._state.group.noun
         more = f"  {'additional':>10}" if width >= _WIDE else ""
-        return [(f"  {'epoch':>7}  {noun:>11}  {'written':<19}  {'size':>8}{more}  checksum", "head")]
+        written = "written".ljust(_MOMENT if width >= _MEDIUM else _SHORT_MOMENT)
+        return [(f"  {'epoch':>{_epoch(width)}}  {noun:>9}  {written}  {'size':>8}{more}  checksum", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
         """An entry."""
@@ -155,8 +164,8 @@ class EntryTable(LineList):
         if entry is None:
             yield f"{'…':>7}", "dim"
             return
-        yield f"{count(entry.epoch):>7}  {count(entry.number):>11}", "plain"
-        yield f"  {moment(entry.created):<19}", "dim"
+        yield f"{count(entry.epoch):>{_epoch(width)}}  {count(entry.number):>9}", "plain"
+        yield f"  {moment(entry.created)[: _MOMENT if width >= _MEDIUM else _SHORT_MOMENT]}", "dim"
         yield f"  {size(entry.size):>8}", "plain"
         if width >= _WIDE:
             yield f"  {'-' if entry.additional_bytes is None else size(entry.additional_bytes):>10}", "dim"

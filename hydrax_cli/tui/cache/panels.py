@@ -39,7 +39,7 @@ class CacheBar(Widget):
         self.refresh()
 
     def render(self) -> Content:
-        """One line: the path to the left, the state to the right, in between what there is room for."""
+        """One line: the path to the left, the state to the right."""
         width = self.content_size.width
         text, style = self._badge()
         state = Content.assemble((f" {text} ", f"{style} reverse bold"))
@@ -47,12 +47,7 @@ class CacheBar(Widget):
         room = max(12, width - state.cell_length - len(" hydrax ") - 4)
         path = path if len(path) <= room else f"…{path[1 - room :]}"
         left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {path}  ", "bold"))
-        middle = Content.styled(self._made(), "$dim")
-        room = width - left.cell_length - state.cell_length
-        if middle.cell_length + 2 > room:
-            middle = Content()
-        gap = max(0, room - middle.cell_length - (1 if middle else 0))
-        return left + Content(" " * gap) + middle + Content(" " if middle else "") + state
+        return left + Content(" " * max(0, width - left.cell_length - state.cell_length)) + state
 
     def _badge(self) -> tuple[str, str]:
         state = self._state
@@ -69,13 +64,6 @@ class CacheBar(Widget):
         if state.group.info is not None and state.group.info.in_use:
             return "► in use by a run", "$text-success"
         return ("○ not in use", "$text-primary") if state.group.writable else ("⊘ read-only", "$text-warning")
-
-    def _made(self) -> str:
-        info = None if self._state is None else self._state.group.info
-        if info is None:
-            return ""
-        made = {name: clean(info.made.get(name, "?")) for name in ("at", "by", "hydrax")}
-        return f"made {made['at'].replace('T', ' ').replace('Z', ' UTC')} by {made['by']} with hydrax {made['hydrax']}"
 
 
 class Holdings(Widget):
@@ -153,6 +141,7 @@ class Holdings(Widget):
             Content(mode),
             Content(disk),
             Content.styled(written, "$dim"),
+            Content.styled(_made(info), "$dim"),
             Content(),
         ]
 
@@ -165,6 +154,11 @@ class Holdings(Widget):
             f"  {_shape(array):<{shapes}}  {_dtypes(array):<{dtypes}}",
             (f"  {size(array.nbytes)}", "$dim"),
         )
+
+
+def _made(info: CacheInfo) -> str:
+    made = {name: clean(info.made.get(name, "?")) for name in ("at", "by", "hydrax")}
+    return f"made {made['at'].replace('T', ' ').replace('Z', ' UTC')} by {made['by']}, hydrax {made['hydrax']}"
 
 
 def _shape(array: StoredArray) -> str:

@@ -209,8 +209,9 @@ class CacheScreen(Screen[None]):
         self._picture.visible = False
 
     def on_screen_resume(self) -> None:
-        """Back in front."""
+        """Back in front, maybe at another entry."""
         self._picture.visible = True
+        self.post_message(self.Looked())
 
     # --- keys and mouse
 

@@ -68,7 +68,7 @@ class CacheSource:
         try:
             found = info(folder)
         except (HydraxError, OSError, sqlite3.Error) as error:
-            return Group(folder, folder.name, None, _message(error), writable)
+            return Group(folder, folder.name, None, _message(error).removeprefix(f"{folder}: "), writable)
         name = found.kind if found.group_index is None else f"{found.kind} {found.group_index}"
         return Group(folder, name, found, f"index: {found.problem}" if found.problem else "", writable)
 

@@ -78,7 +78,7 @@ class Verdicts:
     def bad_between(self, epoch: int, first: int, end: int) -> int:
         """How many of ``range(first, end)`` are bad."""
         numbers = self._bad.get(epoch)
-        return 0 if numbers is None else bisect_left(numbers, end) - bisect_left(numbers, first)
+        return 0 if numbers is None else max(0, bisect_left(numbers, end) - bisect_left(numbers, first))
 
     def is_read(self, epoch: int, last: int) -> bool:
         """Whether the reading has come past an entry."""

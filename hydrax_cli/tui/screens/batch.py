@@ -82,6 +82,7 @@ class BatchScreen(Screen[None]):
         self._item = 0
         self._kinds: dict[str, Kind] = {}
         self._single = False
+        self._refused = False
 
     @property
     def record(self) -> BatchRecord:
@@ -114,6 +115,7 @@ class BatchScreen(Screen[None]):
     def fetch(self, record: BatchRecord) -> None:
         """Show another batch; the one before stays until it is here."""
         self._record = record
+        self._refused = False
         self._tell("loading …")
         self.run_worker(partial(self._fetch, record), thread=True, exclusive=True, group="fetch")
 
@@ -129,6 +131,7 @@ class BatchScreen(Screen[None]):
         if event.record.serial != self._record.serial:
             return
         if event.view is None:
+            self._refused = True
             self._tell("cannot be shown")
             self.notify(event.error, title="The batch cannot be shown", severity="error", markup=False, timeout=12)
             return
@@ -170,8 +173,8 @@ class BatchScreen(Screen[None]):
 
     @property
     def settled(self) -> bool:
-        """Whether everything about the batch is on the screen."""
-        return self._view is not None and len(self._stats) == len(self._view.infos)
+        """Whether everything about the batch is on the screen, or why it cannot be."""
+        return self._refused or (self._view is not None and len(self._stats) == len(self._view.infos))
 
     def _tell(self, source: str) -> None:
         record = self._record

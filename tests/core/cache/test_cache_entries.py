@@ -213,7 +213,7 @@ def test_pickles_are_named_and_not_opened(tmp_path, monkeypatch):
     assert found.fault == ""
     assert found.additional["name"] == ["plain"] * kit.BATCH
     assert isinstance(found.additional["object"][0], Pickled)
-    assert "not opened" in repr(found.additional["object"][0])
+    assert "unopened" in repr(found.additional["object"][0])
     assert not (tmp_path / "opened").exists()
 
 
