@@ -181,11 +181,7 @@ class Placement:
 def _context() -> tuple[Any, ...]:
     """The settings of this thread that decide what placing gives, as ``with jax.default_device(...)`` sets them."""
     config: Any = jax.config
-    return (
-        config.jax_default_device,
-        config.jax_enable_x64,
-        config.jax_transfer_guard_host_to_device,
-    )
+    return config.jax_default_device, config.jax_enable_x64
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:

@@ -58,7 +58,8 @@ class Tally:
         else:
             self._validation += 1
         self._items += items
-        self._bytes += sum(array.nbytes for array in arrays.values())
+        for array in arrays.values():
+            self._bytes += array.nbytes
         if hit is not None:
             self._hits += hit
             self._misses += not hit
