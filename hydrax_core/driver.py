@@ -39,7 +39,9 @@ __all__ = ["Driver"]
 
 _LEASE_POLL_SECONDS = 0.01
 _TINY_SECONDS = 0.0003
-"""A worker's time for a batch below which the consumer wakes the engine once for several of them."""
+_SEVERAL = 8
+"""A worker's time for a batch below which the consumer wakes the engine once for several of them, and the depth from
+which on enough of them are left until the next ones come."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -227,8 +229,8 @@ class Driver:
         if self._schedule.has_uncut:
             return 0
         # Waking a thread for each batch costs more than tiny batches do: who waits for such gets several at a time.
-        hurried = self._handover.taken_at_ease < 2 * self._depth
-        return self._depth // 2 or 1 if hurried and self._schedule.batch_seconds < _TINY_SECONDS else self._depth
+        hurried = self._depth >= _SEVERAL and self._handover.taken_at_ease < 2 * self._depth
+        return self._depth // 2 if hurried and self._schedule.batch_seconds < _TINY_SECONDS else self._depth
 
     @property
     def _can_admit(self) -> bool:
