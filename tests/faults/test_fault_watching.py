@@ -126,6 +126,11 @@ def test_how_a_run_ends_is_its_last_word():
         bye = watch.until(Bye)
     assert bye.failed
     assert "ZeroDivisionError" in bye.text
+    with contextlib.suppress(KeyboardInterrupt), watched():
+        watch = Watch()
+        raise KeyboardInterrupt
+    with watch:
+        assert watch.until(Bye) == Bye("the run was ended by KeyboardInterrupt", failed=False)
 
 
 def test_a_loader_is_offered_while_it_runs_and_wherever_it_is_asked_for(monkeypatch):
