@@ -141,11 +141,7 @@ class Monitor:
             place.remove(self._path)
         if self._listening is not None:
             self._listening.close()
-        trouble = self.tap.trouble
-        if trouble is not None and trouble.left:
-            bye = Bye(trouble.text, failed=True)
-        else:
-            bye = Bye("the run has ended" if self.tap.ended else "the loader was closed", failed=False)
+        bye = self._bye()
         for peer in list(self._peers):
             with contextlib.suppress(Gone, ValueError):
                 now = time.monotonic()
@@ -156,6 +152,15 @@ class Monitor:
         self._selector.close()
         self._waker.close()
         self.tap.order = None
+
+    def _bye(self) -> Bye:
+        """The last word."""
+        tap = self.tap
+        if tap.trouble is not None and tap.trouble.left:
+            return Bye(tap.trouble.text, failed=True)
+        if tap.left_by:
+            return Bye(f"the run was ended by {tap.left_by}", failed=False)
+        return Bye("the run has ended" if tap.ended else "the loader was closed", failed=False)
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what is due."""

@@ -97,6 +97,8 @@ class Tap:
         self.copied: Copied | None = None
         self.trouble: Trouble | None = None
         self.ended = False
+        self.left_by = ""
+        """What ended the run where that was no error, such as ``"KeyboardInterrupt"``."""
         self.device = ""
 
     def asked(self, now: float) -> None:
@@ -141,8 +143,10 @@ class Tap:
 
     def left(self, error: BaseException | None) -> None:
         """The ``with`` block is left, by an error or without."""
-        if error is not None:
+        if isinstance(error, Exception):
             self.trouble = Trouble(_error_text(error), left=True)
+        elif error is not None:  # Ctrl-C, say: nothing is wrong with the run
+            self.left_by = type(error).__name__
 
     def _copy(self, order: Order, host: HostBatch, seen: Seen) -> None:
         try:

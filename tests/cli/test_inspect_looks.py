@@ -234,6 +234,7 @@ async def picture(size, feed, keys=(), *, light=False):
     app = InspectApp(feed, light=light)
     app._frame_pace = app._preview_pace = Pace(share=1.0, longest=0.0)
     async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.screen.query("FooterKey"))  # before a dialog is in front of it
         while app._feed._frames:
             app.tick()
         await still(pilot, app)

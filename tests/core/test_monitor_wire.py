@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from dataclasses import MISSING, fields
 
 import ml_dtypes
 import numpy as np
@@ -15,11 +16,12 @@ from hydrax_core.monitor.wire import WireError, arrays_of, client_reader, dtype_
 from hydrax_core.stats import FirstBatch, Stats, WorkerStats
 
 RECORD = Record(7, "training", 0, 3, 14, 1000, 32, 2**32 - 1, 0.001, None, True, "")
-STATS = Stats(
-    1.5, 0.5, 3, 2, 100, 4096, 0, 0, 0, 0, 1, 2, 100, 0.25, 3, 2, 64, ("free", "held", "ready", "filling"), 1, 0,
-    (WorkerStats(0, 123, "busy", 50, 0.1, 0, "group 0", 5, 0.001), WorkerStats(1, None, "idle", 0, 0, 1, "", None, 0)),
-    FirstBatch(0.1, 0.2, 0.3), True,
-)  # fmt: skip
+WORKERS = (
+    WorkerStats(0, 123, "busy", 50, 0.1, 0, "group 0", 5, 1e-3),
+    WorkerStats(1, None, "idle", 0, 0, 1, "", None, 0),
+)
+VALUES = {"slots": ("free", "held"), "workers": WORKERS, "first_batch": FirstBatch(0.1, 0.2, 0.3), "running": True}
+STATS = Stats(**{field.name: VALUES.get(field.name, 3) for field in fields(Stats) if field.default is MISSING})
 PLAN = ArrayPlan("x", (4, 2), "bfloat16", "float32", 0, 16, is_label=False)
 MESSAGES = [
     Hello(1, 42, "träin \ud800.py", "python train.py", 1.7e9, ("validation", 3, 4), ended=False),

@@ -1,10 +1,10 @@
 """A run that is watched: what is told is true, and whoever watches, however, changes nothing."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import stat
@@ -19,7 +19,7 @@ from watchkit import Watch, only_run
 
 from hydrax_core import DataGroup, Dataloader, LoaderError
 from hydrax_core.monitor import place, server
-from hydrax_core.monitor.client import find_runs
+from hydrax_core.monitor.client import Run, find_runs
 from hydrax_core.monitor.messages import About, Bye, Refusal, Sample
 
 pytestmark = limit(30)
@@ -126,6 +126,11 @@ def test_how_a_run_ends_is_its_last_word():
         bye = watch.until(Bye)
     assert bye.failed
     assert "ZeroDivisionError" in bye.text
+    with contextlib.suppress(KeyboardInterrupt), watched():
+        watch = Watch()
+        raise KeyboardInterrupt
+    with watch:
+        assert watch.until(Bye) == Bye("the run was ended by KeyboardInterrupt", failed=False)
 
 
 def test_a_loader_is_offered_while_it_runs_and_wherever_it_is_asked_for(monkeypatch):
@@ -300,27 +305,22 @@ def test_only_so_many_may_watch_and_each_that_leaves_makes_room():
 
 
 def test_a_process_without_a_descriptor_to_spare_serves_who_comes_when_it_has_one(monkeypatch):
+    accept, refused = socket.socket.accept, []
+
+    def accept_late(listening):
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(errno.EMFILE, "too many open files")
+        return accept(listening)
+
     monkeypatch.setattr(server, "_DEAF_SECONDS", 0.1)
-    with watched() as loader, contextlib.ExitStack() as stack:
-        path = only_run().path
-        late = stack.enter_context(socket.socket(socket.AF_UNIX))
-        late.settimeout(20)
-        name = stack.enter_context(place._short(path))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        full = []
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 20, hard))
-            with contextlib.suppress(OSError):
-                while True:
-                    full.append(os.dup(0))
-            late.connect(name)
-            wait_until(lambda: loader._monitor._deaf_until is not None)
+    monkeypatch.setattr(socket.socket, "accept", accept_late)
+    with watched() as loader:
+        wait_until(lambda: any(place.in_use(address.path) for address in place.listed()))
+        with Watch(Run(place.listed()[0].path, os.getpid(), 1, None)) as watch:
             next(loader)
-        finally:
-            for descriptor in full:
-                os.close(descriptor)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert b"Hello" in late.recv(1000)
+            assert watch.moment().stats.training_batches == 1
+    assert len(refused) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*")  # what this is about

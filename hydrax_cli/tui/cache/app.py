@@ -48,7 +48,7 @@ _PICTURE_SECONDS: Final = 0.12
 """How long the cursor has to rest on an entry before it is drawn."""
 _MOST_RECHECKED: Final = 20_000
 """Of more bad entries than these nobody looks whether they have been written anew."""
-_RUN_KEYS: Final = frozenset({"step", "copy_command"})
+_RUN_KEYS: Final = frozenset({"step", "newest", "copy_command"})
 
 
 class CacheApp(BaseApp):

@@ -156,7 +156,7 @@ class ProgressPanel(FramePanel):
 
     def _line(self, name: str, done: int, total: int, style: str) -> Content:
         numbers = f"{count(done)} / {count(total)}"
-        width = max(_LEAST_BAR, self.content_size.width - 16 - 22)
+        width = max(_LEAST_BAR, self.content_size.width - 16 - 7 - max(15, len(numbers)))
         full, rest = bar(width, done / total if total else 0.0)
         share = f"{100 * done / total:.0f} %" if total else ""
         return Content.assemble(
