@@ -22,15 +22,17 @@ PATIENCE = 30
 
 
 async def drained(*_):
-    """Until no message waits anywhere.
+    """Until no message waits anywhere and the screen is laid out; a second at most, where something always happens.
 
-    Textual's own way is to wait until the process is idle, a second for each key where a loader runs in it.
+    Textual's own way is to wait until the process is idle, which one with a loader in it never is.
     """
-    app, quiet = active_app.get(), 0
-    while quiet < 3:
-        await asyncio.sleep(0)
-        pumps = (app, *app.screen.walk_children(with_self=True))
-        quiet = 0 if any(pump.message_queue_size for pump in pumps) else quiet + 1
+    app, quiet, deadline = active_app.get(), 0, time.monotonic() + 1
+    while quiet < 3 and time.monotonic() < deadline:
+        await asyncio.sleep(0.0005)
+        screen = app.screen
+        pumps = (app, *screen.walk_children(with_self=True))
+        busy = screen._callbacks or screen._layout_required or any(pump.message_queue_size for pump in pumps)
+        quiet = 0 if busy else quiet + 1
 
 
 textual.app.wait_for_idle = textual.pilot.wait_for_idle = drained

@@ -13,10 +13,13 @@ import termios
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hydrax_cli.commands.inspect import inspect
+from hydrax_core import DataGroup
+from hydrax_core.cache import CacheStore
 
 PATIENCE = 40
 # pytest's readline puts the size of another terminal into the environment of what is started.
@@ -265,3 +268,55 @@ def test_it_works_in_tmux_and_follows_its_size(tmp_path, target):
         until("left with 0")
     finally:
         tmux("kill-server")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    group = DataGroup(4, range(12), loader_arrays={"x": ((8, 8), "float32")}, cache_location=tmp_path / "c")
+    with CacheStore.open(group, kind="training", group_index=0) as store:
+        for number in range(3):
+            store.write(0, number, {"x": np.full((4, 8, 8), number, np.float32)})
+    return str(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--cache", "nowhere"], "--cache: nowhere: there is no such folder"),
+        (["--cache", "."], "this is no hydrax cache"),
+        (["digits", "--cache", "{cache}"], "so TARGET cannot go with it"),
+        (["--cache", "{cache}", "--workers", "1", "--speed", "3"], "so --workers, --speed cannot go with it"),
+    ],
+)
+def test_what_is_no_cache_or_has_a_loader_beside_it_is_refused(cache, tmp_path, arguments, text):
+    picture = tmp_path / "picture.svg"
+    result = invoke(*(argument.format(cache=cache) for argument in arguments), "--screenshot", str(picture))
+    assert result.exit_code == 2
+    assert text in " ".join(result.output.split())
+    assert not picture.exists()
+
+
+def test_without_a_terminal_a_cache_is_refused_with_what_to_do(cache):
+    result = invoke("--cache", cache)
+    assert result.exit_code == 2
+    assert "hydrax cache info" in result.output
+
+
+def test_a_picture_of_a_cache_needs_neither_terminal_nor_jax(cache, tmp_path):
+    file = tmp_path / "picture.svg"
+    program = f"{PROGRAM.replace('inspect()', 'inspect(standalone_mode=False)')}; print('jax' in sys.modules)"
+    command = [sys.executable, "-c", program, "--cache", cache, "--screenshot", str(file), "--press", "v"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+    assert ">clean<" in file.read_text()
+
+
+def test_a_cache_in_a_terminal_that_is_sane_afterwards(terminal, cache):
+    started = terminal("--cache", cache)
+    started.shows(b"not read")
+    started.press(b"v")
+    started.until(lambda: b"clean" in started.output)
+    started.press(b"\x03")
+    assert started.end() == 0
+    assert termios.tcgetattr(started.slave) == started.before
+    assert b"\x1b[?1049l" in started.output

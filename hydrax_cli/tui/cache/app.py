@@ -20,6 +20,7 @@ from hydrax_cli.tui.cache.dialogs import ClearScreen
 from hydrax_cli.tui.cache.entry_table import PAGE, EntryTable
 from hydrax_cli.tui.cache.help import HELP
 from hydrax_cli.tui.cache.jobs import Jobs
+from hydrax_cli.tui.cache.lists import summary
 from hydrax_cli.tui.cache.looking import Looking
 from hydrax_cli.tui.cache.screen import CacheScreen
 from hydrax_cli.tui.cache.state import GroupState
@@ -86,7 +87,7 @@ class CacheApp(BaseApp):
         self._picture_timer: Timer | None = None
         self._pictured: tuple[Key, float] | None = None
         self._jobs = Jobs(self, self._failed)
-        self._upkeep = Upkeep(self, source, self._jobs, self._changed)
+        self._upkeep = Upkeep(self, source, self._jobs, self._changed, self._ended)
 
     # --- for whoever takes a picture
 
@@ -371,6 +372,12 @@ class CacheApp(BaseApp):
             self._look_again(force=True)
         elif not state.doing and state is self._shown and self._selection.bad:
             self._list(keep=True)
+
+    def _ended(self, state: GroupState) -> None:
+        """Where the findings are not in sight, a word on how it ended."""
+        over = state.progress is not None and state.progress.end in ("done", "stopped")
+        if over and not self._main.shows_findings:
+            self.notify(f"{state.group.name}: {summary(state)}", markup=False)
 
     def action_verify(self) -> None:
         """Read everything, or stop reading."""

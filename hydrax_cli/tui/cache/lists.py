@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hydrax_cli.tui.cache.values import Group, Progress
     from hydrax_core.cache import Finding
 
-__all__ = ["FindingList", "GroupList", "coverage_of"]
+__all__ = ["FindingList", "GroupList", "coverage_of", "summary"]
 
 _LOOKS: Final = {"corrupt": "bad", "cut": "bad", "missing": "bad", "stale": "bad", "foreign": "accent"}
 _BAR: Final = 24
@@ -111,22 +111,7 @@ class FindingList(LineList):
         progress = state.progress
         if state.doing or progress is None:
             return self._under_way(progress, state.found, width)
-        return self._ended(state, progress)
-
-    def _ended(self, state: GroupState, progress: Progress) -> Pieces:
-        read = f"{size(progress.done)} read in {span(progress.seconds)}"
-        if progress.end == "stopped":
-            return [(" ‖ stopped", "warn"), (f" after {read}: {many(state.found, 'finding')} so far", "plain")]
-        if progress.end != "done":
-            return [(f" ✗ {clean(progress.end)}", "bad")]
-        if not state.found:
-            return [(" ✓ clean", "good"), (f"  {read}", "dim")]
-        if state.did == "repair":
-            rest = sum(not finding.repaired for finding in state.findings)
-            done: Pieces = [(" ✓ repaired", "good"), (f"  {many(state.found - rest, 'finding')}, {read}", "dim")]
-            return [*done, (f"  {rest} left alone", "warn")] if rest else done
-        hint = "  p repairs" if state.mendable else ""
-        return [(f" ✗ {many(state.found, 'finding')}", "bad"), (f"  {read}", "dim"), (hint, "accent")]
+        return _ended(state, progress)
 
     def _under_way(self, progress: Progress | None, found: int, width: int) -> Pieces:
         if progress is None:
@@ -157,3 +142,27 @@ class FindingList(LineList):
             yield f"  since {moment(finding.since)}", "dim"
         if finding.repaired:
             yield "  repaired", "good"
+
+
+def summary(state: GroupState) -> str:
+    """How a verify or repair ended, in a line."""
+    if state.progress is None:
+        return ""
+    hint = ", f lists them" if state.found else ""
+    return "".join(text for text, _ in _ended(state, state.progress)).strip() + hint
+
+
+def _ended(state: GroupState, progress: Progress) -> Pieces:
+    read = f"{size(progress.done)} read in {span(progress.seconds)}"
+    if progress.end == "stopped":
+        return [(" ‖ stopped", "warn"), (f" after {read}: {many(state.found, 'finding')} so far", "plain")]
+    if progress.end != "done":
+        return [(f" ✗ {clean(progress.end)}", "bad")]
+    if not state.found:
+        return [(" ✓ clean", "good"), (f"  {read}", "dim")]
+    if state.did == "repair":
+        rest = sum(not finding.repaired for finding in state.findings)
+        done: Pieces = [(" ✓ repaired", "good"), (f"  {many(state.found - rest, 'finding')}, {read}", "dim")]
+        return [*done, (f"  {rest} left alone", "warn")] if rest else done
+    hint = "  p repairs" if state.mendable else ""
+    return [(f" ✗ {many(state.found, 'finding')}", "bad"), (f"  {read}", "dim"), (hint, "accent")]

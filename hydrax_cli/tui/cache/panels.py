@@ -82,12 +82,10 @@ class Holdings(Widget):
 
     def wanted_height(self) -> int:
         """Lines for all of it."""
-        info = None if self._state is None else self._state.group.info
-        return (
-            _SHORT
-            if info is None
-            else 6 + len(info.arrays) + bool(self._state is not None and self._state.group.problem)
-        )
+        state = self._state
+        if state is None or state.group.info is None:
+            return _SHORT + 1
+        return 7 + len(state.group.info.arrays) + bool(state.group.problem)
 
     def get_content_height(self, *_: object) -> int:
         """See ``wanted_height()``; on a short screen just the most important."""

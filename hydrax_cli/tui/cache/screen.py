@@ -165,6 +165,11 @@ class CacheScreen(Screen[None]):
             self._picture.show_best(view)
 
     @property
+    def shows_findings(self) -> bool:
+        """Whether what was found is in sight."""
+        return self.is_current and self.findings.display
+
+    @property
     def wants_picture(self) -> bool:
         """Whether a picture is in sight."""
         return self.is_current and self._picture.display and self._picture.size.height > 0

@@ -38,13 +38,22 @@ class Upkeep:
         source: What does the work.
         jobs: Where it is done.
         changed: Called when a cache's state has changed; with ``True`` when what lies on the disk may have.
+        ended: Called when a verify or repair is over.
     """
 
-    def __init__(self, app: App[None], source: Source, jobs: Jobs, changed: Callable[[GroupState, bool], None]) -> None:
+    def __init__(
+        self,
+        app: App[None],
+        source: Source,
+        jobs: Jobs,
+        changed: Callable[[GroupState, bool], None],
+        ended: Callable[[GroupState], None],
+    ) -> None:
         self._app = app
         self._source = source
         self._jobs = jobs
         self._changed = changed
+        self._ended = ended
         self._stop = threading.Event()
         self._busy: GroupState | None = None
 
@@ -112,6 +121,7 @@ class Upkeep:
         def ended(_: None) -> None:
             self._busy = None
             self._changed(state, repair)
+            self._ended(state)
 
         self._jobs.do(lambda: self._source.verify(group, stop, tell, repair=repair), ended)
         self._changed(state, False)
