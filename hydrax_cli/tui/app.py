@@ -134,8 +134,9 @@ class InspectApp(BaseApp):
             return
         self._held = frame if self._held is None else frame.after(self._held)
         dialog = bool(frame.choices) or (frame.fault is not None and frame.fault is not self._last_fault)
+        at_once |= dialog or (frame.subject is not None and (before is None or before.subject is None))
         # What is behind a dialog is drawn through it, cell by cell: it stands still meanwhile.
-        if not isinstance(self.screen, ModalScreen) and (self._frame_pace.due() or at_once or dialog):
+        if not isinstance(self.screen, ModalScreen) and (self._frame_pace.due() or at_once):
             shown, self._held = self._held, None
             for screen in self.screen_stack:
                 if isinstance(screen, MainScreen | BatchScreen):

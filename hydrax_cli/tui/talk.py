@@ -94,7 +94,9 @@ class Conversation:
                 question = Ask("moment", self._after, self._lines_after, self._sample_wanted)
                 self._sample_wanted = False
         self._connection.ask(question)
-        self.asked_at, self._next_ask = now, now + _ASK_SECONDS
+        self.asked_at = now
+        if question.what == "moment":
+            self._next_ask = now + _ASK_SECONDS
         return None
 
     def hear(self) -> None:

@@ -39,6 +39,7 @@ class Peer:
         self._stuck_since = 0.0
         self._asked: deque[Ask] = deque()
         self._next_answer = 0.0
+        self._answered = False
         self.wants_sample = False
         self.wants_batch = False
         self.last_asked: Ask | None = None
@@ -86,7 +87,9 @@ class Peer:
         """What is to be answered now."""
         if not self._asked or self._outbox or now < self._next_answer:
             return None
-        self._next_answer = now + _BETWEEN
+        if self._answered:  # the second question of a client need not wait
+            self._next_answer = now + _BETWEEN
+        self._answered = True
         return self._asked.popleft()
 
     def say(self, message: Message, payload: memoryview | bytes = b"", *, now: float) -> None:
