@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from hydrax_cli.tui.cache.entry_table import moment
 from hydrax_cli.tui.widgets.drawing import bar
 from hydrax_cli.tui.widgets.line_list import LineList, Pieces, clean
-from hydrax_cli.units import count, many, share, size, span
+from hydrax_cli.units import count, many, size, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ class GroupList(LineList):
         full, rest = bar(_BAR if width >= _WIDE else _BAR // 2, entries / max(1, whole))
         yield f"  {full}", "primary"
         yield rest, "faint"
-        yield f" {share(entries, whole):>5}", "dim"
+        yield f" {100 * entries // max(1, whole):>3} %", "dim"
         yield f"  {count(entries):>9} {group.nouns:<7}", "plain"
         yield f"  {size(info.disk_bytes):>8}", "plain"
         if width >= _WIDE:
