@@ -256,7 +256,7 @@ async def test_damage_is_listed_mapped_looked_at_and_repaired(run):
     (run / "training-0" / "notes.txt").write_text("mine")
     async with app_of(run) as (app, pilot):
         await press(app, pilot, "v")
-        await shows(app, pilot, "✗ 3 findings", "p repairs", "✗ 2 bad", "notes.txt: it is not of this format")
+        await shows(app, pilot, "✗ 3 findings", "p repairs", "✗ 2 bad", "notes.txt: not of this format")
         assert [line for line in texts(app) if re.search(r"0:0 ● ● ● ✗ ● ●", line)]
         await press(app, pilot, "f", "down", "enter")
         await shows(app, pilot, "That is no entry")
