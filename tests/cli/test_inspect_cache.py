@@ -368,17 +368,20 @@ async def test_a_cache_that_vanishes_is_told_and_the_app_lives(run):
     async with app_of(run) as (app, pilot):
         run.rename(run.with_name("moved"))
         app.tick(at_once=True)
-        await shows(app, pilot, "✗ gone", "there is no such folder")
-        await press(app, pilot, "down", "enter")
-        await shows(app, pilot, "cannot be shown")
-        await press(app, pilot, "escape", "end", "home", "v")
-        await shows(app, pilot, "Nothing was verified")
-        await press(app, pilot, "m", "right", "x", "enter")
-        await shows(app, pilot, "✗ gone", "there is no such folder")
-        await press(app, pilot, "escape")
+        await shows(app, pilot, "✗ gone", "there is no such folder", "there is no cache")
+        await press(app, pilot, "down", "enter", "m", "right", "enter", "g", "slash", "3", "escape", "f", "enter")
+        await press(app, pilot, "v", "p", "x", "r", "right_square_bracket")
+        assert isinstance(app.screen, CacheScreen)
+        await shows(app, pilot, "There is no cache.")
         run.with_name("moved").rename(run)
-        await press(app, pilot, "r")
+        await press(app, pilot, "r", "m", "home", "enter")
         await shows(app, pilot, "○ not in use", "entries · 15")
+        app._next_look = float("inf")  # what goes now, it has not noticed yet
+        shutil.rmtree(run / "training-0")
+        await press(app, pilot, "end", "enter")
+        await shows(app, pilot, "cannot be shown")
+        await press(app, pilot, "escape", "v")
+        await shows(app, pilot, "Nothing was verified")
 
 
 @asynchronous
@@ -401,7 +404,7 @@ async def test_an_empty_cache_and_one_of_items(made):
 @asynchronous
 async def test_damaged_manifests_and_indexes_and_other_folders_are_told(run):
     (run / "other").mkdir()
-    manifest = run / "validation-0" / "hydrax-cache.json"
+    manifest = (run / "validation-0").rename(run / "validation[b]") / "hydrax-cache.json"
     manifest.write_text(manifest.read_text()[:-20])
     (run / "training-0" / "index.sqlite").write_bytes(b"\xff" * 9000)
     async with app_of(run) as (app, pilot):
@@ -411,7 +414,11 @@ async def test_damaged_manifests_and_indexes_and_other_folders_are_told(run):
         await press(app, pilot, "right_square_bracket")
         await shows(app, pilot, "is damaged", "cannot be told apart")
         await press(app, pilot, "enter", "m", "right", "g", "slash", "3", "escape", "v")
-        await shows(app, pilot, "hydrax-cache.json: ")
+        await shows(app, pilot, "hydrax-cache.json: ", "validation[b]")
+        for key in ("p", "x"):
+            await press(app, pilot, key)
+            await shows(app, pilot, "r validation[b]")
+            await press(app, pilot, "escape")
 
 
 @asynchronous

@@ -75,6 +75,7 @@ class CacheApp(BaseApp):
         super().__init__(on_ready=on_ready, light=light)
         self._source = source
         self._main = CacheScreen(str(path))
+        self._known: dict[Path, GroupState] = {}
         self._states: list[GroupState] = []
         self._shown: GroupState | None = None
         self._problem = self._failure = ""
@@ -179,21 +180,17 @@ class CacheApp(BaseApp):
 
     def _show(self, snapshot: Snapshot) -> None:
         if snapshot.problem and snapshot.problem != self._problem:
-            self._warn(snapshot.problem, "The cache is gone" if self._states else "")
+            self._warn(snapshot.problem, "There is no cache any more" if self._states else "")
         self._problem = snapshot.problem
-        if snapshot.groups:
-            known = {state.group.path: state for state in self._states}
-            self._states = [known.get(group.path) or GroupState(group) for group in snapshot.groups]
-            for state, group in zip(self._states, snapshot.groups, strict=True):
-                state.group = group
-        if self._shown not in self._states:
-            self._shown = self._states[0] if self._states else None
-            self._main.show(self._states, self._shown, self._problem, anew=True)
-        else:
-            self._main.show(self._states, self._shown, self._problem, anew=False)
-        if snapshot.groups:
-            self._recheck_bad()
-            self._list(keep=True)
+        self._states = [self._known.setdefault(group.path, GroupState(group)) for group in snapshot.groups]
+        for state, group in zip(self._states, snapshot.groups, strict=True):
+            state.group = group
+        anew = self._shown is None or self._shown not in self._states
+        if anew:
+            self._shown, self._pictured = self._states[0] if self._states else None, None
+        self._main.show(self._states, self._shown, self._problem, anew=anew)
+        self._recheck_bad()
+        self._list(keep=not anew)
 
     def _recheck_bad(self) -> None:
         """What was bad may have been removed or written anew by a run."""
@@ -381,18 +378,21 @@ class CacheApp(BaseApp):
 
     def action_verify(self) -> None:
         """Read everything, or stop reading."""
-        if self._shown is not None:
-            self._upkeep.verify(self._shown)
+        self._with_shown(self._upkeep.verify)
 
     def action_repair(self) -> None:
         """Ask, then remove what is bad so that it loads anew."""
-        if self._shown is not None:
-            self._upkeep.repair(self._shown)
+        self._with_shown(self._upkeep.repair)
 
     def action_clear(self) -> None:
         """Ask what to clear, show what would go, and remove it."""
-        if self._shown is not None:
-            self._upkeep.clear(self._shown)
+        self._with_shown(self._upkeep.clear)
+
+    def _with_shown(self, action: Callable[[GroupState], None]) -> None:
+        if self._shown is None:
+            self.notify("There is no cache.")
+        else:
+            action(self._shown)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers."""

@@ -58,7 +58,7 @@ class ConfirmScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """The question."""
         with Vertical(id="confirm", classes="dialog") as box:
-            box.border_title = self._title
+            box.border_title = Content(clean(self._title))
             box.border_subtitle = f"y {self._verb} · Esc leaves it as it is"
             yield Static(Content(self._text))
 
@@ -122,7 +122,7 @@ class ClearScreen(ModalScreen["Conditions | None"]):
     def compose(self) -> ComposeResult:
         """The choices, the value that goes with some of them, and what would go."""
         with Vertical(id="clear", classes="dialog") as box:
-            box.border_title = f"clear {self._group.name}"
+            box.border_title = Content(f"clear {clean(self._group.name)}")
             box.border_subtitle = "Enter shows what would go · Esc leaves it as it is"
             yield self._choices
             yield self._value

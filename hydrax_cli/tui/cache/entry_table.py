@@ -83,7 +83,9 @@ class EntryTable(LineList):
         self._pages = OrderedDict(pages)
         self._asked.clear()
         self._empty = " nothing fits the filter" if words else " nothing is stored yet"
-        if state is not None and state.group.info is None:
+        if state is None:
+            self._empty = " there is no cache"
+        elif state.group.info is None:
             self._empty = " its entries cannot be told apart without a sound manifest"
         if self.chosen is not None and self.chosen >= self._length:
             self.chosen = None

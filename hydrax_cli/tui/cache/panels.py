@@ -72,12 +72,13 @@ class Holdings(Widget):
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
         self._state: GroupState | None = None
+        self._problem = ""
 
-    def show(self, state: GroupState | None) -> None:
-        """Show what a cache holds."""
+    def show(self, state: GroupState | None, problem: str) -> None:
+        """Show what a cache holds; ``problem`` says why there is none."""
         before = self.wanted_height()
-        self._state = state
-        self.border_title = None if state is None else clean(state.group.name)
+        self._state, self._problem = state, problem
+        self.border_title = None if state is None else Content(clean(state.group.name))
         self.refresh(layout=self.wanted_height() != before)
 
     def wanted_height(self) -> int:
@@ -95,7 +96,7 @@ class Holdings(Widget):
         """The lines."""
         state, (width, height) = self._state, self.content_size
         if state is None:
-            return Content.styled("reading the index …", "$dim")
+            return Content.styled(clean(self._problem) or "reading the index …", "$dim")
         info = state.group.info
         if info is None:
             return Content.styled(clean(state.group.problem), "$text-error")

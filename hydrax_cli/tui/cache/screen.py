@@ -138,17 +138,16 @@ class CacheScreen(Screen[None]):
         self._groups.styles.height = min(len(states), _MOST_GROUPS) + self._groups.gutter.height
         self._groups.show(states)
         if shown is not None:
-            self._groups.chosen = next(place for place, state in enumerate(states) if state is shown)
-        self._holdings.show(shown)
+            place = next(place for place, state in enumerate(states) if state is shown)
+            if place != self._groups.chosen:
+                self._groups.choose(place)
+        self._holdings.show(shown, problem)
         self.map.show(shown, anew=anew)
         self._fit_map()
         self.findings.show(shown)
         self.set_class(shown is not None and bool(shown.did), "-found")
         self.table.refresh()
-        box = self.query_one("#coverage")
-        if self.map.plot is not None and shown is not None:
-            width = self.map.plot.width
-            box.border_title = "coverage" if width == 1 else f"coverage · {width:,} {shown.group.nouns} a cell"
+        self._name_map()
         self._fit_findings()
         if anew:
             self._picture.clear()
@@ -194,8 +193,13 @@ class CacheScreen(Screen[None]):
         self.map.styles.height = wanted
         self._holdings.styles.height = wanted + 3 if wide and not short else None  # as high as the map's box
 
+    def _name_map(self) -> None:
+        width = 1 if self.map.plot is None else self.map.plot.width
+        self.query_one("#coverage").border_title = "coverage" if width == 1 else f"coverage · {width:,} a cell"
+
     def _recell(self) -> None:
         self._cell = self.map.here
+        self._name_map()
         self._describe()
 
     def _fit_findings(self) -> None:

@@ -18,7 +18,7 @@ Doing: TypeAlias = Literal["", "verify", "repair", "clear"]
 _MOST_FINDINGS: Final = 10_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class GroupState:
     """One cache.
 
