@@ -3,7 +3,7 @@
 Promise: one question is under way at a time, so that a run that does not answer is asked nothing more. What is kept is
 bounded. Used by one thread, but for what is said to be for others.
 
-Batches of a live run are sampled: kept are the rows that came for the picture, up to ``_MOST_KEPT_BYTES``.
+Batches of a live run are sampled: kept are the last rows that came for the picture, up to ``_MOST_KEPT_BYTES``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = ["Conversation"]
 _ASK_SECONDS = 0.25
 _MOST_RECORDS = 500
 _MOST_KEPT_BYTES = 48 << 20
+_MOST_KEPT = 100
+"""Samples; at the pace that they come in, the table forgets a batch before that."""
 _FRESH_SECONDS = 3.0
 """A batch that came so lately is taken for the newest: a fast run has left it behind when the key arrives."""
 
@@ -203,7 +205,7 @@ class Conversation:
         if serial not in self._kept:
             self._kept[serial] = sample, payload
             self._kept_bytes += len(payload)
-        while self._kept_bytes > _MOST_KEPT_BYTES and len(self._kept) > 1:
+        while len(self._kept) > _MOST_KEPT or (self._kept_bytes > _MOST_KEPT_BYTES and len(self._kept) > 1):
             oldest = next(iter(self._kept))
             self._kept_bytes -= len(self._kept.pop(oldest)[1])
         if sample.rows >= sample.record.size:
