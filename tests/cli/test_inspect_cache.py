@@ -129,7 +129,7 @@ async def test_a_run_shows_its_caches_what_they_hold_and_every_entry(made):
         await shows(app, pilot, "training 0", "validation", "15 of 18 batches", "6 batches an epoch, 44 items, seed 5")
         await shows(app, pilot, "cache_by batch, shuffle_later itemwise", "3 content epochs, one each epoch")
         await shows(app, pilot, "(8, 6, 5, 3)", "uint8→float32", "○ not in use", "made 2", "entries · 15")
-        assert [line for line in texts(app) if re.search(r"2:0 ■ ■ ■ · · · +50 %", line)]
+        await until(pilot, lambda: any(re.search(r"2:0 ■ ■ ■ · · · +50 %", line) for line in texts(app)))
         assert app.screen.query_one(GroupList).count() == 2
         await press(app, pilot, "right_square_bracket")
         await shows(app, pilot, "2 of 2 batches", "entries · 2", "2 batches an epoch, 16 items")
@@ -244,7 +244,7 @@ async def test_a_sound_cache_is_verified(made):
     async with app_of(made / "run") as (app, pilot):
         await press(app, pilot, "v")
         await shows(app, pilot, "✓ clean", "read in", "● sound")
-        assert [line for line in texts(app) if re.search(r"2:0 ● ● ● · · · +50 %", line)]
+        await until(pilot, lambda: any(re.search(r"2:0 ● ● ● · · · +50 %", line) for line in texts(app)))
         await press(app, pilot, "right_square_bracket")
         assert not shown(app, "✓ clean")
 
@@ -257,7 +257,7 @@ async def test_damage_is_listed_mapped_looked_at_and_repaired(run):
     async with app_of(run) as (app, pilot):
         await press(app, pilot, "v")
         await shows(app, pilot, "✗ 3 findings", "p repairs", "✗ 2 bad", "notes.txt: not of this format")
-        assert [line for line in texts(app) if re.search(r"0:0 ● ● ● ✗ ● ●", line)]
+        await until(pilot, lambda: any(re.search(r"0:0 ● ● ● ✗ ● ●", line) for line in texts(app)))
         await press(app, pilot, "f", "down", "enter")
         await shows(app, pilot, "That is no entry")
         await press(app, pilot, "f", "f", "down", "enter")
