@@ -2,18 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
 from hydrax_core.group import DataGroup
 from hydrax_core.jobs import HostBatch
 
-__all__ = ["assemble"]
+if TYPE_CHECKING:
+    from hydrax_core.placement import Placed, Placement
+
+__all__ = ["Assembler", "assemble"]
 
 D = TypeVar("D")
+
+
+class _Ahead(NamedTuple):
+    placed: Placed
+    batch: TrainingBatch[Any] | ValidationBatch[Any]
+
+
+class Assembler(Generic[D]):
+    """Makes the batches of a loader, in the consumer's thread or ahead of it in the engine's.
+
+    Args:
+        groups: Training before validation.
+        totals: Batches of an epoch, and of a validation run.
+        placement: Places them.
+        store: Stores one in the cache, see ``Shelf.store``.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[DataGroup[D]],
+        totals: tuple[int, int],
+        placement: Placement,
+        store: Callable[..., None],
+    ) -> None:
+        self._groups = groups
+        self._totals = totals
+        self._placement = placement
+        self._store = store
+
+    def ahead(self, host: HostBatch) -> object:
+        """Make the batch for a consumer that will ask ``make()`` for it; ``None`` where that is left to it."""
+        placed = self._placement.ahead(host)
+        return None if placed is None else _Ahead(placed, self._assemble(host, placed.arrays))
+
+    def make(self, host: HostBatch, ahead: object) -> TrainingBatch[D] | ValidationBatch[D]:
+        """The batch for the consumer.
+
+        Args:
+            host: The batch in host memory.
+            ahead: What ``ahead()`` made of it, or ``None``.
+
+        Raises:
+            PlacementError: A ``placement_func`` returned something else than declared.
+        """
+        if isinstance(ahead, _Ahead) and self._placement.fits(ahead.placed):
+            return ahead.batch
+        return self._assemble(host, self._placement.place(host))
+
+    def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> TrainingBatch[D] | ValidationBatch[D]:
+        total = self._totals[host.planned.address.kind == "validation"]
+        return assemble(host, self._groups[host.group], arrays, total, self._store)
 
 
 def assemble(
@@ -41,8 +95,8 @@ def assemble(
         arrays=arrays,
         layouts=group.cache_layouts if host.cached else group.loader_layouts,
         additional=host.additional,
-        indices=tuple(host.indices),
-        seeds=None if host.seeds is None else tuple(host.seeds),
+        indices=host.indices,
+        seeds=host.seeds,
         seed=host.planned.content.seed,
         rows=group.batch_size,
         uncached=not host.cached,

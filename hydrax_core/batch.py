@@ -17,6 +17,7 @@ import numpy.typing as npt
 from hydrax_core.errors import BatchAddress, BatchClosedError
 from hydrax_core.group import DataGroup
 from hydrax_core.layout import Layouts
+from hydrax_core.order import Indices, Seeds
 
 if TYPE_CHECKING:
     import jax
@@ -34,8 +35,8 @@ class BatchParts(NamedTuple):
     arrays: Mapping[str, jax.Array]
     layouts: Layouts
     additional: Mapping[str, Sequence[Any]]
-    indices: tuple[int, ...]
-    seeds: tuple[int, ...] | None
+    indices: Indices
+    seeds: Seeds | None
     seed: int
     rows: int
     uncached: bool
@@ -115,18 +116,18 @@ class Batch(ABC, Generic[D]):
     def data(self) -> Sequence[D]:
         """The descriptors of the real rows."""
         parts = self._open
-        return tuple(parts.group[index] for index in parts.indices)
+        return tuple(parts.group[index] for index in parts.indices.tolist())
 
     def get_data(self, index: int) -> D:
         """The descriptor of one row; the same as ``data[index]``."""
         parts = self._open
-        item: D = parts.group[parts.indices[index]]
+        item: D = parts.group[int(parts.indices[index])]
         return item
 
     @property
     def indices(self) -> Sequence[int]:
         """Index in the group's data of each real row."""
-        return self._open.indices
+        return tuple(self._open.indices.tolist())
 
     @property
     def size(self) -> int:
@@ -358,7 +359,7 @@ class TrainingBatch(Batch[D]):
         """The seed of each real row, in [0, 2**32): what the loader got for it."""
         seeds = self._open.seeds
         assert seeds is not None
-        return seeds
+        return tuple(seeds.tolist())
 
 
 @final

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
-
 from hydrax_core.schedule import Schedule
 from hydrax_core.stats import WorkerStats
+from hydrax_core.workers import by_value
 from hydrax_core.workers.body import BUSY_CHUNK, BUSY_ROW, BUSY_SINCE
 from hydrax_core.workers.messages import Chunk, ChunkResult
 from hydrax_core.workers.protocol import Worker
@@ -207,9 +206,10 @@ class Crew:
 
     def find_unsendable(self, chunk: Chunk, error: Exception) -> tuple[int, str]:
         """The row of the descriptor that cannot be sent, and why."""
-        for offset, item in enumerate(chunk.items):
+        items, _ = chunk.unpacked()
+        for offset, item in enumerate(items):
             try:
-                cloudpickle.dumps(item)
+                by_value.dumps(item)
             except Exception as own:  # noqa: BLE001  whatever the descriptor's pickling raises
                 return chunk.first_row + offset, f"the descriptor cannot be pickled: {type(own).__name__}: {own}"
         return chunk.first_row, f"the descriptor cannot be pickled: {type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from hydrax_core.arguments import Auto, LoaderKind, check_arguments
-from hydrax_core.assembly import assemble
+from hydrax_core.assembly import Assembler
 from hydrax_core.batch import TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
@@ -117,6 +117,7 @@ class Dataloader(Generic[D]):
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
         self._placement: Placement | None = None
+        self._assembler: Assembler[D] | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -255,7 +256,8 @@ class Dataloader(Generic[D]):
             if host is None:
                 self._finish(engine)
                 raise StopIteration
-            batch = self._make(engine, host)
+            assert self._assembler is not None
+            batch = self._assembler.make(host, engine.prepared(host))
             if not engine.take(host, f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values()):
                 raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
@@ -330,15 +332,9 @@ class Dataloader(Generic[D]):
             placement = Placement(self._groups, self._arguments.placement_func)
             placement.warm()
             self._placement = placement
-        engine.place_ahead(self._placement.ahead)
-
-    def _make(self, engine: Engine, host: HostBatch) -> TrainingBatch[D] | ValidationBatch[D]:
-        assert self._placement is not None
-        group = self._groups[host.group]
-        arrays = self._placement.place(host, engine.prepared(host))
-        training = host.planned.address.kind == "training"
-        total = self.batches_per_epoch if training else self.batches_per_validation
-        return assemble(host, group, arrays, total, engine.shelf.store)
+        totals = (self.batches_per_epoch, self.batches_per_validation)
+        self._assembler = Assembler(self._groups, totals, self._placement, engine.shelf.store)
+        engine.make_ahead(self._assembler.ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self.deterministic:

@@ -42,6 +42,7 @@ _TINY_SECONDS = 0.0003
 _SEVERAL = 8
 """A worker's time for a batch below which the consumer wakes the engine once for several of them, and the depth from
 which on enough of them are left until the next ones come."""
+_MOST_PREPARED = 64
 _logger = logging.getLogger("hydrax")
 
 
@@ -90,7 +91,7 @@ class Driver:
         self._selector.register(waker, selectors.EVENT_READ)
         self._hoard = HoardWatch(pool, self._depth, settings.max_held)
         self._jobs: dict[int, BatchJob | HostBatch] = {}
-        self._place: Callable[[HostBatch], object] | None = None
+        self._make: Callable[[HostBatch], object] | None = None
         self._stopping = False
         self._said: set[str] = set()
         self._skipped_batches = 0
@@ -143,9 +144,9 @@ class Driver:
         """What every worker does now, in words."""
         return self._crew.report(self._schedule)
 
-    def place_ahead(self, place: Callable[[HostBatch], object]) -> None:
-        """Have ``place`` called with a batch before the consumer takes it."""
-        self._place = place
+    def make_ahead(self, make: Callable[[HostBatch], object]) -> None:
+        """Have ``make`` called with a batch before the consumer takes it."""
+        self._make = make
         self._waker.wake()
 
     def stop(self) -> None:
@@ -212,8 +213,8 @@ class Driver:
         # The consumer may have taken a batch just before it could know of the hunger: look once more.
         late = len(self._handover) < hungry_below and self._can_admit
         sleep = block and not settled and not late
-        if sleep and self._place is not None:
-            self._handover.prepare(self._place)
+        if sleep and self._make is not None:
+            self._handover.prepare(self._make, _MOST_PREPARED)
         for key, _ in self._selector.select(self._patience() if sleep else 0):
             if key.data is None:
                 self._waker.clear()
@@ -228,9 +229,9 @@ class Driver:
         """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
         if self._schedule.has_uncut:
             return 0
-        # Waking a thread for each batch costs more than tiny batches do: who waits for such gets several at a time.
-        hurried = self._depth >= _SEVERAL and self._handover.taken_at_ease < 2 * self._depth
-        return self._depth // 2 if hurried and self._schedule.batch_seconds < _TINY_SECONDS else self._depth
+        # Waking a thread for each batch costs more than tiny batches do.
+        several = self._depth >= _SEVERAL and self._schedule.batch_seconds < _TINY_SECONDS
+        return self._depth // 2 if several else self._depth
 
     @property
     def _can_admit(self) -> bool:

@@ -69,12 +69,12 @@ class Engine:
         else:
             self._driver.start_workers()
 
-    def place_ahead(self, place: Callable[[HostBatch], object]) -> None:
-        """Have ``place`` called with a batch before the consumer takes it, in the engine's thread."""
-        self._driver.place_ahead(place)
+    def make_ahead(self, make: Callable[[HostBatch], object]) -> None:
+        """Have ``make`` called with a batch before the consumer takes it, in the engine's thread."""
+        self._driver.make_ahead(make)
 
     def prepared(self, batch: HostBatch) -> object:
-        """What ``place`` returned for the batch that ``wait()`` did; ``None`` where it was not called."""
+        """What ``make`` returned for the batch that ``wait()`` did; ``None`` where it was not called."""
         return self._handover.prepared(batch)
 
     def counts(self) -> EngineCounts:

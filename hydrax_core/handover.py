@@ -17,6 +17,17 @@ from hydrax_core.jobs import HostBatch
 __all__ = ["Handover"]
 
 
+class _Entry:
+    """A batch, and what was made of it ahead: gone with it, whenever that is."""
+
+    __slots__ = ("batch", "prepared", "tried")
+
+    def __init__(self, batch: HostBatch) -> None:
+        self.batch = batch
+        self.prepared: Any = None
+        self.tried = False
+
+
 class Handover:
     """A queue of batches and errors with one consumer at a time.
 
@@ -26,17 +37,14 @@ class Handover:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._ready: deque[HostBatch | Exception] = deque()
+        self._ready: deque[_Entry | Exception] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._prepared: tuple[HostBatch, Any] | None = None
         self._hungry_below = 0
         self._owes_wake = False
         """Whether Ctrl-C came between taking something out and waking the engine for that."""
         self.waiting = False
         self.taken = 0
         """Batches taken."""
-        self.taken_at_ease = 0
-        """Batches taken since the consumer last had to wait."""
         self.waited = 0.0
         """Seconds that the consumer has waited, all times together."""
         self.ended = False
@@ -49,7 +57,7 @@ class Handover:
 
     def offer(self, item: HostBatch | Exception) -> None:
         """Pass on a batch, or an error in its place."""
-        self._ready.append(item)
+        self._ready.append(_Entry(item) if isinstance(item, HostBatch) else item)
         self._ring()
 
     def end(self) -> None:
@@ -67,27 +75,21 @@ class Handover:
         """The engine is about to sleep; it wants to be woken when fewer batches than that are here."""
         self._hungry_below = hungry_below
 
-    def prepare(self, make: Callable[[HostBatch], Any]) -> None:
-        """Have something made of the first batch before the consumer asks for it, once."""
-        ready, prepared = self._ready, self._prepared
-        try:
-            batch = ready[0]
-        except IndexError:
-            return
-        if not isinstance(batch, HostBatch) or (prepared is not None and prepared[0] is batch):
-            return
-        self._prepared = batch, make(batch)
-        if not ready or ready[0] is not batch:  # taken meanwhile: what was made must not hold it
-            self._prepared = None
+    def prepare(self, make: Callable[[HostBatch], Any], most: int) -> None:
+        """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
+        for entry in list(self._ready)[:most]:
+            if isinstance(entry, _Entry) and not entry.tried:
+                entry.tried = True
+                entry.prepared = make(entry.batch)
 
     def clear(self) -> None:
         """Drop what is here."""
         self._ready.clear()
-        self._prepared = None
 
     def slots(self) -> frozenset[int]:
         """Slots of the batches that are here."""
-        return frozenset(b.slot for b in list(self._ready) if isinstance(b, HostBatch) and b.slot is not None)
+        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, _Entry)]
+        return frozenset(batch.slot for batch in batches if batch.slot is not None)
 
     # --- the consumer's side
 
@@ -109,12 +111,15 @@ class Handover:
             self._wake()
             self._owes_wake = False
             raise item
-        return item
+        return item.batch
 
     def prepared(self, batch: HostBatch) -> Any:
         """What was made of the batch that ``first()`` returned, ``None`` for nothing."""
-        prepared = self._prepared
-        return prepared[1] if prepared is not None and prepared[0] is batch else None
+        try:
+            item = self._ready[0]
+        except IndexError:  # see first()
+            return None
+        return item.prepared if isinstance(item, _Entry) and item.batch is batch else None
 
     def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
         """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
@@ -123,7 +128,6 @@ class Handover:
             deadline: When to give up.
             knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
-        self.taken_at_ease = 0
         self.waiting = True  # set before looking again: the bell rings only for who waits
         began = time.monotonic()
         try:
@@ -145,16 +149,14 @@ class Handover:
         """Take the batch that ``first()`` returned; false when it is gone, as another thread closed the loader."""
         self._owes_wake = True
         try:
-            taken = self._ready.popleft() is batch
+            item = self._ready.popleft()
         except IndexError:
             return False
-        self._prepared = None  # after it is gone from the queue, see prepare()
         self.taken += 1
-        self.taken_at_ease += 1
         if len(self._ready) < self._hungry_below:
             self._wake()
         self._owes_wake = False
-        return taken
+        return isinstance(item, _Entry) and item.batch is batch
 
     def _ring(self) -> None:
         if self.waiting:

@@ -111,7 +111,7 @@ class Intake:
         if slot is None:
             return Nothing.NO_SLOT
         indices = planned.content.indices
-        job = BatchJob(planned, group, slot, list(indices), planned.content.seeds)
+        job = BatchJob(planned, group, slot, indices, planned.content.seeds)
         if len(indices) < self._groups[group].batch_size:
             self._clear_padding(job, layouts)
         if shelf.keeps_items(group):

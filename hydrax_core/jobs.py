@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
 from hydrax_core.layout import Layouts
+from hydrax_core.order import Indices, Seeds
 from hydrax_core.plan import PlannedBatch
 
 __all__ = ["BatchJob", "HostBatch", "JobGroup"]
+
+N = TypeVar("N", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class JobGroup:
     zeroed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HostBatch:
     """A complete batch in host memory.
 
@@ -59,15 +63,15 @@ class HostBatch:
     group: int
     slot: int | None
     arrays: Mapping[str, npt.NDArray[Any]]
-    indices: Sequence[int]
-    seeds: Sequence[int] | None
+    indices: Indices
+    seeds: Seeds | None
     additional: Mapping[str, Sequence[Any]]
     cached: bool
     from_cache: bool = False
     load_seconds: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class BatchJob:
     """A batch being loaded.
 
@@ -75,7 +79,7 @@ class BatchJob:
         planned: Which batch it is.
         group: Ordinal of its group, training before validation.
         slot: Where it is loaded.
-        indices: Index of each real row; substitutes replace entries.
+        indices: Index of each real row, substitutes included; read-only.
         seeds: Seed of each real row, ``None`` in validation.
         uncut: Runs of rows, (first, count), not handed out in chunks yet.
         open: Rows handed out whose outcome is not known.
@@ -89,8 +93,8 @@ class BatchJob:
     planned: PlannedBatch
     group: int
     slot: int
-    indices: list[int]
-    seeds: list[int] | None
+    indices: Indices
+    seeds: Seeds | None
     uncut: list[tuple[int, int]] = field(default_factory=list)
     open: int = 0
     loaded_rows: list[int] | None = None
@@ -118,6 +122,19 @@ class BatchJob:
         """The error of the first failing row: the same whatever the workers' timing."""
         return self.failures[min(self.failures)] if self.failures else None
 
+    def index(self, row: int) -> int:
+        """Index of the item of a row."""
+        return int(self.indices[row])
+
+    def substitute(self, row: int, index: int, seed: int | None) -> None:
+        """Have another item in the place of that of a row."""
+        self.indices = _with(self.indices, row, index)
+        if self.seeds is not None:
+            assert seed is not None
+            self.seeds = _with(self.seeds, row, seed)
+        for values in self.additional.values():
+            values[row] = None
+
     def add(self, row: int, values: Mapping[str, Any], batch_size: int) -> None:
         """Take the additional data of a row."""
         for name, value in values.items():
@@ -125,10 +142,16 @@ class BatchJob:
 
     def failed(self, row: int, descriptor: Any, cause: str, traceback: str, *, in_worker: bool = True) -> LoaderError:
         """The error of an item that failed."""
-        return LoaderError(self.address, self.indices[row], descriptor, cause, traceback, in_worker)
+        return LoaderError(self.address, self.index(row), descriptor, cause, traceback, in_worker)
 
     def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
         """The error of an item that killed workers."""
-        item = f"item {self.indices[row]} ({shorten(descriptor)}) of {self.address}"
+        item = f"item {self.index(row)} ({shorten(descriptor)}) of {self.address}"
         message = f"{item} killed {times} workers; of the last: {how}"
-        return WorkerDiedError(message, self.address, self.indices[row], descriptor, how)
+        return WorkerDiedError(message, self.address, self.index(row), descriptor, how)
+
+
+def _with(numbers: npt.NDArray[N], row: int, number: int) -> npt.NDArray[N]:
+    changed = numbers.copy()
+    changed[row] = number
+    return changed

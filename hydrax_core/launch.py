@@ -12,8 +12,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
-
 from hydrax_core._worker import is_batched
 from hydrax_core.arguments import Arguments
 from hydrax_core.cache import CacheStore
@@ -30,6 +28,7 @@ from hydrax_core.slots import SlotPool, memory_budget
 from hydrax_core.state import Progress
 from hydrax_core.tuning import Bounds, Setting, usable_cores
 from hydrax_core.waker import Waker
+from hydrax_core.workers import by_value
 from hydrax_core.workers.body import ChunkRunner
 from hydrax_core.workers.inline import InlineWorker
 from hydrax_core.workers.messages import GroupSetup, WorkerSetup
@@ -177,10 +176,9 @@ def _check_size(size: int, depth: int) -> None:
 def _functions(arguments: Arguments) -> bytes:
     stop_at_failure = arguments.on_error != "substitute"
     try:
-        functions: bytes = cloudpickle.dumps(
+        functions: bytes = by_value.dumps(
             # The mark goes beside the function: of an importable one only the name is sent.
-            (arguments.loader_func, arguments.startup_func, stop_at_failure, is_batched(arguments.loader_func)),
-            protocol=5,
+            (arguments.loader_func, arguments.startup_func, stop_at_failure, is_batched(arguments.loader_func))
         )
     except Exception as error:
         raise TypeError(

@@ -20,9 +20,11 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BatchContent", "GroupOrder", "Shuffle", "derive_key", "permute", "seeds_of"]
+__all__ = ["BatchContent", "GroupOrder", "Indices", "Seeds", "Shuffle", "derive_key", "permute", "seeds_of"]
 
 Shuffle: TypeAlias = Literal["repeat", "reseed", "itemwise", "batchwise"]
+Indices: TypeAlias = npt.NDArray[np.int64]
+Seeds: TypeAlias = npt.NDArray[np.uint32]
 _Uints: TypeAlias = npt.NDArray[np.uint64]
 
 _ROUNDS = 6
@@ -110,20 +112,20 @@ def seeds_of(key: int, numbers: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     return (values >> _HALF).astype(np.uint32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchContent:
     """What one batch holds.
 
     Attributes:
-        indices: Index in the group's data of each real row, at most batch-size many.
-        seeds: Seed of each real row, in [0, 2**32); ``None`` in validation.
+        indices: Index in the group's data of each real row, at most batch-size many; read-only.
+        seeds: Seed of each real row, in [0, 2**32); ``None`` in validation; read-only.
         seed: Seed of the batch; 0 in validation.
         content_epoch: Batches of equal content epoch and content batch are equal, seeds included.
         content_batch: See there.
     """
 
-    indices: list[int]
-    seeds: list[int] | None
+    indices: Indices
+    seeds: Seeds | None
     seed: int
     content_epoch: int
     content_batch: int
@@ -183,7 +185,7 @@ class GroupOrder:
             return 0, position
         if self._shuffle_later == "batchwise":
             key = derive_key(self._key, "batch order", epoch)
-            return 0, self._batches.take(key, None, position, position + 1)[0][0]
+            return 0, int(self._batches.take(key, None, position, position + 1)[0][0])
         return epoch, position
 
     def substitute(self, epoch: int, index: int, attempt: int) -> tuple[int, int | None]:
@@ -218,8 +220,8 @@ class _Part(NamedTuple):
 
     keys: tuple[int | None, int | None]
     first: int
-    images: list[int]
-    seeds: list[int]
+    images: Indices
+    seeds: Seeds
 
 
 class _Window:
@@ -233,9 +235,9 @@ class _Window:
     def __init__(self, size: int, length: int) -> None:
         self._size = size
         self._length = length
-        self._part = _Part((None, None), 0, [], [])
+        self._part = _Part((None, None), 0, np.empty(0, np.int64), np.empty(0, np.uint32))
 
-    def take(self, key: int | None, seed_key: int | None, first: int, end: int) -> tuple[list[int], list[int] | None]:
+    def take(self, key: int | None, seed_key: int | None, first: int, end: int) -> tuple[Indices, Seeds | None]:
         """Images and seeds of ``range(first, end)``.
 
         Args:
@@ -255,5 +257,6 @@ class _Window:
         images = np.arange(first, end, dtype=np.int64)
         if key is not None:
             images = permute(key, self._size, images)
-        seeds = [] if seed_key is None else seeds_of(seed_key, images).tolist()
-        return _Part((key, seed_key), first, images.tolist(), seeds)
+        seeds = np.empty(0, np.uint32) if seed_key is None else seeds_of(seed_key, images)
+        images.flags.writeable = seeds.flags.writeable = False  # every batch has a part of them
+        return _Part((key, seed_key), first, images, seeds)

@@ -20,15 +20,18 @@ from hydrax_core.errors import PlacementError
 from hydrax_core.jobs import HostBatch
 from hydrax_core.layout import Layouts, block_size, views
 
+try:
+    from jaxlib.xla_client import batched_device_put
+except ImportError:
+    batched_device_put = None
+
 if TYPE_CHECKING:
     from hydrax_core.group import DataGroup
 
-__all__ = ["Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
+__all__ = ["Placed", "Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
 
 _SMALL = 1 << 16
 """Bytes of an array below which copying costs less than setting up an alias."""
-_MOST_COPIED = 128
-"""Arrays that one compiled function copies; compiling it takes longer the more there are."""
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
     "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
@@ -54,11 +57,20 @@ def check_layouts(layouts: Layouts) -> None:
             )
 
 
+class _Door(NamedTuple):
+    """Where ``jax.device_put`` put an array, so that others like it can be put there without asking it again."""
+
+    aval: Any
+    sharding: Any
+    devices: list[Any]
+
+
 class Placer:
     """Makes the jax arrays of batches of one layout.
 
-    Small arrays on the CPU backend are copied by one compiled function: handing NumPy arrays to it takes jax 5 us,
-    ``jax.device_put`` takes 18 us of Python for each (measured, jax 0.10).
+    ``jax.device_put`` spends 26 of its 29 us an array in Python, 5 times as much with cold caches; the function of
+    jaxlib that it ends in takes 3 (measured, jax 0.10). So it is asked for the first batch, and later ones go by the
+    same door; where there is no such function it is asked each time.
 
     Args:
         group: The group of the batches.
@@ -74,17 +86,15 @@ class Placer:
         self._group = group
         self._layouts = layouts
         self._placement_func = placement_func
-        small = {name for name, layout in layouts.items() if layout.nbytes <= _SMALL}
-        if len(small) > _MOST_COPIED or jax.default_backend() != "cpu":
-            small = set()
-        self._small = small
-        self._copy = _copier(tuple((name, layouts[name].jax_dtype) for name in sorted(small)))
+        copies = jax.default_backend() == "cpu"
+        self._small = {name for name, layout in layouts.items() if copies and layout.nbytes <= _SMALL}
+        self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
+        self._doors: tuple[tuple[Any, ...], dict[str, _Door]] | None = None
 
     def warm(self) -> None:
-        """Compile what ``place()`` will call, while the workers start."""
-        if self._small and self._placement_func is None:
-            arrays = views(bytearray(block_size(self._layouts)), self._layouts)
-            self._copy({name: arrays[name] for name in self._small})
+        """Compile what ``place()`` will call, and find the doors, while the workers start."""
+        if self._placement_func is None and self._small == set(self._layouts):
+            self.place(views(bytearray(block_size(self._layouts)), self._layouts), {})
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
         """The jax arrays of a batch, in the order of the declaration.
@@ -94,11 +104,23 @@ class Placer:
         """
         if self._placement_func is not None:
             return self._place_by_user(self._placement_func, arrays, additional)
-        small = self._small
-        copied = self._copy({name: arrays[name] for name in small}) if small else {}
-        large = {name: array for name, array in arrays.items() if name not in small}
-        placed: dict[str, jax.Array] = jax.device_put(large) if large else {}
-        return {name: copied[name] if name in small else self._converted(name, placed[name]) for name in self._layouts}
+        small, changed = self._small, self._changed
+        own = {name: arrays[name].copy() if name in small else arrays[name] for name in self._layouts}
+        placed = self._put(own)
+        return {name: self._converted(name, placed[name]) for name in placed} if changed else placed
+
+    def _put(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
+        context, known = _context(), self._doors
+        if known is not None and known[0] == context and not _guarded():
+            doors = known[1]
+            return {name: _put_through(array, doors[name]) for name, array in arrays.items()}
+        placed: dict[str, jax.Array] = jax.device_put(arrays)
+        if _has_doors():
+            self._doors = (
+                context,
+                {name: _Door(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()},
+            )
+        return placed
 
     def _place_by_user(
         self, placement_func: PlacementFunc, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]
@@ -119,7 +141,7 @@ class Placer:
         return array if array.dtype == layout.jax_dtype else _converter(layout.jax_dtype)(array)
 
 
-class _Ahead(NamedTuple):
+class Placed(NamedTuple):
     """Arrays that another thread placed than the one that gets them."""
 
     context: tuple[Any, ...]
@@ -141,7 +163,7 @@ class Placement:
     """
 
     def __init__(self, groups: Sequence[DataGroup[Any]], placement_func: PlacementFunc | None) -> None:
-        self._ahead = placement_func is None
+        self._places_ahead = placement_func is None
         self._placers = {
             (ordinal, cached): Placer(group, layouts, placement_func)
             for ordinal, group in enumerate(groups)
@@ -154,27 +176,25 @@ class Placement:
         for placer in self._placers.values():
             placer.warm()
 
-    def ahead(self, host: HostBatch) -> object:
-        """Place a batch for a consumer that will ask ``place()`` for it; ``None`` where that is left to it."""
-        if not self._ahead:
+    def ahead(self, host: HostBatch) -> Placed | None:
+        """Place a batch for a consumer in another thread; ``None`` where that is left to it."""
+        if not self._places_ahead:
             return None
         try:
-            return _Ahead(_context(), self._placers[host.group, host.cached].place(host.arrays, host.additional))
+            return Placed(_context(), self.place(host))
         except Exception:  # noqa: BLE001  the consumer's own attempt will raise it where it can be caught
             return None
 
-    def place(self, host: HostBatch, ahead: object) -> dict[str, jax.Array]:
-        """The jax arrays of a batch, in the order of the declaration.
+    def fits(self, placed: Placed) -> bool:
+        """Whether ``place()`` would give this thread the same."""
+        return placed.context == _context()
 
-        Args:
-            host: The batch.
-            ahead: What ``ahead()`` made of it, or ``None``.
+    def place(self, host: HostBatch) -> dict[str, jax.Array]:
+        """The jax arrays of a batch, in the order of the declaration.
 
         Raises:
             PlacementError: ``placement_func`` returned something else than declared.
         """
-        if isinstance(ahead, _Ahead) and ahead.context == _context():
-            return ahead.arrays
         return self._placers[host.group, host.cached].place(host.arrays, host.additional)
 
 
@@ -182,6 +202,12 @@ def _context() -> tuple[Any, ...]:
     """The settings of this thread that decide what placing gives, as ``with jax.default_device(...)`` sets them."""
     config: Any = jax.config
     return config.jax_default_device, config.jax_enable_x64
+
+
+def _guarded() -> bool:
+    """Whether this thread looks out for transfers: what ``jax.device_put`` does counts as meant, what else does not."""
+    config: Any = jax.config
+    return config.jax_transfer_guard_host_to_device not in {None, "allow"}
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
@@ -199,12 +225,21 @@ def _try_dtype(dtype: np.dtype[Any]) -> None:
     jax.device_put(np.empty(1, dtype))
 
 
-@cache
-def _copier(dtypes: tuple[tuple[str, np.dtype[Any]], ...]) -> Callable[[HostArrays], dict[str, jax.Array]]:
-    def copy(arrays: HostArrays) -> dict[str, jax.Array]:
-        return {name: jax.lax.convert_element_type(arrays[name], dtype) for name, dtype in dtypes}
+def _put_through(array: npt.NDArray[Any], door: _Door) -> jax.Array:
+    placed: jax.Array = batched_device_put(door.aval, door.sharding, [array], door.devices, False)
+    return placed
 
-    return jax.jit(copy)
+
+@cache
+def _has_doors() -> bool:
+    """Whether jaxlib's own function is there and gives what ``jax.device_put`` does."""
+    array = np.zeros(16, np.float32)
+    asked = jax.device_put(array)
+    try:
+        found = _put_through(array, _Door(asked.aval, asked.sharding, list(asked.devices())))
+    except Exception:  # noqa: BLE001  it is not public and may ask for anything in a later jaxlib
+        return False
+    return (found.aval, found.sharding, found.committed) == (asked.aval, asked.sharding, asked.committed)
 
 
 @cache

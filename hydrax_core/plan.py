@@ -18,7 +18,7 @@ from hydrax_core.order import BatchContent, GroupOrder
 __all__ = ["Interleaving", "Plan", "PlannedBatch", "Position"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PlannedBatch:
     """The n-th batch of the run.
 

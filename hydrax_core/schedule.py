@@ -95,7 +95,7 @@ class Schedule:
 
     def estimate(self, chunk: Chunk) -> float:
         """Seconds that a chunk will take, 0 where nothing is known."""
-        return self._item_seconds.get(chunk.group, 0.0) * len(chunk.items)
+        return self._item_seconds.get(chunk.group, 0.0) * chunk.size
 
     def next_chunk(self) -> Chunk | None:
         """The next items to load, or ``None`` when all are handed out."""
@@ -137,7 +137,7 @@ class Schedule:
         job.load_seconds += result.seconds
         job.open -= rows.count
         for row in range(rows.first, rows.first + rows.count) if self._deaths else ():
-            self._deaths.pop((job.group, job.indices[row]), None)  # it killed the last worker by chance
+            self._deaths.pop((job.group, job.index(row)), None)  # it killed the last worker by chance
         for failure in result.failures:
             descriptor = self._descriptor(job, failure.row)
             self._fail(job, failure.row, job.failed(failure.row, descriptor, failure.cause, failure.traceback))
@@ -181,7 +181,7 @@ class Schedule:
         if before:
             self._again.appendleft(_Rows(job, rows.first, before))
         job.open -= 1
-        self._fail(job, row, job.failed(row, chunk.items[before], cause, ""))
+        self._fail(job, row, job.failed(row, chunk.unpacked()[0][before], cause, ""))
         return job
 
     def reject(self, number: int, garbled: Garbled) -> None:
@@ -204,7 +204,7 @@ class Schedule:
         rows = self._sent.get(number)
         if rows is None or not 0 <= row < len(rows.job.indices):
             return None
-        return rows.job.address, rows.job.indices[row]
+        return rows.job.address, rows.job.index(row)
 
     def _items_a_chunk(self, job: BatchJob) -> int:
         seconds = self._item_seconds.get(job.group)
@@ -222,18 +222,21 @@ class Schedule:
         job = rows.job
         end = rows.first + rows.count
         try:
-            items = job.indices[rows.first : end]
-            if not self._counts[job.group]:
-                items = list(map(self._groups[job.group].data.__getitem__, items))
+            indices = job.indices[rows.first : end]
+            items: list[Any] | bytes
+            if self._counts[job.group]:
+                items = indices.tobytes()
+            else:
+                items = list(map(self._groups[job.group].data.__getitem__, indices.tolist()))
         except Exception:  # noqa: BLE001  the user's sequence may raise anything
             items = self._items_before_the_bad_one(rows)
             if not items:
                 return None
             rows = _Rows(job, rows.first, len(items))
-        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.count]
+        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.count].tobytes()
         self._numbers += 1
         self._sent[self._numbers] = rows
-        return Chunk(self._numbers, job.group, job.slot, rows.first, items, seeds)
+        return Chunk(self._numbers, job.group, job.slot, rows.first, rows.count, items, seeds)
 
     def _items_before_the_bad_one(self, rows: _Rows) -> list[Any]:
         """Fail the first item that the data does not give; those after it go again."""
@@ -242,9 +245,9 @@ class Schedule:
         items: list[Any] = []
         for row in range(rows.first, end):
             try:
-                items.append(self._groups[job.group].data[job.indices[row]])
+                items.append(self._groups[job.group].data[job.index(row)])
             except Exception as error:  # noqa: BLE001  see _chunk
-                cause = f"data[{job.indices[row]}]: {''.join(traceback.format_exception_only(error)).strip()}"
+                cause = f"data[{job.index(row)}]: {''.join(traceback.format_exception_only(error)).strip()}"
                 after = end - row - 1
                 if after:
                     self._again.appendleft(_Rows(job, row + 1, after))
@@ -257,13 +260,13 @@ class Schedule:
     def _descriptor(self, job: BatchJob, row: int) -> Any:
         """The item of a row for an error; ``None`` where the data, which gave it once, now fails."""
         try:
-            return self._groups[job.group].data[job.indices[row]]
+            return self._groups[job.group].data[job.index(row)]
         except Exception:  # noqa: BLE001  see _chunk
             return None
 
     def _died_of(self, job: BatchJob, row: int, how: str) -> bool:
         """Count a worker's death against an item; true when the item is given up."""
-        key = (job.group, job.indices[row])
+        key = (job.group, job.index(row))
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] < MOST_DEATHS:
             return False
@@ -279,14 +282,9 @@ class Schedule:
         if self._on_error != "substitute" or attempt >= most:
             job.failures[row] = error
             return
-        original = job.planned.content.indices[row]
+        original = int(job.planned.content.indices[row])
         job.attempts[row] = attempt + 1
-        job.indices[row], seed = self._substitute(job.address, original, attempt)
-        if job.seeds is not None:
-            assert seed is not None
-            job.seeds = [*job.seeds[:row], seed, *job.seeds[row + 1 :]]
-        for values in job.additional.values():
-            values[row] = None
+        job.substitute(row, *self._substitute(job.address, original, attempt))
         job.open += 1
         self.substituted += 1
         self._again.append(_Rows(job, row, 1))

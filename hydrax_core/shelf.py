@@ -16,6 +16,7 @@ import numpy.typing as npt
 from hydrax_core.cache import CacheStore
 from hydrax_core.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.layout import block_size
+from hydrax_core.order import Indices
 from hydrax_core.plan import PlannedBatch
 from hydrax_core.slots import memory_budget
 
@@ -68,7 +69,7 @@ class Shelf:
             if times < self._groups[group].batch_count or self._larger_than_memory[group]:
                 store.prefetch(epoch, planned.content.content_batch)
         else:
-            store.prefetch_items(np.array(planned.content.indices, np.int64))
+            store.prefetch_items(planned.content.indices)
 
     def batch(self, planned: PlannedBatch, group: int) -> HostBatch | None:
         """A batch of a cache of batches."""
@@ -94,7 +95,7 @@ class Shelf:
         """Fill the rows of a job that a cache of items holds; the rows that it does not hold."""
         store = self._stores[job.group]
         assert store is not None
-        found = store.read_items(np.array(job.indices, np.int64), arrays)
+        found = store.read_items(job.indices, arrays)
         batch_size = self._groups[job.group].batch_size
         for name, values in found.additional.items():
             job.additional[name] = [*values, *[None] * (batch_size - len(values))]
@@ -138,7 +139,7 @@ class Shelf:
         content = host.planned.content
         if store.cache_by == "item":
             self._write_items(store, host.indices, None, arrays, additional)
-        elif list(host.indices) == content.indices:
+        elif np.array_equal(host.indices, content.indices):
             store.write(content.content_epoch, content.content_batch, arrays, additional)
 
     @property
@@ -162,7 +163,7 @@ class Shelf:
     @staticmethod
     def _write_items(
         store: CacheStore,
-        indices: Sequence[int],
+        indices: Indices,
         rows: Sequence[int] | None,
         arrays: Mapping[str, npt.NDArray[Any]],
         additional: Mapping[str, Sequence[Any]],
@@ -170,7 +171,7 @@ class Shelf:
         if rows is not None and len(rows) < len(indices):
             arrays = {name: array[rows] for name, array in arrays.items()}
             additional = {name: [values[row] for row in rows] for name, values in additional.items()}
-            indices = [indices[row] for row in rows]
+            indices = indices[rows]
         count = len(indices)
         additional = {name: values[:count] for name, values in additional.items()}
-        store.write_items(np.array(indices, np.int64), arrays, additional)
+        store.write_items(indices, arrays, additional)

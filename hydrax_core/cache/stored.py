@@ -89,14 +89,15 @@ def read_stored(
         worst = "" if checksum == row.checksum else "corrupt"
     additional, additional_fault = _additional(identity, manifest, row)
     content = _content(manifest, row.epoch, row.number)
-    indices, seeds = ([], None) if content is None else (content.indices, content.seeds)
+    indices: Sequence[int] = () if content is None else tuple(content.indices.tolist())
+    seeds = None if content is None or content.seeds is None else tuple(content.seeds.tolist())
     return StoredEntry(
         MappingProxyType({file.array.name: _shaped(raw[file.array.name], file.array) for file in files}),
         MappingProxyType(additional),
         worst,
         additional_fault,
-        (row.number,) if manifest.cache_by == "item" else tuple(indices),
-        None if seeds is None else tuple(seeds),
+        (row.number,) if manifest.cache_by == "item" else indices,
+        seeds,
     )
 
 

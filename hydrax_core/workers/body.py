@@ -132,7 +132,7 @@ class ChunkRunner:
         views = self._views(chunk.slot, chunk.group)
         cleared = 0
         if self._groups[chunk.group].zeroed:
-            cleared = len(chunk.items) if self._batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
+            cleared = chunk.size if self._batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
         status[BUSY_CHUNK] = chunk.number
         status[BUSY_SINCE] = time.monotonic_ns()
         started = time.perf_counter()
@@ -144,7 +144,7 @@ class ChunkRunner:
             additional, failures = self._run_items(chunk, views, cleared)
         seconds = time.perf_counter() - started
         status[BUSY_ROW] = 0
-        loaded = len(chunk.items) - len(failures)
+        loaded = chunk.size - len(failures)
         status[ITEMS] += loaded
         self._chunks += 1
         notices, self._notices = tuple(self._notices), []
@@ -164,11 +164,12 @@ class ChunkRunner:
         results: list[dict[str, Any] | None] | None = None
         failures: list[ItemFailure] = []
         rows = self._rows(chunk, views)
-        seeds: Sequence[int | None] = chunk.seeds if chunk.seeds is not None else [None] * len(chunk.items)
+        items, given = chunk.unpacked()
+        seeds: Sequence[int | None] = given if given is not None else [None] * chunk.size
         row = chunk.first_row
-        for item, arrays, seed in zip(chunk.items, rows, seeds, strict=True):
+        for item, arrays, seed in zip(items, rows, seeds, strict=True):
             if cleared and (row - chunk.first_row) % cleared == 0:
-                views.clear(row, min(row + cleared, chunk.first_row + len(chunk.items)))
+                views.clear(row, min(row + cleared, chunk.first_row + chunk.size))
             row += 1
             status[BUSY_ROW] = row
             try:
@@ -183,7 +184,7 @@ class ChunkRunner:
             else:
                 if result is not None:
                     if results is None:
-                        results = [None] * len(chunk.items)
+                        results = [None] * chunk.size
                     results[row - 1 - chunk.first_row] = result
         del arrays
         self._look_for_kept(chunk, views)
@@ -191,7 +192,7 @@ class ChunkRunner:
 
     def _rows(self, chunk: Chunk, views: _SlotViews) -> list[Mapping[str, npt.NDArray[Any]]]:
         before = len(views.rows)
-        rows = [views.row(row) for row in range(chunk.first_row, chunk.first_row + len(chunk.items))]
+        rows = [views.row(row) for row in range(chunk.first_row, chunk.first_row + chunk.size)]
         self._view_count += (len(views.rows) - before) * len(views.arrays)
         if self._view_count > _MOST_VIEWS:
             self._slots.clear()
@@ -201,39 +202,40 @@ class ChunkRunner:
     def _run_batched(
         self, chunk: Chunk, views: _SlotViews
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
+        items, seeds = chunk.unpacked()
         try:
-            return self._call_batched(chunk, views), []
+            return self._call_batched(chunk.first_row, items, seeds, views), []
         except BaseException as error:  # noqa: BLE001  see _run_items
             _pass_interrupt(error)
-            if len(chunk.items) == 1:
+            if chunk.size == 1:
                 return None, [_failure(chunk.first_row, error)]
             first_error = error
         # Which item is it? Each is loaded alone.
         results: list[dict[str, Any] | None] = []
         failures: list[ItemFailure] = []
-        for offset, item in enumerate(chunk.items):
-            seeds = None if chunk.seeds is None else [chunk.seeds[offset]]
-            single = chunk._replace(first_row=chunk.first_row + offset, items=[item], seeds=seeds)
+        for offset, item in enumerate(items):
+            row = chunk.first_row + offset
+            seed = None if seeds is None else [seeds[offset]]
             if self._groups[chunk.group].zeroed:
-                views.clear(single.first_row, single.first_row + 1)
+                views.clear(row, row + 1)
             try:
-                results.append((self._call_batched(single, views) or [None])[0])
+                results.append((self._call_batched(row, [item], seed, views) or [None])[0])
             except BaseException as error:  # noqa: BLE001  see _run_items
                 _pass_interrupt(error)
                 results.append(None)
-                failures.append(_failure(single.first_row, error))
+                failures.append(_failure(row, error))
         if not failures:
             failures.append(_failure(chunk.first_row, first_error))
         return (results if any(result is not None for result in results) else None), failures
 
-    def _call_batched(self, chunk: Chunk, views: _SlotViews) -> list[dict[str, Any] | None] | None:
-        count = len(chunk.items)
-        self._status[BUSY_ROW] = chunk.first_row + 1
-        arrays = MappingProxyType(
-            {name: array[chunk.first_row : chunk.first_row + count] for name, array in views.arrays.items()}
-        )
+    def _call_batched(
+        self, first_row: int, items: list[Any], seeds: list[int] | None, views: _SlotViews
+    ) -> list[dict[str, Any] | None] | None:
+        count = len(items)
+        self._status[BUSY_ROW] = first_row + 1
+        arrays = MappingProxyType({name: array[first_row : first_row + count] for name, array in views.arrays.items()})
         references = [sys.getrefcount(array) for array in arrays.values()]
-        results = self._loader(chunk.items, arrays, chunk.seeds)
+        results = self._loader(items, arrays, seeds)
         if [sys.getrefcount(array) for array in arrays.values()] != references:
             self._say(_KEPT)
         if results is None:
@@ -268,7 +270,7 @@ class ChunkRunner:
     def _look_for_kept(self, chunk: Chunk, views: _SlotViews) -> None:
         if _KEPT in self._said:
             return
-        rows = range(chunk.first_row, chunk.first_row + (len(chunk.items) if self._chunks < _CHECKED_CHUNKS else 1))
+        rows = range(chunk.first_row, chunk.first_row + (chunk.size if self._chunks < _CHECKED_CHUNKS else 1))
         if views.kept(rows):
             gc.collect()  # a reference cycle that the loader left behind is no intent to keep
             if views.kept(rows):

@@ -1,3 +1,4 @@
+import weakref
 from types import SimpleNamespace
 from unittest import mock
 
@@ -23,6 +24,11 @@ class Bell:
             self.interrupted = False
             raise KeyboardInterrupt
         self.rung += 1
+
+
+class Made:
+    def __init__(self, number):
+        self.number = number
 
 
 def never():
@@ -75,20 +81,34 @@ def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
     first, second = host(0), host(1)
     handover.offer(first)
     handover.offer(second)
-    make = mock.Mock(return_value="placed")
-    handover.prepare(make)
-    handover.prepare(make)
+    handover.offer(ValueError("an item"))
+    make = mock.Mock(side_effect=lambda batch: Made(batch.planned.number))
+    handover.prepare(make, most=1)
+    handover.prepare(make, most=1)
     make.assert_called_once_with(first)
-    assert handover.prepared(first) == "placed"
+    assert handover.prepared(first).number == 0
     assert handover.prepared(second) is None
-    handover.take(first)
+    handover.prepare(make, most=8)
+    assert make.call_count == 2
+    made = weakref.ref(handover.prepared(first))
+    assert handover.take(first)
+    assert made() is None
     assert handover.prepared(first) is None
+    assert handover.prepared(second).number == 1
+
+
+def test_what_is_made_of_a_batch_that_is_taken_meanwhile_is_held_by_nobody():
+    handover = Handover(Bell())
+    batch = host(0)
+    handover.offer(batch)
+    made = []
 
     def taken_meanwhile(batch):
-        handover.take(batch)
-        return "too late"
+        assert handover.take(batch)
+        late = Made(0)
+        made.append(weakref.ref(late))
+        return late
 
-    handover.prepare(taken_meanwhile)
-    assert handover.prepared(second) is None
-    handover.prepare(make)
-    make.assert_called_once()
+    handover.prepare(taken_meanwhile, most=8)
+    assert handover.prepared(batch) is None
+    assert made[0]() is None

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,9 +72,30 @@ def test_a_peer_that_does_not_read_blocks_nobody(pair):
 
 
 def test_plain_descriptors_need_no_definitions():
-    frame, definitions = DescriptorEncoder().encode(Chunk(1, 0, 0, 0, ["a", 2, ("b", None)], [1, 2, 3]))
+    seeds = np.array([1, 2, 2**32 - 1], np.uint32).tobytes()
+    frame, definitions = DescriptorEncoder().encode(Chunk(1, 0, 0, 0, 3, ["a", 2, ("b", None)], seeds))
     assert definitions is None
-    assert pickle.loads(frame).items == ["a", 2, ("b", None)]
+    assert pickle.loads(frame).unpacked() == (["a", 2, ("b", None)], [1, 2, 2**32 - 1])
+
+
+def test_descriptors_that_are_their_own_indices_arrive_as_numbers():
+    items, seeds = Chunk(1, 0, 0, 0, 2, np.array([7, 2**40], np.int64).tobytes(), None).unpacked()
+    assert items == [7, 2**40]
+    assert type(items[0]) is int
+    assert seeds is None
+
+
+def test_frames_that_arrived_together_are_at_hand(pair):
+    writer, peer = pair
+    reader = Channel(peer)
+    for frame in (b"a", b"", b"b"):
+        writer.queue(frame)
+    writer.flush_all()
+    assert not reader.at_hand
+    assert reader.receive() == b"a"
+    assert reader.at_hand
+    assert [reader.receive(), reader.receive()] == [b"", b"b"]
+    assert not reader.at_hand
 
 
 def test_classes_of_main_are_defined_once_in_a_process_that_has_no_such_main(tmp_path):
@@ -88,11 +110,11 @@ def test_classes_of_main_are_defined_once_in_a_process_that_has_no_such_main(tmp
                 path: str
 
             encoder = DescriptorEncoder()
-            first, definitions = encoder.encode(Chunk(1, 0, 0, 0, [Item("a")], None))
-            second, nothing = encoder.encode(Chunk(2, 0, 0, 0, [Item("b")], None))
+            first, definitions = encoder.encode(Chunk(1, 0, 0, 0, 1, [Item("a")], None))
+            second, nothing = encoder.encode(Chunk(2, 0, 0, 0, 1, [Item("b")], None))
             assert definitions is not None and nothing is None and len(second) < 400
             local = type("Local", (), {"__reduce__": lambda self: (type(self), ())})
-            third, _ = encoder.encode(Chunk(3, 0, 0, 0, [local()], None))
+            third, _ = encoder.encode(Chunk(3, 0, 0, 0, 1, [local()], None))
             for part in (definitions, first, second, third):
                 print(part.hex())
             """

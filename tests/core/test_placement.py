@@ -1,12 +1,14 @@
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader
+from hydrax_core.assembly import Assembler
 from hydrax_core.jobs import HostBatch
-from hydrax_core.placement import Placement
+from hydrax_core.placement import Placement, _has_doors
 
 GROUP = DataGroup(
     4,
@@ -23,21 +25,68 @@ def host_batch():
 def test_small_and_large_arrays_are_placed_side_by_side_in_the_order_of_the_declaration():
     placement = Placement([GROUP], None)
     placement.warm()
-    arrays = placement.place(host_batch(), None)
-    assert list(arrays) == ["image", "label", "x"]
-    assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
-        "image": ((4, 1 << 15), "float32"),
-        "label": ((4,), "int32"),
-        "x": ((4, 2), "float32"),
-    }
-    assert all((np.asarray(array) == 3).all() for array in arrays.values())
+    for _ in range(2):  # by jax.device_put, and by its door
+        arrays = placement.place(host_batch())
+        assert list(arrays) == ["image", "label", "x"]
+        assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
+            "image": ((4, 1 << 15), "float32"),
+            "label": ((4,), "int32"),
+            "x": ((4, 2), "float32"),
+        }
+        assert all((np.asarray(array) == 3).all() for array in arrays.values())
 
 
-def test_what_was_placed_ahead_is_taken():
-    placement = Placement([GROUP], None)
+def test_an_array_is_the_same_whether_jax_is_asked_or_its_door_used(monkeypatch):
     host = host_batch()
-    ahead = placement.ahead(host)
-    assert placement.place(host, ahead) is ahead.arrays
+    placement = Placement([GROUP], None)
+    asked, through = placement.place(host), placement.place(host)
+    device_put = mock.Mock(side_effect=jax.device_put)
+    monkeypatch.setattr(jax, "device_put", device_put)
+    again = placement.place(host)
+    assert device_put.called is not _has_doors()
+    for name, array in asked.items():
+        for other in (through[name], again[name]):
+            assert (other.aval, other.sharding, other.committed) == (array.aval, array.sharding, array.committed)
+            assert (np.asarray(other) == np.asarray(array)).all()
+
+
+def test_small_arrays_are_copies_and_large_ones_are_not():
+    memory = np.zeros((4 << 15) + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    host = host_batch()
+    host.arrays["image"] = memory[start : start + (4 << 15)].reshape(4, 1 << 15)
+    placement = Placement([GROUP], None)
+    for _ in range(2):
+        arrays = placement.place(host)
+        assert arrays["image"].unsafe_buffer_pointer() == host.arrays["image"].ctypes.data
+        host.arrays["label"][...] = 3
+        arrays = placement.place(host)
+        host.arrays["label"][...] = 4
+        assert np.asarray(arrays["label"]).tolist() == [3, 3, 3, 3]
+
+
+def test_without_the_door_jax_is_asked_for_every_batch(monkeypatch):
+    monkeypatch.setattr("hydrax_core.placement.batched_device_put", None)
+    _has_doors.cache_clear()
+    try:
+        placement = Placement([GROUP], None)
+        for _ in range(3):
+            assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
+        assert not _has_doors()
+    finally:
+        _has_doors.cache_clear()
+
+
+def test_a_guard_against_transfers_lets_those_of_the_loader_pass():
+    placement = Placement([GROUP], None)
+    placement.place(host_batch())
+    with jax.transfer_guard("disallow"):
+        assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
+
+
+def test_what_was_placed_ahead_fits():
+    placement = Placement([GROUP], None)
+    assert placement.fits(placement.ahead(host_batch()))
 
 
 @pytest.mark.parametrize("context", [lambda: jax.default_device(jax.devices()[0]), lambda: jax.enable_x64(True)])
@@ -46,7 +95,10 @@ def test_what_was_placed_under_other_settings_of_jax_is_placed_anew(context):
     host = host_batch()
     ahead = placement.ahead(host)
     with context():
-        assert placement.place(host, ahead) is not ahead.arrays
+        assert not placement.fits(ahead)
+        placement.place(host)
+        device = jax.config.jax_default_device
+        assert all(array.devices() == {device or jax.devices()[0]} for array in placement.place(host).values())
 
 
 def test_a_placement_func_runs_where_the_batch_is_taken_only():
@@ -56,7 +108,7 @@ def test_a_placement_func_runs_where_the_batch_is_taken_only():
     placement = Placement([GROUP], place)
     host = host_batch()
     assert placement.ahead(host) is None
-    assert set(placement.place(host, None)) == set(host.arrays)
+    assert set(placement.place(host)) == set(host.arrays)
 
 
 def test_an_error_ahead_is_left_to_the_one_who_takes_the_batch():
@@ -65,7 +117,7 @@ def test_an_error_ahead_is_left_to_the_one_who_takes_the_batch():
     del host.arrays["label"]
     assert placement.ahead(host) is None
     with pytest.raises(KeyError):
-        placement.place(host, None)
+        placement.place(host)
 
 
 def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
@@ -73,13 +125,14 @@ def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
         arrays["x"][...] = item
 
     taken = []
-    place = Placement.place
+    make = Assembler.make
 
     def watched(self, host, ahead):
-        taken.append(ahead is not None)
-        return place(self, host, ahead)
+        batch = make(self, host, ahead)
+        taken.append(ahead is not None and batch is ahead.batch)
+        return batch
 
-    monkeypatch.setattr(Placement, "place", watched)
+    monkeypatch.setattr(Assembler, "make", watched)
     group = DataGroup(2, range(200), loader_arrays={"x": ((2,), np.float32)})
     with Dataloader(load, group, end_at=("epoch", 1)) as loader:
         for batch in loader:

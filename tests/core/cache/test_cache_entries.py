@@ -137,7 +137,7 @@ def test_an_entry_comes_as_it_was_stored_with_what_its_rows_are(folder):
     assert dict(found.additional) == kit.additional(5, 3)
     assert (found.fault, found.additional_fault) == ("", "")
     content = plan.batch(3 * group.batch_count + 5).content
-    assert (list(found.indices), list(found.seeds)) == (content.indices, content.seeds)
+    assert (list(found.indices), list(found.seeds)) == (content.indices.tolist(), content.seeds.tolist())
 
 
 @pytest.mark.parametrize(
