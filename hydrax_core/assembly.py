@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -88,7 +87,7 @@ def assemble(
     """
     keep = None
     if not host.cached and group.cache_layouts and not group.cache_readonly:
-        keep = partial(store, replace(host, arrays={}))  # without its arrays, or they would be held
+        keep = partial(store, host._replace(arrays={}))  # without its arrays, or they would be held
     parts = BatchParts(
         group=group,
         address=host.planned.address,
@@ -97,7 +96,7 @@ def assemble(
         additional=host.additional,
         indices=host.indices,
         seeds=host.seeds,
-        seed=host.planned.content.seed,
+        content=host.planned.content,
         rows=group.batch_size,
         uncached=not host.cached,
         progress_total=progress_total,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hydrax_core.errors import BatchAddress, BatchClosedError
 from hydrax_core.group import DataGroup
 from hydrax_core.layout import Layouts
-from hydrax_core.order import Indices, Seeds
+from hydrax_core.order import BatchContent, Indices, Seeds
 
 if TYPE_CHECKING:
     import jax
@@ -37,7 +37,7 @@ class BatchParts(NamedTuple):
     additional: Mapping[str, Sequence[Any]]
     indices: Indices
     seeds: Seeds | None
-    seed: int
+    content: BatchContent
     rows: int
     uncached: bool
     progress_total: int
@@ -297,7 +297,7 @@ class Batch(ABC, Generic[D]):
                 additional={name: list(values[first:end]) for name, values in parts.additional.items()},
                 indices=parts.indices[first:end],
                 seeds=None if parts.seeds is None else parts.seeds[first:end],
-                seed=parts.seed,
+                content=parts.content,
                 rows=end - first,
                 uncached=parts.uncached,
                 progress_total=parts.progress_total,
@@ -352,7 +352,7 @@ class TrainingBatch(Batch[D]):
     @property
     def seed(self) -> int:
         """The seed of this batch, in [0, 2**32)."""
-        return self._open.seed
+        return self._open.content.seed
 
     @property
     def seeds(self) -> Sequence[int]:

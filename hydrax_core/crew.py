@@ -42,16 +42,13 @@ class Member:
     busy_seconds: float = 0.0
     restarts: int = 0
     sent: dict[int, float] = field(default_factory=dict)
+    backlog: float = 0.0
+    """Estimated seconds of work in hand."""
     seen: tuple[int, int, float] = (0, 0, 0.0)
     descriptors: tuple[int, ...] = ()
     writing: bool = False
     watched: dict[int, int] = field(default_factory=dict)
     retiring: bool = False
-
-    @property
-    def backlog(self) -> float:
-        """Estimated seconds of work in hand."""
-        return sum(self.sent.values())
 
     @property
     def has_room(self) -> bool:
@@ -61,19 +58,30 @@ class Member:
     def send(self, chunk: Chunk, seconds: float) -> None:
         """Hand over a chunk that is expected to take ``seconds``, 0 where nothing is known."""
         self.worker.send(chunk)
-        self.sent[chunk.number] = seconds or _AHEAD_SECONDS  # or the worker that starts first would get all
+        seconds = seconds or _AHEAD_SECONDS  # where nothing is known, or the worker that starts first would get all
+        self.sent[chunk.number] = seconds
+        self.backlog += seconds
 
     def done(self, result: ChunkResult) -> None:
         """Take note of a result."""
-        self.sent.pop(result.number, None)
+        self._answered(result.number)
         self.items += result.loaded
         self.busy_seconds += result.seconds
 
     def oldest(self) -> int:
         """Take the chunk that the next result would have been of, as results come in order."""
         number = next(iter(self.sent))
-        del self.sent[number]
+        self._answered(number)
         return number
+
+    def forget(self) -> None:
+        """Nothing is in hand any more."""
+        self.sent.clear()
+        self.backlog = 0.0
+
+    def _answered(self, number: int) -> None:
+        seconds = self.sent.pop(number, 0.0)
+        self.backlog = self.backlog - seconds if self.sent else 0.0
 
     def unanswered(self) -> list[int]:
         """Chunks in hand, oldest first."""
@@ -177,7 +185,7 @@ class Crew:
         member.worker.join(0)
         member.worker = self._start_worker(number)
         member.ready = False
-        member.sent.clear()
+        member.forget()
         member.restarts += 1
         self.restarts += 1
         return True

@@ -124,6 +124,11 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
+        self._batch_bytes = {
+            (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
+            for ordinal, group in enumerate(self._groups)
+            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
+        }
         self._tally = Tally(self.depth, self.loader_count, self.slot_bytes)
 
     def replace(self, **changes: Any) -> Dataloader[D]:
@@ -261,8 +266,9 @@ class Dataloader(Generic[D]):
             if not engine.take(host, f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values()):
                 raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
-            hit = None if batch.group.cache_location is None else host.from_cache
-            self._tally.handed_out(batch.is_training, len(host.indices), host.arrays, hit)
+            hit = None if self._groups[host.group].cache_location is None else host.from_cache
+            nbytes = self._batch_bytes[host.group, host.cached]
+            self._tally.handed_out(batch.is_training, len(host.indices), nbytes, hit)
             if monitor is not None:
                 monitor.tap.handed_out(host, waited, batch)
             return batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,7 @@ class JobGroup:
     zeroed: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HostBatch:
+class HostBatch(NamedTuple):
     """A complete batch in host memory.
 
     Attributes:

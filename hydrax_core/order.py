@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -112,23 +111,27 @@ def seeds_of(key: int, numbers: npt.ArrayLike) -> npt.NDArray[np.uint32]:
     return (values >> _HALF).astype(np.uint32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class BatchContent:
+class BatchContent(NamedTuple):
     """What one batch holds.
 
     Attributes:
         indices: Index in the group's data of each real row, at most batch-size many; read-only.
         seeds: Seed of each real row, in [0, 2**32); ``None`` in validation; read-only.
-        seed: Seed of the batch; 0 in validation.
+        key: The group's key; ``None`` in validation.
         content_epoch: Batches of equal content epoch and content batch are equal, seeds included.
         content_batch: See there.
     """
 
     indices: Indices
     seeds: Seeds | None
-    seed: int
+    key: int | None
     content_epoch: int
     content_batch: int
+
+    @property
+    def seed(self) -> int:
+        """Seed of the batch, in [0, 2**32); 0 in validation."""
+        return 0 if self.key is None else derive_key(self.key, "batch", self.content_epoch, self.content_batch) >> 32
 
 
 class GroupOrder:
@@ -173,11 +176,10 @@ class GroupOrder:
         order_key = self._item_key(content_epoch)
         if self._key is None:
             indices, _ = self._items.take(order_key, None, first, end)
-            return BatchContent(indices, None, 0, content_epoch, content_batch)
+            return BatchContent(indices, None, None, content_epoch, content_batch)
         seed_key = self._seed_key(content_epoch)
         indices, seeds = self._items.take(order_key, seed_key, first, end)
-        seed = derive_key(self._key, "batch", content_epoch, content_batch) >> 32
-        return BatchContent(indices, seeds, seed, content_epoch, content_batch)
+        return BatchContent(indices, seeds, self._key, content_epoch, content_batch)
 
     def content(self, epoch: int, position: int) -> tuple[int, int]:
         """The content epoch and content batch at ``position`` of ``epoch``."""

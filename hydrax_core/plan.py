@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ from hydrax_core.order import BatchContent, GroupOrder
 __all__ = ["Interleaving", "Plan", "PlannedBatch", "Position"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PlannedBatch:
+class PlannedBatch(NamedTuple):
     """The n-th batch of the run.
 
     Attributes:
@@ -71,6 +71,8 @@ class Interleaving:
 
     def locate(self, position: int) -> tuple[int, int]:
         """The group at ``position`` of the pass, and which of its batches."""
+        if len(self._counts) == 1:
+            return 0, position
         part = bisect.bisect_right(self._starts, position) - 1
         offset = position - self._starts[part]
         if not self._interleave:

@@ -11,8 +11,7 @@ import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
 from hydrax_core.jobs import BatchJob, JobGroup
@@ -30,13 +29,12 @@ _TARGET_SECONDS = 0.002
 _SMOOTHING = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Rows(NamedTuple):
     """Rows of a job that are on their way, or have to go again."""
 
     job: BatchJob
     first: int
-    count: int
+    size: int
 
 
 class Schedule:
@@ -103,7 +101,7 @@ class Schedule:
             if self._again:
                 rows = self._again.popleft()
                 if rows.job.failures and rows.first > min(rows.job.failures):
-                    rows.job.open -= rows.count  # its batch is lost, and these cannot change the error
+                    rows.job.open -= rows.size  # its batch is lost, and these cannot change the error
                     continue
                 chunk = self._chunk(rows)
             else:
@@ -135,8 +133,8 @@ class Schedule:
                 if values:
                     job.add(rows.first + offset, values, batch_size)
         job.load_seconds += result.seconds
-        job.open -= rows.count
-        for row in range(rows.first, rows.first + rows.count) if self._deaths else ():
+        job.open -= rows.size
+        for row in range(rows.first, rows.first + rows.size) if self._deaths else ():
             self._deaths.pop((job.group, job.index(row)), None)  # it killed the last worker by chance
         for failure in result.failures:
             descriptor = self._descriptor(job, failure.row)
@@ -159,10 +157,10 @@ class Schedule:
             rows = self._sent.pop(number)
             jobs.append(rows.job)
             row = busy[1] if busy is not None and busy[0] == number else -1
-            if row >= 0 and self._batched and rows.count > 1:
+            if row >= 0 and self._batched and rows.size > 1:
                 self._go_singly(rows)  # which of them it is will show
-            elif rows.first <= row < rows.first + rows.count and self._died_of(rows.job, row, how):
-                after = rows.first + rows.count - row - 1
+            elif rows.first <= row < rows.first + rows.size and self._died_of(rows.job, row, how):
+                after = rows.first + rows.size - row - 1
                 if after:
                     self._again.appendleft(_Rows(rows.job, row + 1, after))
                 if row > rows.first:
@@ -175,7 +173,7 @@ class Schedule:
         """Fail an item whose descriptor cannot be sent; the rest of its chunk goes again."""
         rows = self._sent.pop(chunk.number)
         job = rows.job
-        before, after = row - rows.first, rows.first + rows.count - row - 1
+        before, after = row - rows.first, rows.first + rows.size - row - 1
         if after:
             self._again.appendleft(_Rows(job, row + 1, after))
         if before:
@@ -187,7 +185,7 @@ class Schedule:
     def reject(self, number: int, garbled: Garbled) -> None:
         """A chunk or its result could not be unpickled: find out by which item, and fail it."""
         rows = self._sent.pop(number)
-        if rows.count > 1:
+        if rows.size > 1:
             self._go_singly(rows)
             return
         job = rows.job
@@ -196,7 +194,7 @@ class Schedule:
         self._fail(job, rows.first, job.failed(rows.first, descriptor, garbled.cause, garbled.traceback))
 
     def _go_singly(self, rows: _Rows) -> None:
-        for row in reversed(range(rows.first, rows.first + rows.count)):
+        for row in reversed(range(rows.first, rows.first + rows.size)):
             self._again.appendleft(_Rows(rows.job, row, 1))
 
     def describe(self, number: int, row: int) -> tuple[BatchAddress, int] | None:
@@ -220,7 +218,7 @@ class Schedule:
 
     def _chunk(self, rows: _Rows) -> Chunk | None:
         job = rows.job
-        end = rows.first + rows.count
+        end = rows.first + rows.size
         try:
             indices = job.indices[rows.first : end]
             items: list[Any] | bytes
@@ -233,15 +231,15 @@ class Schedule:
             if not items:
                 return None
             rows = _Rows(job, rows.first, len(items))
-        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.count].tobytes()
+        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.size].tobytes()
         self._numbers += 1
         self._sent[self._numbers] = rows
-        return Chunk(self._numbers, job.group, job.slot, rows.first, rows.count, items, seeds)
+        return Chunk(self._numbers, job.group, job.slot, rows.first, rows.size, items, seeds)
 
     def _items_before_the_bad_one(self, rows: _Rows) -> list[Any]:
         """Fail the first item that the data does not give; those after it go again."""
         job = rows.job
-        end = rows.first + rows.count
+        end = rows.first + rows.size
         items: list[Any] = []
         for row in range(rows.first, end):
             try:

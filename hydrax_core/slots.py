@@ -135,10 +135,13 @@ class SlotPool:
         self.limit = max(limit, base)
         # The mapping of the last slots may cover up to twice the limit; a sparse file costs nothing for it.
         self._file.truncate(self.memory.length(2 * self.limit))
-        self._free: list[int] = []
+        self._free: list[tuple[int, int]] = []
+        """Slots, and the round in which each came free: the longest idle ones come first."""
         self._released: deque[Any] = deque()
         self._leases: dict[int, _Lease] = {}
-        self._idle_rounds: dict[int, int] = {}
+        self._round = 0
+        self._given_back = 0
+        """How many of the first free slots have no memory."""
         self._count = 0
         self._short = False
 
@@ -188,7 +191,8 @@ class SlotPool:
             self._reclaim()
         if not self._free:
             return None
-        slot = self._free.pop()
+        slot, _ = self._free.pop()
+        self._round += 1
         self._trim()
         return slot
 
@@ -199,7 +203,7 @@ class SlotPool:
 
     def release(self, slot: int) -> None:
         """Return a slot that was never leased."""
-        self._free.append(slot)
+        self._free.append((slot, self._round))
 
     def lease(self, slot: int) -> Any:
         """The root of a new lease on a slot: a writable buffer of the slot's bytes to make arrays over."""
@@ -233,16 +237,16 @@ class SlotPool:
         while self._released:
             slot = self._released.popleft().slot
             del self._leases[slot]
-            self._free.append(slot)
+            self._free.append((slot, self._round))
             self._short = False
 
     def _trim(self) -> None:
         """Give memory back that was not needed for a while: of free slots, the one used last is taken first."""
-        waiting = set(self._free)
-        self._idle_rounds = {slot: self._idle_rounds.get(slot, 0) + 1 for slot in waiting}
-        for slot, rounds in self._idle_rounds.items():
-            if rounds == _IDLE_ROUNDS:
-                self.memory.discard(slot)
+        free = self._free
+        self._given_back = kept = min(self._given_back, len(free))
+        if kept < len(free) and self._round - free[kept][1] >= _IDLE_ROUNDS:
+            self.memory.discard(free[kept][0])
+            self._given_back += 1
 
 
 @lru_cache(maxsize=8)

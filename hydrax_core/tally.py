@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-import numpy.typing as npt
 
 from hydrax_core.counts import EngineCounts
 from hydrax_core.shelf import Shelf
@@ -49,7 +45,7 @@ class Tally:
         """The consumer waited for a batch."""
         self._idle += seconds
 
-    def handed_out(self, training: bool, items: int, arrays: Mapping[str, npt.NDArray[Any]], hit: bool | None) -> None:
+    def handed_out(self, training: bool, items: int, nbytes: int, hit: bool | None) -> None:
         """A batch was handed out; ``hit`` tells whether the cache served it, ``None`` where its group has none."""
         if self._first_at is None:
             self._first_at = time.perf_counter()
@@ -58,8 +54,7 @@ class Tally:
         else:
             self._validation += 1
         self._items += items
-        for array in arrays.values():
-            self._bytes += array.nbytes
+        self._bytes += nbytes
         if hit is not None:
             self._hits += hit
             self._misses += not hit

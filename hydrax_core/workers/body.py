@@ -63,29 +63,32 @@ class _SlotViews:
             for layout in setup.layouts.values()
         ]
         self.row_bytes = sum(array.shape[1] for array in self._bytes)
-        self.rows: dict[int, Mapping[str, npt.NDArray[Any]]] = {}
+        batch_size = len(next(iter(self.arrays.values())))
+        self._rows: list[Mapping[str, npt.NDArray[Any]] | None] = [None] * batch_size
+        self.made = 0
+        """Rows that there are views of."""
         self._references = self._count_references()
 
-    def row(self, row: int) -> Mapping[str, npt.NDArray[Any]]:
-        arrays = self.rows.get(row)
-        if arrays is None:
-            arrays = MappingProxyType({name: array[row, ...] for name, array in self.arrays.items()})
-            self.rows[row] = arrays
-        return arrays
+    def rows(self, first: int, end: int) -> list[Mapping[str, npt.NDArray[Any]]]:
+        if self.made < len(self._rows):
+            for row in range(first, end):
+                if self._rows[row] is None:
+                    self._rows[row] = MappingProxyType({name: array[row, ...] for name, array in self.arrays.items()})
+                    self.made += 1
+        return self._rows[first:end]  # type: ignore[return-value]  # none of these is None now
 
     def clear(self, first: int, end: int) -> None:
         for array in self._bytes:
             array[first:end].fill(0)
 
-    def kept(self, rows: range) -> bool:
+    def kept(self, first: int, end: int) -> bool:
         """Whether somebody else refers to the views of these rows, or to views made from any."""
-        views = (self.row(row) for row in rows)
+        views = iter(self.rows(first, end))
         if any(sys.getrefcount(row[name]) > _OWN_REFERENCES for row in views for name in row):
             return True
         # Each row's view refers to the array of the slot, and so does each view made from one.
         return any(
-            now > before + len(self.rows)
-            for now, before in zip(self._count_references(), self._references, strict=True)
+            now > before + self.made for now, before in zip(self._count_references(), self._references, strict=True)
         )
 
     def _count_references(self) -> list[int]:
@@ -191,9 +194,9 @@ class ChunkRunner:
         return results, failures
 
     def _rows(self, chunk: Chunk, views: _SlotViews) -> list[Mapping[str, npt.NDArray[Any]]]:
-        before = len(views.rows)
-        rows = [views.row(row) for row in range(chunk.first_row, chunk.first_row + chunk.size)]
-        self._view_count += (len(views.rows) - before) * len(views.arrays)
+        before = views.made
+        rows = views.rows(chunk.first_row, chunk.first_row + chunk.size)
+        self._view_count += (views.made - before) * len(views.arrays)
         if self._view_count > _MOST_VIEWS:
             self._slots.clear()
             self._view_count = 0
@@ -270,10 +273,10 @@ class ChunkRunner:
     def _look_for_kept(self, chunk: Chunk, views: _SlotViews) -> None:
         if _KEPT in self._said:
             return
-        rows = range(chunk.first_row, chunk.first_row + (chunk.size if self._chunks < _CHECKED_CHUNKS else 1))
-        if views.kept(rows):
+        rows = chunk.first_row, chunk.first_row + (chunk.size if self._chunks < _CHECKED_CHUNKS else 1)
+        if views.kept(*rows):
             gc.collect()  # a reference cycle that the loader left behind is no intent to keep
-            if views.kept(rows):
+            if views.kept(*rows):
                 self._say(_KEPT)
 
     def _say(self, notice: str) -> None:

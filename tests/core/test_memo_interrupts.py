@@ -1,6 +1,5 @@
 """What is remembered from one batch to the next stays right when Ctrl-C comes between any two steps of Python."""
 
-import dataclasses
 import sys
 from types import SimpleNamespace
 
@@ -50,7 +49,7 @@ def told(answer):
     if isinstance(answer, PlannedBatch):
         return answer.number, answer.address, told(answer.content)
     if isinstance(answer, BatchContent):
-        return tuple(told(getattr(answer, field.name)) for field in dataclasses.fields(answer))
+        return tuple(map(told, answer))
     return answer
 
 
