@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -13,14 +14,23 @@ from hydrax_core.jobs import HostBatch
 if TYPE_CHECKING:
     from hydrax_core.placement import Placed, Placement
 
-__all__ = ["Assembler", "assemble"]
+__all__ = ["Assembler", "Made", "assemble"]
 
 D = TypeVar("D")
 
 
-class _Ahead(NamedTuple):
-    placed: Placed
+class Made(NamedTuple):
+    """A batch for the consumer.
+
+    Attributes:
+        batch: The batch.
+        holders: Weak references to its arrays: as long as one of them lives, somebody holds the batch.
+        placed: What it was made of, where that was done ahead.
+    """
+
     batch: TrainingBatch[Any] | ValidationBatch[Any]
+    holders: tuple[weakref.ref[Any], ...]
+    placed: Placed | None = None
 
 
 class Assembler(Generic[D]):
@@ -48,9 +58,9 @@ class Assembler(Generic[D]):
     def ahead(self, host: HostBatch) -> object:
         """Make the batch for a consumer that will ask ``make()`` for it; ``None`` where that is left to it."""
         placed = self._placement.ahead(host)
-        return None if placed is None else _Ahead(placed, self._assemble(host, placed.arrays))
+        return None if placed is None else self._assemble(host, placed.arrays)._replace(placed=placed)
 
-    def make(self, host: HostBatch, ahead: object) -> TrainingBatch[D] | ValidationBatch[D]:
+    def make(self, host: HostBatch, ahead: object) -> Made:
         """The batch for the consumer.
 
         Args:
@@ -60,13 +70,14 @@ class Assembler(Generic[D]):
         Raises:
             PlacementError: A ``placement_func`` returned something else than declared.
         """
-        if isinstance(ahead, _Ahead) and self._placement.fits(ahead.placed):
-            return ahead.batch
+        if isinstance(ahead, Made) and ahead.placed is not None and self._placement.fits(ahead.placed):
+            return ahead
         return self._assemble(host, self._placement.place(host))
 
-    def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> TrainingBatch[D] | ValidationBatch[D]:
+    def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> Made:
         total = self._totals[host.planned.address.kind == "validation"]
-        return assemble(host, self._groups[host.group], arrays, total, self._store)
+        batch = assemble(host, self._groups[host.group], arrays, total, self._store)
+        return Made(batch, tuple(map(weakref.ref, arrays.values())))
 
 
 def assemble(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from hydrax_core.stats import SlotState, WorkerStats
 
-__all__ = ["EngineCounts"]
+__all__ = ["EngineCounts", "slot_states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,18 @@ class EngineCounts:
     started: float
     first_ready: float | None
     first_complete: float | None
+
+
+def slot_states(
+    count: int, filling: AbstractSet[int], ready: AbstractSet[int], leased: AbstractSet[int]
+) -> tuple[SlotState, ...]:
+    """What each of the first ``count`` slots is in use for."""
+
+    def state(slot: int) -> SlotState:
+        if slot in filling:
+            return "filling"
+        if slot in ready:
+            return "ready"
+        return "held" if slot in leased else "free"
+
+    return tuple(map(state, range(count)))

@@ -20,6 +20,7 @@ from hydrax_core.assembly import Assembler
 from hydrax_core.batch import TrainingBatch, ValidationBatch
 from hydrax_core.engine import Engine
 from hydrax_core.group import DataGroup
+from hydrax_core.handover import Ready
 from hydrax_core.jobs import HostBatch
 from hydrax_core.launch import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.monitor import start as start_monitor
@@ -124,12 +125,7 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._batch_bytes = {
-            (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
-            for ordinal, group in enumerate(self._groups)
-            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
-        }
-        self._tally = Tally(self.depth, self.loader_count, self.slot_bytes)
+        self._tally = Tally(self._groups, self.depth, self.loader_count, self.slot_bytes)
 
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
@@ -240,38 +236,46 @@ class Dataloader(Generic[D]):
             if self._interrupted or self._ended:
                 self._tell_that_it_is_over()
                 raise StopIteration
-            engine = self._start()
-            if self._interrupted:  # while it started
-                raise StopIteration
-            monitor = self._monitor
-            started = time.perf_counter()
-            if monitor is not None:
-                monitor.tap.asked(started)
-            try:
-                host = engine.wait(self._arguments.timeout_sec)
-            except BaseException as error:
-                if monitor is not None:
-                    monitor.tap.failed(error)
-                if self.loader_kind == "inline" and not isinstance(error, Exception):
-                    self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
-                raise
-            finally:
-                waited = time.perf_counter() - started
-                self._tally.waited(waited)
-            if host is None:
+            engine = self._engine
+            if engine is None:
+                engine = self._start()
+                if self._interrupted:  # while it started
+                    raise StopIteration
+            ready, waited = engine.ready(), 0.0
+            if ready is None:
+                ready, waited = self._wait(engine)
+            if ready is None:
                 self._finish(engine)
                 raise StopIteration
             assert self._assembler is not None
-            batch = self._assembler.make(host, engine.prepared(host))
-            if not engine.take(host, f"{caller.f_code.co_filename}:{caller.f_lineno}", batch.arrays.values()):
+            host = ready.batch
+            made = self._assembler.make(host, ready.prepared)
+            if not engine.take(ready, (caller.f_code, caller.f_lasti), made.holders):
                 raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
-            hit = None if self._groups[host.group].cache_location is None else host.from_cache
-            nbytes = self._batch_bytes[host.group, host.cached]
-            self._tally.handed_out(batch.is_training, len(host.indices), nbytes, hit)
+            self._tally.handed_out(host)
+            if self._monitor is not None:
+                self._monitor.tap.handed_out(host, waited, made.batch)
+            return made.batch
+
+    def _wait(self, engine: Engine) -> tuple[Ready | None, float]:
+        """The next batch, ``None`` for the end of the run, and the seconds that it took."""
+        monitor = self._monitor
+        started = time.perf_counter()
+        if monitor is not None:
+            monitor.tap.asked(started)
+        try:
+            ready = engine.wait(self._arguments.timeout_sec)
+        except BaseException as error:
             if monitor is not None:
-                monitor.tap.handed_out(host, waited, batch)
-            return batch
+                monitor.tap.failed(error)
+            if self.loader_kind == "inline" and not isinstance(error, Exception):
+                self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
+            raise
+        finally:
+            waited = time.perf_counter() - started
+            self._tally.waited(waited)
+        return ready, waited
 
     def interrupt(self) -> None:
         """Hand out no further batch: ``next()`` ends the iteration. Safe in threads and signal handlers."""
@@ -340,12 +344,13 @@ class Dataloader(Generic[D]):
             self._placement = placement
         totals = (self.batches_per_epoch, self.batches_per_validation)
         self._assembler = Assembler(self._groups, totals, self._placement, engine.shelf.store)
-        engine.make_ahead(self._assembler.ahead)
+        engine.make_ahead(self._assembler.ahead, self._placement.most_ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self.deterministic:
             self._progress.pass_all_up_to(host.planned.number)
-            engine.dropped.clear()  # each is behind or comes to be with a later batch
+            if engine.dropped:
+                engine.dropped.clear()  # each is behind or comes to be with a later batch
             return
         self._progress.pass_one(host.planned.number)
         while engine.dropped:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from hydrax_core.counts import EngineCounts
+from hydrax_core.counts import EngineCounts, slot_states
 from hydrax_core.crew import Crew, Member
 from hydrax_core.errors import CacheError, HydraxError, WorkerDiedError, WorkerStartError
 from hydrax_core.handover import Handover
@@ -29,7 +29,6 @@ from hydrax_core.schedule import Schedule
 from hydrax_core.settings import EngineSettings
 from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool
-from hydrax_core.stats import SlotState
 from hydrax_core.tuning import Load, Setting, Tuner
 from hydrax_core.waker import Waker
 from hydrax_core.workers.messages import ChunkResult, Garbled, StartFailure
@@ -40,9 +39,8 @@ __all__ = ["Driver"]
 _LEASE_POLL_SECONDS = 0.01
 _TINY_SECONDS = 0.0003
 _SEVERAL = 8
-"""A worker's time for a batch below which the consumer wakes the engine once for several of them, and the depth from
-which on enough of them are left until the next ones come."""
-_MOST_PREPARED = 64
+"""To wake a thread takes the consumer 15 us (measured), so it does that once for a quarter of the depth; for half of it
+where the depth is as large as that and a worker's time for a batch shorter."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -92,6 +90,7 @@ class Driver:
         self._hoard = HoardWatch(pool, self._depth, settings.max_held)
         self._jobs: dict[int, BatchJob | HostBatch] = {}
         self._make: Callable[[HostBatch], object] | None = None
+        self._most_made = 0
         self._stopping = False
         self._said: set[str] = set()
         self._skipped_batches = 0
@@ -123,7 +122,7 @@ class Driver:
             loaded_items=self._crew.loaded_items,
             load_seconds=self._crew.busy_seconds,
             workers=self._crew.stats(self._schedule),
-            slots=self._slot_states(),
+            slots=slot_states(self._pool.count, self._filling(), self._handover.slots(), self._pool.leased()),
             cache_corrupt=self._shelf.corrupt,
             cache_error=self._shelf.error,
             started=self._started,
@@ -136,6 +135,11 @@ class Driver:
         """How many batches are loaded ahead, and by how many workers."""
         return self._tuner.setting
 
+    @property
+    def hoards(self) -> bool:
+        """Whether ``excess()`` is worth asking."""
+        return self._pool.count > self._hoard.most
+
     def excess(self) -> HydraxError | None:
         """The error for a consumer that holds too many batches to get another, or ``None``."""
         return self._hoard.excess()
@@ -144,8 +148,9 @@ class Driver:
         """What every worker does now, in words."""
         return self._crew.report(self._schedule)
 
-    def make_ahead(self, make: Callable[[HostBatch], object]) -> None:
-        """Have ``make`` called with a batch before the consumer takes it."""
+    def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
+        """Have ``make`` called with each of the next ``most`` batches before the consumer takes it."""
+        self._most_made = most
         self._make = make
         self._waker.wake()
 
@@ -153,19 +158,6 @@ class Driver:
         """Let a turn end soon, and let it start nothing any more."""
         self._stopping = True
         self._waker.wake()
-
-    def _slot_states(self) -> tuple[SlotState, ...]:
-        leased, ready = self._pool.leased(), self._handover.slots()
-        filling = self._filling()
-
-        def state(slot: int) -> SlotState:
-            if slot in filling:
-                return "filling"
-            if slot in ready:
-                return "ready"
-            return "held" if slot in leased else "free"
-
-        return tuple(state(slot) for slot in range(self._pool.count))
 
     def _filling(self) -> frozenset[int]:
         return frozenset(job.slot for job in list(self._jobs.values()) if isinstance(job, BatchJob))
@@ -214,7 +206,7 @@ class Driver:
         late = len(self._handover) < hungry_below and self._can_admit
         sleep = block and not settled and not late
         if sleep and self._make is not None:
-            self._handover.prepare(self._make, _MOST_PREPARED)
+            self._handover.prepare(self._make, self._most_made)
         for key, _ in self._selector.select(self._patience() if sleep else 0):
             if key.data is None:
                 self._waker.clear()
@@ -229,9 +221,8 @@ class Driver:
         """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
         if self._schedule.has_uncut:
             return 0
-        # Waking a thread for each batch costs more than tiny batches do.
-        several = self._depth >= _SEVERAL and self._schedule.batch_seconds < _TINY_SECONDS
-        return self._depth // 2 if several else self._depth
+        tiny = self._depth >= _SEVERAL and self._schedule.batch_seconds < _TINY_SECONDS
+        return self._depth // 2 if tiny else self._depth - self._depth // 4
 
     @property
     def _can_admit(self) -> bool:

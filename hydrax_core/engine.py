@@ -13,14 +13,15 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 from hydrax_core.counts import EngineCounts
 from hydrax_core.driver import Driver
 from hydrax_core.errors import BatchTimeoutError, HydraxError
-from hydrax_core.handover import Handover
+from hydrax_core.handover import Handover, Ready
+from hydrax_core.hoarding import CallSite
 from hydrax_core.jobs import HostBatch
 from hydrax_core.shelf import Shelf
 from hydrax_core.slots import SlotPool
@@ -55,11 +56,13 @@ class Engine:
         self._pool = pool
         self._waker = waker
         self._threaded = threaded
-        self._pid = os.getpid()
+        self._born = _forks
         self._stopping = False
         self._left_behind = False
         self._thread: threading.Thread | None = None
         self._closing = threading.RLock()
+        self.dropped = driver.dropped
+        """Numbers of batches that failed; whoever keeps the position takes them out."""
 
     def start(self) -> None:
         """Start the thread, which starts the workers: Ctrl-C, which hits the main thread, cannot cut that short."""
@@ -69,13 +72,9 @@ class Engine:
         else:
             self._driver.start_workers()
 
-    def make_ahead(self, make: Callable[[HostBatch], object]) -> None:
-        """Have ``make`` called with a batch before the consumer takes it, in the engine's thread."""
-        self._driver.make_ahead(make)
-
-    def prepared(self, batch: HostBatch) -> object:
-        """What ``make`` returned for the batch that ``wait()`` did; ``None`` where it was not called."""
-        return self._handover.prepared(batch)
+    def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
+        """Have ``make`` called with each of the next ``most`` batches in the engine's thread, before it is taken."""
+        self._driver.make_ahead(make, most)
 
     def counts(self) -> EngineCounts:
         """What was done so far, and what is going on."""
@@ -87,11 +86,6 @@ class Engine:
         return self._driver.setting
 
     @property
-    def dropped(self) -> deque[int]:
-        """Numbers of batches that failed; whoever keeps the position takes them out."""
-        return self._driver.dropped
-
-    @property
     def at_end(self) -> bool:
         """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
         return self._driver.at_end
@@ -101,46 +95,55 @@ class Engine:
         """The caches, for ``Batch.cache()``."""
         return self._shelf
 
-    def wait(self, seconds: float | None) -> HostBatch | None:
-        """The next batch, which stays here until ``take()``; ``None`` at the end of the run.
+    def ready(self) -> Ready | None:
+        """What ``wait()`` would return at once; ``None`` where it has to be asked."""
+        if self._born != _forks or self._driver.hoards:
+            return None
+        return self._handover.ready()
+
+    def wait(self, seconds: float | None) -> Ready | None:
+        """The next batch, and what ``make`` made of it; it stays here until ``take()``; ``None`` at the end of the run.
 
         Raises:
             BatchTimeoutError: None arrived within ``seconds``.
             HydraxError: What went wrong on the way; after a ``LoaderError`` the next call goes on behind that batch.
         """
-        if os.getpid() != self._pid:
+        if self._born != _forks:
             raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = None
         handover = self._handover
         while True:
             ended = handover.ended  # read before looking: the last batch comes right before the end
-            batch = handover.first()
-            if batch is not None and (error := self._driver.excess()) is not None:
+            ready = handover.first()
+            if ready is not None and (error := self._driver.excess()) is not None:
                 raise error
-            if batch is not None or ended:
-                return batch
+            if ready is not None or ended:
+                return ready
             if not self._threaded:
                 self._driver.turn(block=False)
-            elif not handover.await_news(deadline, knock=lambda: self._pool.short):
+                continue
+            if deadline is None and seconds is not None:
+                deadline = time.monotonic() + seconds
+            if not handover.await_news(deadline, knock=lambda: self._pool.short):
                 raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._driver.report()}")
 
-    def take(self, batch: HostBatch, note: str, holders: Iterable[Any]) -> bool:
+    def take(self, ready: Ready, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
         """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
 
         Args:
-            batch: The batch.
+            ready: What ``wait()`` returned.
             note: Where it is handed out, for error texts.
-            holders: The objects that are; as long as they live the consumer is said to hold the batch.
+            holders: Weak references to the objects that are; as long as one lives, the consumer is said to hold it.
         """
-        if not self._handover.take(batch):
+        if not self._handover.take(ready):
             return False
-        if batch.slot is not None:
-            self._pool.annotate(batch.slot, note, holders)
+        if ready.batch.slot is not None:
+            self._pool.annotate(ready.batch.slot, note, holders)
         return True
 
     def close(self) -> None:
         """End thread and workers, within two seconds, and free what is not held."""
-        if os.getpid() != self._pid:
+        if self._born != _forks:
             return
         with self._closing:  # several threads may leave at once
             self._stopping = True
@@ -171,3 +174,15 @@ class Engine:
                 self._handover.fail(error)
         if self._left_behind:  # a worker may have been started after close() had ended the others
             self._driver.end_workers(0)
+
+
+_forks = 0
+"""How often this process, or those that it comes from, forked: the engines of a parent are none of its child's."""
+
+
+def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603  what the hook is for
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

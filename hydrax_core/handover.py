@@ -14,11 +14,17 @@ from typing import Any
 
 from hydrax_core.jobs import HostBatch
 
-__all__ = ["Handover"]
+__all__ = ["Handover", "Ready"]
 
 
-class _Entry:
-    """A batch, and what was made of it ahead: gone with it, whenever that is."""
+class Ready:
+    """A batch that is complete.
+
+    Attributes:
+        batch: The batch.
+        prepared: What was made of it ahead, ``None`` for nothing.
+        tried: Whether somebody set out to make that.
+    """
 
     __slots__ = ("batch", "prepared", "tried")
 
@@ -37,7 +43,7 @@ class Handover:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._ready: deque[_Entry | Exception] = deque()
+        self._ready: deque[Ready | Exception] = deque()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._hungry_below = 0
         self._owes_wake = False
@@ -57,7 +63,7 @@ class Handover:
 
     def offer(self, item: HostBatch | Exception) -> None:
         """Pass on a batch, or an error in its place."""
-        self._ready.append(_Entry(item) if isinstance(item, HostBatch) else item)
+        self._ready.append(Ready(item) if isinstance(item, HostBatch) else item)
         self._ring()
 
     def end(self) -> None:
@@ -78,7 +84,7 @@ class Handover:
     def prepare(self, make: Callable[[HostBatch], Any], most: int) -> None:
         """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
         for entry in list(self._ready)[:most]:
-            if isinstance(entry, _Entry) and not entry.tried:
+            if isinstance(entry, Ready) and not entry.tried:
                 entry.tried = True
                 entry.prepared = make(entry.batch)
 
@@ -88,12 +94,20 @@ class Handover:
 
     def slots(self) -> frozenset[int]:
         """Slots of the batches that are here."""
-        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, _Entry)]
+        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, Ready)]
         return frozenset(batch.slot for batch in batches if batch.slot is not None)
 
     # --- the consumer's side
 
-    def first(self) -> HostBatch | None:
+    def ready(self) -> Ready | None:
+        """The first batch where nothing else, such as an error, comes before it."""
+        try:
+            item = self._ready[0]
+        except IndexError:
+            return None
+        return item if isinstance(item, Ready) else None
+
+    def first(self) -> Ready | None:
         """The first batch, which stays here; ``None`` when there is none, or the run has ended.
 
         Raises:
@@ -111,15 +125,7 @@ class Handover:
             self._wake()
             self._owes_wake = False
             raise item
-        return item.batch
-
-    def prepared(self, batch: HostBatch) -> Any:
-        """What was made of the batch that ``first()`` returned, ``None`` for nothing."""
-        try:
-            item = self._ready[0]
-        except IndexError:  # see first()
-            return None
-        return item.prepared if isinstance(item, _Entry) and item.batch is batch else None
+        return item
 
     def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
         """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
@@ -145,18 +151,18 @@ class Handover:
             self.waited += time.monotonic() - began
         return True
 
-    def take(self, batch: HostBatch) -> bool:
-        """Take the batch that ``first()`` returned; false when it is gone, as another thread closed the loader."""
+    def take(self, ready: Ready) -> bool:
+        """Take what ``first()`` returned; false when it is gone, as another thread closed the loader."""
         self._owes_wake = True
         try:
-            item = self._ready.popleft()
+            taken = self._ready.popleft() is ready
         except IndexError:
             return False
         self.taken += 1
         if len(self._ready) < self._hungry_below:
             self._wake()
         self._owes_wake = False
-        return isinstance(item, _Entry) and item.batch is batch
+        return taken
 
     def _ring(self) -> None:
         if self.waiting:

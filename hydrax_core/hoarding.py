@@ -10,11 +10,17 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from types import CodeType
+from typing import TypeAlias
 
 from hydrax_core.errors import BatchesHeldError
 from hydrax_core.slots import SlotPool
 
-__all__ = ["HoardWatch"]
+__all__ = ["CallSite", "HoardWatch"]
+
+CallSite: TypeAlias = tuple[CodeType, int]
+"""Where a batch was handed out: the caller's code, and the offset in it (``frame.f_lasti``). The line is looked up for
+who asks, as that takes as long as handing out."""
 
 _STARVED_SECONDS = 2.0
 _logger = logging.getLogger("hydrax")
@@ -31,7 +37,7 @@ class HoardWatch:
 
     def __init__(self, pool: SlotPool, depth: int, most: int) -> None:
         self._pool = pool
-        self._most = most
+        self.most = most
         self.depth = depth
         """Batches that may be held without remark."""
         self._told = False
@@ -54,11 +60,11 @@ class HoardWatch:
 
     def excess(self) -> BatchesHeldError | None:
         """The error for a consumer that holds too many batches to get another, or ``None``."""
-        if self._pool.count <= self._most or len(self._pool.held()) <= self._most:
+        if self._pool.count <= self.most or len(self._pool.held()) <= self.most:
             return None
         gc.collect()  # batches in reference cycles are held by nobody
         notes = self._pool.held()
-        return self._error(notes) if len(notes) > self._most else None
+        return self._error(notes) if len(notes) > self.most else None
 
     def starve(self, *, waiting: bool) -> BatchesHeldError | None:
         """No slot is left: the error for a consumer that waits for what cannot come, or ``None`` while it may.
@@ -77,12 +83,18 @@ class HoardWatch:
         gc.collect()
         return self._error(self._pool.notes())
 
-    def _error(self, notes: Sequence[str]) -> BatchesHeldError:
+    def _error(self, sites: Sequence[CallSite]) -> BatchesHeldError:
         return BatchesHeldError(
-            f"{len(notes)} batches are held, more than max_held={self._most} and the one in use; they were handed out: "
-            f"{_places(notes)}. Drop the arrays (or call batch.close()), or raise max_held"
+            f"{len(sites)} batches are held, more than max_held={self.most} and the one in use; they were handed out: "
+            f"{_places(sites)}. Drop the arrays (or call batch.close()), or raise max_held"
         )
 
 
-def _places(notes: Sequence[str]) -> str:
-    return "; ".join(f"{count} at {place}" for place, count in Counter(notes).items())
+def _places(sites: Sequence[CallSite]) -> str:
+    return "; ".join(f"{count} at {place}" for place, count in Counter(map(_place, sites)).items())
+
+
+def _place(site: CallSite) -> str:
+    code, instruction = site
+    lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
+    return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"

@@ -32,6 +32,9 @@ __all__ = ["Placed", "Placement", "PlacementFunc", "Placer", "check_layouts", "c
 
 _SMALL = 1 << 16
 """Bytes of an array below which copying costs less than setting up an alias."""
+_MOST_AHEAD = 64
+_AHEAD_BYTES = 64 << 20
+"""Most batches placed before they are asked for, and memory of an accelerator that they may take beyond two."""
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
     "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
@@ -164,10 +167,13 @@ class Placement:
 
     def __init__(self, groups: Sequence[DataGroup[Any]], placement_func: PlacementFunc | None) -> None:
         self._places_ahead = placement_func is None
+        largest = max((block_size(layouts) for group in groups for layouts in _layouts_of(group)), default=0)
+        self.most_ahead = _most_ahead(largest)
+        """Batches that it is worth placing ahead."""
         self._placers = {
             (ordinal, cached): Placer(group, layouts, placement_func)
             for ordinal, group in enumerate(groups)
-            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
+            for cached, layouts in enumerate(_layouts_of(group))
             if layouts
         }
 
@@ -196,6 +202,16 @@ class Placement:
             PlacementError: ``placement_func`` returned something else than declared.
         """
         return self._placers[host.group, host.cached].place(host.arrays, host.additional)
+
+
+def _layouts_of(group: DataGroup[Any]) -> tuple[Layouts, Layouts]:
+    """Layouts of loaded and of cached batches."""
+    return group.loader_layouts, group.cache_layouts
+
+
+def _most_ahead(nbytes: int) -> int:
+    """How many batches of a size are worth placing ahead: on the host, where they are anyway, or on an accelerator."""
+    return _MOST_AHEAD if jax.default_backend() == "cpu" else max(2, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, nbytes)))
 
 
 def _context() -> tuple[Any, ...]:

@@ -112,7 +112,7 @@ class _Lease(weakref.ref[Any]):
 
     __slots__ = ("holders", "note", "slot")
     slot: int
-    note: str
+    note: Any
     holders: tuple[weakref.ref[Any], ...]
 
 
@@ -142,31 +142,26 @@ class SlotPool:
         self._round = 0
         self._given_back = 0
         """How many of the first free slots have no memory."""
-        self._count = 0
-        self._short = False
-
-    @property
-    def count(self) -> int:
+        self.count = 0
         """Slots made so far."""
-        return self._count
+        self._short = False
 
     @property
     def short(self) -> bool:
         """Whether ``acquire()`` found no slot and none has come free since."""
         return self._short
 
-    def held(self) -> list[str]:
+    def held(self) -> list[Any]:
         """The note of each lease whose holders are alive, oldest first.
 
         A lease may outlast its holders: while a computation on them is in flight, and until jaxlib drops its hold.
         """
-        return [
-            lease.note for lease in list(self._leases.values()) if any(holder() is not None for holder in lease.holders)
-        ]
+        leases = list(self._leases.values())
+        return [lease.note for lease in leases if any(holder() is not None for holder in lease.holders)]
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Any]:
         """The note of each lease that was handed out, oldest first."""
-        return [lease.note for lease in list(self._leases.values()) if lease.note]
+        return [lease.note for lease in list(self._leases.values()) if lease.note is not None]
 
     def leased(self) -> frozenset[int]:
         """The slots under a lease."""
@@ -179,12 +174,12 @@ class SlotPool:
             comfortable: How many slots there may be before it is worth looking for garbage that holds one.
         """
         self._reclaim()
-        if not self._free and self._count >= comfortable:
+        if not self._free and self.count >= comfortable:
             gc.collect(0)
             self._reclaim()
-        if not self._free and self._count < self.limit:
-            self._count += 1
-            return self._count - 1
+        if not self._free and self.count < self.limit:
+            self.count += 1
+            return self.count - 1
         if not self._free:
             self._short = True  # set before looking again: a lease may end at any moment
             gc.collect(0)
@@ -213,15 +208,15 @@ class SlotPool:
         # which none arrives. It cannot wake anybody, so who is short of slots has to look again.
         lease = _Lease(root, self._released.append)
         lease.slot = slot
-        lease.note = ""
+        lease.note = None
         lease.holders = ()
         self._leases[slot] = lease
         return root
 
-    def annotate(self, slot: int, note: str, holders: Iterable[Any]) -> None:
+    def annotate(self, slot: int, note: Any, holders: tuple[weakref.ref[Any], ...]) -> None:
         """Note where the batch in a slot was handed out, and the objects that were."""
         lease = self._leases[slot]
-        lease.holders = tuple(weakref.ref(holder) for holder in holders)
+        lease.holders = holders
         lease.note = note
 
     def close(self) -> None:

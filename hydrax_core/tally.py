@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from hydrax_core.counts import EngineCounts
+from hydrax_core.group import DataGroup
+from hydrax_core.jobs import HostBatch
 from hydrax_core.shelf import Shelf
 from hydrax_core.stats import FirstBatch, Stats
 
@@ -16,12 +20,19 @@ class Tally:
     """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed.
 
     Args:
+        groups: Training before validation.
         depth: Batches loaded ahead.
         loader_count: Workers.
         slot_bytes: Size of a slot.
     """
 
-    def __init__(self, depth: int, loader_count: int, slot_bytes: int) -> None:
+    def __init__(self, groups: Sequence[DataGroup[Any]], depth: int, loader_count: int, slot_bytes: int) -> None:
+        self._batch_bytes = {
+            (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
+            for ordinal, group in enumerate(groups)
+            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
+        }
+        self._caching = [group.cache_location is not None for group in groups]
         self._depth = depth
         self._loader_count = loader_count
         self._slot_bytes = slot_bytes
@@ -45,19 +56,19 @@ class Tally:
         """The consumer waited for a batch."""
         self._idle += seconds
 
-    def handed_out(self, training: bool, items: int, nbytes: int, hit: bool | None) -> None:
-        """A batch was handed out; ``hit`` tells whether the cache served it, ``None`` where its group has none."""
+    def handed_out(self, host: HostBatch) -> None:
+        """A batch was handed out."""
         if self._first_at is None:
             self._first_at = time.perf_counter()
-        if training:
+        if host.planned.address.kind == "training":
             self._training += 1
         else:
             self._validation += 1
-        self._items += items
-        self._bytes += nbytes
-        if hit is not None:
-            self._hits += hit
-            self._misses += not hit
+        self._items += len(host.indices)
+        self._bytes += self._batch_bytes[host.group, host.cached]
+        if self._caching[host.group]:
+            self._hits += host.from_cache
+            self._misses += not host.from_cache
 
     def idle_usec(self) -> int:
         """Microseconds waited since the last call."""

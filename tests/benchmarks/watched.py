@@ -120,7 +120,7 @@ def monitor_seconds() -> float:
 
 def call_seconds(batches: Dataloader[int]) -> float:
     """Time that the monitor's two calls take in ``next()``."""
-    tap, batch, host = batches._monitor.tap, next(batches), batches._engine.wait(10)
+    tap, batch, host = batches._monitor.tap, next(batches), batches._engine.wait(10).batch
 
     def calls() -> None:
         tap.asked(0.0)

@@ -38,8 +38,7 @@ def never():
 def test_a_wake_that_ctrl_c_cut_off_is_made_up_for_before_waiting():
     bell = Bell()
     handover = Handover(bell)
-    batch = host(0)
-    handover.offer(batch)
+    handover.offer(host(0))
     handover.sleeping(1)
     bell.interrupted = True
     with pytest.raises(KeyboardInterrupt):
@@ -69,8 +68,8 @@ def test_the_engine_is_woken_below_the_mark_only():
         handover.offer(host(number))
     handover.sleeping(2)
     rung = []
-    while (batch := handover.first()) is not None:
-        assert handover.take(batch)
+    while (ready := handover.first()) is not None:
+        assert handover.take(ready)
         rung.append(bell.rung)
     assert rung == [0, 0, 1, 2]
     assert handover.taken == 4
@@ -86,29 +85,28 @@ def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
     handover.prepare(make, most=1)
     handover.prepare(make, most=1)
     make.assert_called_once_with(first)
-    assert handover.prepared(first).number == 0
-    assert handover.prepared(second) is None
+    assert handover.first().prepared.number == 0
     handover.prepare(make, most=8)
     assert make.call_count == 2
-    made = weakref.ref(handover.prepared(first))
-    assert handover.take(first)
+    made = weakref.ref(handover.first().prepared)
+    assert handover.take(handover.first())
     assert made() is None
-    assert handover.prepared(first) is None
-    assert handover.prepared(second).number == 1
+    assert handover.first().batch is second
+    assert handover.first().prepared.number == 1
 
 
 def test_what_is_made_of_a_batch_that_is_taken_meanwhile_is_held_by_nobody():
     handover = Handover(Bell())
-    batch = host(0)
-    handover.offer(batch)
+    handover.offer(host(0))
+    handover.offer(host(1))
     made = []
 
     def taken_meanwhile(batch):
-        assert handover.take(batch)
+        assert handover.take(handover.first())
         late = Made(0)
         made.append(weakref.ref(late))
         return late
 
-    handover.prepare(taken_meanwhile, most=8)
-    assert handover.prepared(batch) is None
+    handover.prepare(taken_meanwhile, most=1)
+    assert handover.first().prepared is None
     assert made[0]() is None

@@ -98,13 +98,13 @@ def test_the_engine_hears_of_every_batch_taken_wherever_ctrl_c_comes():
     while interrupted:
         woken = []
         made = Handover(lambda woken=woken: woken.append(True))
-        batch = HostBatch(SimpleNamespace(number=0), 0, None, {}, [], None, {}, cached=False)
-        made.offer(batch)
+        made.offer(HostBatch(SimpleNamespace(number=0), 0, None, {}, [], None, {}, cached=False))
+        ready = made.first()
         made.sleeping(1)
         interrupted = False
         try:
             with Stop(step):
-                made.take(batch)
+                made.take(ready)
         except KeyboardInterrupt:
             interrupted = True
         if len(made) == 0:

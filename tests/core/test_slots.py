@@ -55,7 +55,7 @@ def test_the_limit_is_kept_until_a_slot_is_released(pool):
 def test_held_leases_are_named_once_annotated(pool):
     first, second = pool.acquire(1), pool.acquire(1)
     arrays = [array_over(pool, first), array_over(pool, second)]
-    pool.annotate(second, "train.py:7", [arrays[1]])
+    pool.annotate(second, "train.py:7", (weakref.ref(arrays[1]),))
     assert pool.held() == pool.notes() == ["train.py:7"]
     assert pool.leased() == {first, second}
     del arrays

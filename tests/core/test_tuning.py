@@ -134,7 +134,7 @@ def test_auto_gives_the_same_batches_and_takes_more_workers(monkeypatch):
     wanted = Dataloader(slow, group, loader_kind="thread", loader_count=8, end_at=("epoch", 1))
     truth = [np.array(batch.arrays["x"]) for batch in wanted]
     loader = wanted.replace(loader_kind="process", loader_count="auto", depth="auto")
-    assert (loader.loader_count, loader.depth) == (1, 8)
+    assert (loader.loader_count, loader.depth) == (1, 32)
     with loader:
         for position, batch in enumerate(loader):
             assert np.array_equal(batch.arrays["x"], truth[position])
@@ -175,7 +175,7 @@ def test_workers_that_did_not_help_end_and_leave_nothing(monkeypatch):
         assert loader.stats().loaded_items >= 4 * len(seen)
 
 
-@pytest.mark.parametrize(("bytes_a_row", "depth"), [(1, 8), (64 << 10, 4), (1 << 20, 2)])
+@pytest.mark.parametrize(("bytes_a_row", "depth"), [(1, 32), (64 << 10, 4), (1 << 20, 2)])
 def test_depth_begins_with_what_takes_next_to_no_memory(bytes_a_row, depth):
     group = DataGroup(4, range(8), loader_arrays={"x": ((bytes_a_row,), np.uint8)})
     assert Dataloader(slow, group, depth="auto").depth == depth
