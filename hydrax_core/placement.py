@@ -110,14 +110,15 @@ class Placer:
         small, changed = self._small, self._changed
         own = {name: arrays[name].copy() if name in small else arrays[name] for name in self._layouts}
         placed = self._put(own)
-        return {name: self._converted(name, placed[name]) for name in placed} if changed else placed
+        return {name: self._converted(name, placed[name]) for name in self._layouts} if changed else placed
 
     def _put(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
         context, known = _context(), self._doors
         if known is not None and known[0] == context and not _guarded():
             doors = known[1]
             return {name: _put_through(array, doors[name]) for name, array in arrays.items()}
-        placed: dict[str, jax.Array] = jax.device_put(arrays)
+        put: dict[str, jax.Array] = jax.device_put(arrays)
+        placed = {name: put[name] for name in arrays}  # jax sorts what it returns
         if _has_doors():
             self._doors = (
                 context,

@@ -39,10 +39,6 @@ from hydrax_core.workers.messages import (
 
 __all__ = ["main"]
 
-_HELD_SECONDS = 0.001
-"""Work whose results may leave together, while more is at hand: a message costs the engine a turn, and both sides a
-system call and a switch, 40-100 us together (measured)."""
-
 
 def main() -> None:
     """Serve the engine on the descriptors given as arguments: socket, memory file, lifeline; then comes the path."""
@@ -69,14 +65,12 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         return
     pid = os.getpid()
     channel.send(pickle.dumps(Ready(pid)))
-    held = 0.0
     while True:
         frame = channel.receive()
         try:
             message = pickle.loads(frame)
         except BaseException as error:  # noqa: BLE001  a descriptor's own unpickling may raise anything
-            channel.queue(pickle.dumps(garbled("the descriptor cannot be unpickled in the worker", error)))
-            channel.flush_all()
+            channel.send(pickle.dumps(garbled("the descriptor cannot be unpickled in the worker", error)))
             continue
         if isinstance(message, Definitions):
             try:
@@ -88,11 +82,7 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         result = runner.run(message)
         if os.getpid() != pid:  # the loader forked and let the child return, too: it has no business on the socket
             return
-        channel.queue(_encode(result, message))
-        held += result.seconds
-        if not channel.at_hand or held + result.seconds > _HELD_SECONDS:  # as the next one may take as long
-            channel.flush_all()
-            held = 0.0
+        channel.send(_encode(result, message))
 
 
 def _start_failure(error: BaseException) -> bytes:

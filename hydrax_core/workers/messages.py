@@ -192,17 +192,6 @@ class Channel:
                 return
             del self._outgoing[:sent]
 
-    def flush_all(self) -> None:
-        """Send what is queued; returns when it has left (blocking sockets)."""
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, bytearray()
-            self._socket.sendall(outgoing, _FLAGS)
-
-    @property
-    def at_hand(self) -> bool:
-        """Whether ``receive()`` has a frame without asking the socket."""
-        return bool(self._frames)
-
     def receive(self) -> bytes:
         """The next frame; waits for it (blocking sockets).
 

@@ -65,9 +65,9 @@ def test_the_digits_run_for_epochs_with_validation(run):
 
 
 def test_what_auto_chose_is_told(run):
-    code, out, _ = run("--kind", "thread", "--workers", "auto", "--depth", "auto", "--epochs", "1")
+    code, out, _ = run("--kind", "thread", "--workers", "auto", "--depth", "auto", "--epochs", "2")
     assert code == 0
-    assert "workers: 1 thread to begin with (auto); 8 batches ahead to begin with (auto)" in out
+    assert "workers: 1 thread to begin with (auto); 32 batches ahead to begin with (auto)" in out
     assert "; auto chose " in out.splitlines()[-1]
 
 

@@ -13,7 +13,7 @@ from hydrax_core.placement import Placement, _has_doors
 GROUP = DataGroup(
     4,
     range(8),
-    loader_arrays={"image": ((1 << 15,), np.float32), "label": ((), np.int32), "x": ((2,), np.uint8, np.float32)},
+    loader_arrays={"label": ((), np.int32), "image": ((1 << 15,), np.float32), "x": ((2,), np.uint8, np.float32)},
 )
 
 
@@ -27,7 +27,7 @@ def test_small_and_large_arrays_are_placed_side_by_side_in_the_order_of_the_decl
     placement.warm()
     for _ in range(2):  # by jax.device_put, and by its door
         arrays = placement.place(host_batch())
-        assert list(arrays) == ["image", "label", "x"]
+        assert list(arrays) == ["label", "image", "x"]
         assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
             "image": ((4, 1 << 15), "float32"),
             "label": ((4,), "int32"),
@@ -82,6 +82,14 @@ def test_a_guard_against_transfers_lets_those_of_the_loader_pass():
     placement.place(host_batch())
     with jax.transfer_guard("disallow"):
         assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
+
+
+def test_arrays_whose_dtype_stays_keep_the_order_of_the_declaration_too():
+    group = DataGroup(2, range(4), loader_arrays={"b": ((2,), np.float32), "a": ((2,), np.float32)})
+    host = HostBatch(SimpleNamespace(number=0), 0, None, {}, range(2), None, {}, cached=False)
+    host.arrays.update({name: np.zeros((2, 2), np.float32) for name in ("a", "b")})
+    placement = Placement([group], None)
+    assert [list(placement.place(host)) for _ in range(2)] == [["b", "a"]] * 2
 
 
 def test_what_was_placed_ahead_fits():
