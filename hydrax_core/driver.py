@@ -222,7 +222,7 @@ class Driver:
         if self._schedule.has_uncut:
             return 0
         tiny = self._depth >= _SEVERAL and self._schedule.batch_seconds < _TINY_SECONDS
-        return self._depth // 2 if tiny else self._depth - self._depth // 4
+        return self._depth - self._depth // (2 if tiny else 4) - len(self._jobs)
 
     @property
     def _can_admit(self) -> bool:
@@ -231,7 +231,10 @@ class Driver:
     @property
     def _has_room(self) -> bool:
         """Whether fewer than ``depth`` batches (or errors in their place) are ahead."""
-        return len(self._jobs) + len(self._handover) < self._depth
+        ready = len(self._handover)
+        if ready and self._handover.waiting:  # who waits for one has it as good as taken
+            ready -= 1
+        return len(self._jobs) + ready < self._depth
 
     def _patience(self) -> float | None:
         """How long to sleep at most: for ever, but where only a lease, which rings no bell, can free a slot."""

@@ -40,7 +40,7 @@ __all__ = ["close_from_anywhere", "first_setting", "launch", "slot_bytes"]
 
 _LARGE_FUNCTION = 64 << 20
 _MOST_SLOTS = 1 << 20
-_LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 2, 32, 64
+_LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 3, 32, 64
 """Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
 _TINY_BYTES = 1 << 20
 """Memory that is not worth saving: so many batches are loaded ahead anyway, up to ``_LEAST_TINY``."""

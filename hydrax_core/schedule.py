@@ -110,7 +110,7 @@ class Schedule:
                     self._uncut.popleft()
                     continue
                 first, left = job.uncut[0]
-                count = min(self._items_a_chunk(job), left)
+                count = self._items_a_chunk(job, left)
                 job.uncut[:1] = [(first + count, left - count)] if count < left else []
                 job.open += count
                 if not job.uncut:
@@ -204,13 +204,12 @@ class Schedule:
             return None
         return rows.job.address, rows.job.index(row)
 
-    def _items_a_chunk(self, job: BatchJob) -> int:
+    def _items_a_chunk(self, job: BatchJob, left: int) -> int:
         seconds = self._item_seconds.get(job.group)
         if seconds is None:  # nothing known: have every worker begin at once
-            return math.ceil(len(job.indices) / (2 * self.workers))
-        if seconds <= 0:
-            return len(job.indices)
-        return math.ceil(_TARGET_SECONDS / seconds)
+            return min(left, math.ceil(len(job.indices) / (2 * self.workers)))
+        # Even parts: a chunk for one last row costs as much as any.
+        return math.ceil(left / max(1, round(left * seconds / _TARGET_SECONDS)))
 
     def _learn(self, group: int, seconds: float) -> None:
         known = self._item_seconds.get(group, seconds)

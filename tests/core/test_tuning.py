@@ -82,6 +82,24 @@ def test_uneven_batches_get_depth():
     assert uneven.setting.workers == 1
 
 
+def test_where_the_workers_have_no_pause_no_depth_is_tried():
+    short = tuner(workers=(2, 2))
+    settings = World(step=0.001, load=0.1).run(short, 60)
+    assert {depth for depth, _ in settings} <= {2}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_is_taken_for_no_gain(seed):
+    chance = np.random.default_rng(seed)
+    restless = tuner(workers=(2, 2))
+    now, batches, waited, busy = 0.0, 0.0, 0.0, 0.0
+    while now < 120:
+        now, rate = now + 0.25, 100 * (1 + 0.04 * chance.standard_normal())
+        batches, waited, busy = batches + 0.25 * rate, waited + 0.1, busy + 0.25
+        restless.look(Load(now, int(batches), waited, busy))
+    assert restless.setting.depth <= 5
+
+
 def test_what_does_not_help_is_taken_back_and_tried_ever_more_rarely():
     disk = tuner()
     settings = World(step=0.001, load=0.01, most_rate=100).run(disk, 600)
@@ -175,7 +193,7 @@ def test_workers_that_did_not_help_end_and_leave_nothing(monkeypatch):
         assert loader.stats().loaded_items >= 4 * len(seen)
 
 
-@pytest.mark.parametrize(("bytes_a_row", "depth"), [(1, 32), (64 << 10, 4), (1 << 20, 2)])
+@pytest.mark.parametrize(("bytes_a_row", "depth"), [(1, 32), (64 << 10, 4), (1 << 20, 3)])
 def test_depth_begins_with_what_takes_next_to_no_memory(bytes_a_row, depth):
     group = DataGroup(4, range(8), loader_arrays={"x": ((bytes_a_row,), np.uint8)})
     assert Dataloader(slow, group, depth="auto").depth == depth
