@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from hydrax_core.batch import BatchParts, TrainingBatch, ValidationBatch
@@ -102,7 +103,7 @@ def assemble(
     parts = BatchParts(
         group=group,
         address=host.planned.address,
-        arrays=arrays,
+        arrays=MappingProxyType(dict(arrays)),
         layouts=group.cache_layouts if host.cached else group.loader_layouts,
         additional=host.additional,
         indices=host.indices,

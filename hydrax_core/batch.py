@@ -69,7 +69,8 @@ class Batch(ABC, Generic[D]):
     @property
     def arrays(self) -> Mapping[str, jax.Array]:
         """The jax arrays by name, read-only; the leading dimension is the batch size."""
-        return MappingProxyType(self._open.arrays)
+        parts = self._parts
+        return self._open.arrays if parts is None else parts.arrays
 
     def get_array(self, name: str) -> jax.Array:
         """The array of that name; the same as ``arrays[name]``.

@@ -57,6 +57,7 @@ class Engine:
         self._waker = waker
         self._threaded = threaded
         self._born = _forks
+        self._max_held = driver.max_held
         self._stopping = False
         self._left_behind = False
         self._thread: threading.Thread | None = None
@@ -97,7 +98,7 @@ class Engine:
 
     def ready(self) -> Ready | None:
         """What ``wait()`` would return at once; ``None`` where it has to be asked."""
-        if self._born != _forks or self._driver.hoards:
+        if self._born != _forks or self._pool.count > self._max_held:
             return None
         return self._handover.ready()
 

@@ -37,7 +37,7 @@ class HoardWatch:
 
     def __init__(self, pool: SlotPool, depth: int, most: int) -> None:
         self._pool = pool
-        self.most = most
+        self._most = most
         self.depth = depth
         """Batches that may be held without remark."""
         self._told = False
@@ -60,11 +60,11 @@ class HoardWatch:
 
     def excess(self) -> BatchesHeldError | None:
         """The error for a consumer that holds too many batches to get another, or ``None``."""
-        if self._pool.count <= self.most or len(self._pool.held()) <= self.most:
+        if self._pool.count <= self._most or len(self._pool.held()) <= self._most:
             return None
         gc.collect()  # batches in reference cycles are held by nobody
         notes = self._pool.held()
-        return self._error(notes) if len(notes) > self.most else None
+        return self._error(notes) if len(notes) > self._most else None
 
     def starve(self, *, waiting: bool) -> BatchesHeldError | None:
         """No slot is left: the error for a consumer that waits for what cannot come, or ``None`` while it may.
@@ -85,7 +85,7 @@ class HoardWatch:
 
     def _error(self, sites: Sequence[CallSite]) -> BatchesHeldError:
         return BatchesHeldError(
-            f"{len(sites)} batches are held, more than max_held={self.most} and the one in use; they were handed out: "
+            f"{len(sites)} batches are held, more than max_held={self._most} and the one in use; they were handed out: "
             f"{_places(sites)}. Drop the arrays (or call batch.close()), or raise max_held"
         )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STEP = 0.002
 """Seconds a training step pretends to take, in the idle work."""
 SAMPLES = 5
-READY = 60
+READY = 30
 """Batches that lie ready before ``next()`` is timed."""
 MIB = 1 << 20
 
@@ -238,7 +238,7 @@ def ready(job: Job) -> dict[str, Any]:
     group = DataGroup(job.batch, range(job.items), loader_arrays=arrays)
     found = []
     neighbours = system.Neighbours()
-    with Dataloader(load_named(job.load).fill, group, depth=READY + 4, loader_count=job.workers) as loader:
+    with Dataloader(load_named(job.load).fill, group, depth=2 * READY + 4, loader_count=job.workers) as loader:
         end = time.perf_counter() + job.seconds
         while time.perf_counter() < end:
             while loader.stats().slots.count("ready") < READY:
