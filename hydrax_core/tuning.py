@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import statistics
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,10 +35,10 @@ _TRIAL_SECONDS = 0.5
 """Windows for a look, and for the judgement of a step, which has to tell a gain from noise."""
 _WINDOW_BATCHES = 6
 _GAIN = 1.05
-"""What a step, or the next one of its kind with it, has to gain in batches a second over the best window before, to be
-kept. Windows of one setting differ by 1 % (decoding images) to 9 % (tiny items; standard deviations, measured)."""
+"""What a step, or the next of its kind with it, has to gain in batches a second over the windows before, to be kept."""
 _WINDOWS_BEFORE = 3
-"""Windows from which the best one is taken before more depth is tried; a lack of workers shows in one."""
+"""Windows to compare more depth with, as one says little: those of one setting differ by 1 % (decoding images) to 9 %
+(tiny items; standard deviations, measured). A lack of workers shows in one."""
 _SPARE = 1.1
 _PATIENCE_SECONDS = 30.0
 
@@ -115,7 +116,7 @@ class Tuner:
         self.setting = Setting(depth.least, workers.least)
         self._begin: Load | None = None
         self._tried: tuple[Setting, float] | None = None
-        """The setting before the steps that are being tried, and the best rate that it had."""
+        """The setting before the steps that are being tried, and the rate that it had."""
         self._rates: deque[float] = deque(maxlen=2 * _WINDOWS_BEFORE)
         """Of the last windows with the present setting."""
         self._useless = {"depth": 0.0, "workers": 0.0}
@@ -180,7 +181,7 @@ class Tuner:
         changed = self._more(setting, seen, now)
         if changed is None:
             return replace(setting, why=self._why_no_more(seen, now))
-        self._tried = (setting, max(self._rates))
+        self._tried = (setting, statistics.median(self._rates))
         return changed
 
     def _more(self, setting: Setting, seen: _Window, now: float) -> Setting | None:

@@ -156,7 +156,8 @@ def test_auto_gives_the_same_batches_and_takes_more_workers(monkeypatch):
     with loader:
         for position, batch in enumerate(loader):
             assert np.array_equal(batch.arrays["x"], truth[position])
-            if loader.loader_count == 3 and loader.stats().workers[-1].items:
+            workers = loader.stats().workers
+            if len(workers) == 3 and workers[-1].items:
                 break
         stats = loader.stats()
     assert [worker.number for worker in stats.workers] == [0, 1, 2]
