@@ -24,8 +24,8 @@ SLACK = 2.0
 # peers, which are not installed here, or are not reached (docs/performance.md): their reference is the ratio to the
 # bare work that was measured on a quiet machine of two cores, so that a loss shows whatever a peer would do.
 REFERENCES = {
-    "tiny": Mark("one process alone", ("hydrax",), (ONE,), 0.4),
-    "batched": Mark("one process alone", ("hydrax",), (ONE,), 0.35),
+    "tiny": Mark("one process alone", ("hydrax",), (ONE,), 0.5),
+    "batched": Mark("one process alone", ("hydrax",), (ONE,), 0.4),
     "copy": Mark("two processes that copy and sum", ("hydrax",), (TWO,), 0.5),
     "cached": Mark("rows of a kept-open memory map", ("hydrax",), (MAP,), 0.8),
     "image": Mark("two processes that only decode", ("hydrax",), (WORK_ALONE,), 0.95),
