@@ -55,9 +55,13 @@ class Assembler(Generic[D]):
         self._totals = totals
         self._placement = placement
         self._store = store
+        self._consumer: object = None
+        """Settings of the consumer's thread when it last had to make a batch itself."""
 
     def ahead(self, host: HostBatch) -> object:
         """Make the batch for a consumer that will ask ``make()`` for it; ``None`` where that is left to it."""
+        if self._consumer is not None and self._consumer != self._placement.context():
+            return None  # it would be made in vain
         placed = self._placement.ahead(host)
         return None if placed is None else self._assemble(host, placed.arrays)._replace(placed=placed)
 
@@ -73,6 +77,7 @@ class Assembler(Generic[D]):
         """
         if isinstance(ahead, Made) and ahead.placed is not None and self._placement.fits(ahead.placed):
             return ahead
+        self._consumer = self._placement.context()
         return self._assemble(host, self._placement.place(host))
 
     def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> Made:

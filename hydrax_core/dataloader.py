@@ -114,7 +114,6 @@ class Dataloader(Generic[D]):
         self._groups = (*self._arguments.training, *self._arguments.validation)
         plan = self._arguments.plan
         self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
-        self._deterministic = self._arguments.deterministic
         self._engine: Engine | None = None
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
@@ -202,7 +201,7 @@ class Dataloader(Generic[D]):
     @property
     def deterministic(self) -> bool:
         """Whether batches keep the order of the plan."""
-        return self._deterministic
+        return self._arguments.deterministic
 
     @property
     def slot_bytes(self) -> int:
@@ -348,7 +347,7 @@ class Dataloader(Generic[D]):
         engine.make_ahead(self._assembler.ahead, self._placement.most_ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
-        if self._deterministic:
+        if self._arguments.deterministic:
             self._progress.pass_all_up_to(host.planned.number)
             engine.dropped.clear()  # each is behind, or comes to be with a later batch
             return

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Placed", "Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
 
 _SMALL = 1 << 16
-"""Bytes of an array below which copying costs less than setting up an alias."""
+"""Bytes of an array up to which it is copied, which costs 1 us more than the alias: then its slot is free at once, and
+not when jaxlib drops its hold, and keeping it holds no slot."""
 _MOST_AHEAD = 64
 _AHEAD_BYTES = 64 << 20
 """Most batches placed before they are asked for, and memory of an accelerator that they may take beyond two."""
@@ -182,6 +183,10 @@ class Placement:
         """Compile what placing will call."""
         for placer in self._placers.values():
             placer.warm()
+
+    def context(self) -> object:
+        """The settings of this thread that decide what ``place()`` gives."""
+        return _context()
 
     def ahead(self, host: HostBatch) -> Placed | None:
         """Place a batch for a consumer in another thread; ``None`` where that is left to it."""

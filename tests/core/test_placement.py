@@ -9,12 +9,16 @@ from hydrax_core import DataGroup, Dataloader
 from hydrax_core.assembly import Assembler
 from hydrax_core.jobs import HostBatch
 from hydrax_core.placement import Placement, _has_doors
+from hydrax_core.plan import Plan
 
 GROUP = DataGroup(
     4,
     range(8),
     loader_arrays={"label": ((), np.int32), "image": ((1 << 15,), np.float32), "x": ((2,), np.uint8, np.float32)},
 )
+
+
+GROUP_PLAN = Plan([(GROUP.order("training", 0), GROUP.batch_count)], [], 0, interleave=True)
 
 
 def host_batch():
@@ -126,6 +130,19 @@ def test_an_error_ahead_is_left_to_the_one_who_takes_the_batch():
     assert placement.ahead(host) is None
     with pytest.raises(KeyError):
         placement.place(host)
+
+
+def test_nothing_is_made_ahead_in_vain():
+    assembler = Assembler([GROUP], (2, 0), Placement([GROUP], None), lambda *_: None)
+    host = host_batch()._replace(planned=GROUP_PLAN.batch(0))
+    ahead = assembler.ahead(host)
+    assert assembler.make(host, ahead) is ahead
+    with jax.default_device(jax.devices()[0]):
+        made = assembler.make(host, ahead)
+        assert made is not ahead
+    assert assembler.ahead(host) is None  # it would be placed by other settings than the consumer's
+    assembler.make(host, None)
+    assert assembler.ahead(host) is not None
 
 
 def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
