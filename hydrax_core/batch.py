@@ -51,6 +51,8 @@ class Batch(ABC, Generic[D]):
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts: BatchParts | None = parts
+        self._indices: tuple[int, ...] | None = None
+        self._seeds: tuple[int, ...] | None = None
         self._address = parts.address
         self._size = len(parts.indices)
 
@@ -128,7 +130,10 @@ class Batch(ABC, Generic[D]):
     @property
     def indices(self) -> Sequence[int]:
         """Index in the group's data of each real row."""
-        return tuple(self._open.indices.tolist())
+        parts = self._open
+        if self._indices is None:
+            self._indices = tuple(parts.indices.tolist())
+        return self._indices
 
     @property
     def size(self) -> int:
@@ -209,7 +214,9 @@ class Batch(ABC, Generic[D]):
         kept = parts.additional if additional is None else _checked_additional(additional, parts.rows)
         if persist and parts.store is not None:
             parts.store(host_arrays(converted, layouts), kept)
-        self._parts = parts._replace(arrays=converted, layouts=layouts, additional=kept, uncached=False)
+        self._parts = parts._replace(
+            arrays=MappingProxyType(converted), layouts=layouts, additional=kept, uncached=False
+        )
 
     @property
     @abstractmethod
@@ -293,7 +300,9 @@ class Batch(ABC, Generic[D]):
             part = BatchParts(
                 group=parts.group,
                 address=parts.address,
-                arrays={name: split_rows(array, first, end, device) for name, array in parts.arrays.items()},
+                arrays=MappingProxyType(
+                    {name: split_rows(array, first, end, device) for name, array in parts.arrays.items()}
+                ),
                 layouts=MappingProxyType(layouts),
                 additional={name: list(values[first:end]) for name, values in parts.additional.items()},
                 indices=parts.indices[first:end],
@@ -359,8 +368,10 @@ class TrainingBatch(Batch[D]):
     def seeds(self) -> Sequence[int]:
         """The seed of each real row, in [0, 2**32): what the loader got for it."""
         seeds = self._open.seeds
-        assert seeds is not None
-        return tuple(seeds.tolist())
+        if self._seeds is None:
+            assert seeds is not None
+            self._seeds = tuple(seeds.tolist())
+        return self._seeds
 
 
 @final

@@ -215,7 +215,9 @@ class Dataloader(Generic[D]):
             raise RuntimeError("this loader is in use by another `with` block; make a second loader with replace()")
         self._entered = True
         try:
-            self._start()
+            if self._engine is None:
+                with self._lock:  # a thread in next() may be starting it, too
+                    self._start()
         except BaseException:
             self._entered = False
             raise
@@ -254,8 +256,8 @@ class Dataloader(Generic[D]):
                 raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
             self._tally.handed_out(host)
-            if self._monitor is not None:
-                self._monitor.tap.handed_out(host, waited, made.batch)
+            if (monitor := self._monitor) is not None:
+                monitor.tap.handed_out(host, waited, made.batch)
             return made.batch
 
     def _wait(self, engine: Engine) -> tuple[Ready | None, float]:
@@ -330,8 +332,8 @@ class Dataloader(Generic[D]):
 
     def _finish(self, engine: Engine) -> None:
         self._ended = engine.at_end  # else interrupted, or closed by another thread
-        if self._monitor is not None:
-            self._monitor.tap.ended = True
+        if (monitor := self._monitor) is not None:  # another thread may close the loader
+            monitor.tap.ended = True
         if not self._entered:
             self.close()
 

@@ -1,9 +1,10 @@
 """What the engine's thread does over and over: hand out work, wait, take in what came, pass on what is complete.
 
-Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead;
-a dead worker is replaced and its items are done again; an error of any kind goes to the handover, so that the consumer
-never waits for something that cannot come. Nothing here polls: a turn sleeps until a worker or the consumer wakes it;
-only at the limit of held batches it looks for slots a hundred times a second.
+Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead,
+where one that the consumer waits for counts as taken; a dead worker is replaced and its items are done again; an error
+of any kind goes to the handover, so that the consumer never waits for something that cannot come. Nothing here polls: a
+turn sleeps until a worker or the consumer wakes it; only at the limit of held batches it looks for slots a hundred
+times a second.
 
 One thread at a time runs turns; others may read the counts.
 """
@@ -34,14 +35,21 @@ from hydrax_core.waker import Waker
 from hydrax_core.workers.messages import ChunkResult, Garbled, StartFailure
 from hydrax_core.workers.protocol import Worker, WorkerGoneError
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "may_be_missing"]
 
 _LEASE_POLL_SECONDS = 0.01
-_TINY_SECONDS = 0.002
+_SHORT_SECONDS, _TINY_SECONDS = 0.02, 0.002
 _SEVERAL = 8
-"""To wake a thread takes the consumer 15 to 40 us (measured), so it does that once for a quarter of the depth; for half
-of it where a worker's time for a batch is shorter than 50 times that, and the depth leaves enough of them meanwhile."""
+"""To wake a thread takes the consumer 15 to 40 us (measured). Where a worker's time for a batch is shorter than so, it
+does that once for a quarter of the depth; once for half of it where tiny ones are so many ahead."""
 _logger = logging.getLogger("hydrax")
+
+
+def may_be_missing(depth: int, batch_seconds: float) -> int:
+    """How many batches may be missing of ``depth`` before the consumer wakes the engine for more."""
+    if batch_seconds < _TINY_SECONDS and depth >= _SEVERAL:
+        return depth // 2
+    return depth // 4 if batch_seconds < _SHORT_SECONDS else 0
 
 
 class Driver:
@@ -87,8 +95,6 @@ class Driver:
         self._crew = Crew(start_worker, settings.workers.least)
         self._selector = selectors.DefaultSelector()
         self._selector.register(waker, selectors.EVENT_READ)
-        self.max_held = settings.max_held
-        """With no more slots than that, ``excess()`` need not be asked."""
         self._hoard = HoardWatch(pool, self._depth, settings.max_held)
         self._jobs: dict[int, BatchJob | HostBatch] = {}
         self._make: Callable[[HostBatch], object] | None = None
@@ -136,6 +142,11 @@ class Driver:
     def setting(self) -> Setting:
         """How many batches are loaded ahead, and by how many workers."""
         return self._tuner.setting
+
+    @property
+    def max_held(self) -> int:
+        """With no more slots than that, ``excess()`` need not be asked."""
+        return self._settings.max_held
 
     def excess(self) -> HydraxError | None:
         """The error for a consumer that holds too many batches to get another, or ``None``."""
@@ -218,8 +229,7 @@ class Driver:
         """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
         if self._schedule.has_uncut:
             return 0
-        tiny = self._depth >= _SEVERAL and self._schedule.batch_seconds < _TINY_SECONDS
-        return self._depth - self._depth // (2 if tiny else 4) - len(self._jobs)
+        return self._depth - may_be_missing(self._depth, self._schedule.batch_seconds) - len(self._jobs)
 
     @property
     def _can_admit(self) -> bool:

@@ -23,7 +23,7 @@ class Ready:
     Attributes:
         batch: The batch.
         prepared: What was made of it ahead, ``None`` for nothing.
-        tried: Whether somebody set out to make that.
+        tried: Whether the engine has set out to make that, or the consumer to make its own.
     """
 
     __slots__ = ("batch", "prepared", "tried")
@@ -83,7 +83,11 @@ class Handover:
 
     def prepare(self, make: Callable[[HostBatch], Any], most: int) -> None:
         """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
-        for entry in list(self._ready)[:most]:
+        for position in range(most):
+            try:
+                entry = self._ready[position]  # no copy of the queue: what is taken meanwhile is held by nobody here
+            except IndexError:
+                return
             if isinstance(entry, Ready) and not entry.tried:
                 entry.tried = True
                 entry.prepared = make(entry.batch)
@@ -105,7 +109,10 @@ class Handover:
             item = self._ready[0]
         except IndexError:
             return None
-        return item if isinstance(item, Ready) else None
+        if not isinstance(item, Ready):
+            return None
+        item.tried = True
+        return item
 
     def first(self) -> Ready | None:
         """The first batch, which stays here; ``None`` when there is none, or the run has ended.
@@ -125,6 +132,7 @@ class Handover:
             self._wake()
             self._owes_wake = False
             raise item
+        item.tried = True
         return item
 
     def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:

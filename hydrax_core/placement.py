@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hydrax_core.errors import PlacementError
 from hydrax_core.jobs import HostBatch
-from hydrax_core.layout import Layouts, block_size, views
+from hydrax_core.layout import ArrayLayout, Layouts
 
 try:
     from jaxlib.xla_client import batched_device_put
@@ -34,8 +34,8 @@ _SMALL = 1 << 16
 """Bytes of an array up to which it is copied, which costs 1 us more than the alias: then its slot is free at once, and
 not when jaxlib drops its hold, and keeping it holds no slot."""
 _MOST_AHEAD = 64
-_AHEAD_BYTES = 64 << 20
-"""Most batches placed before they are asked for, and memory of an accelerator that they may take beyond two."""
+_BYTES_AHEAD = 64 << 20
+"""Most batches placed before they are asked for, and memory that they may take beyond that of the first."""
 HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
     "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
@@ -93,12 +93,24 @@ class Placer:
         copies = jax.default_backend() == "cpu"
         self._small = {name for name, layout in layouts.items() if copies and layout.nbytes <= _SMALL}
         self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
-        self._doors: tuple[tuple[Any, ...], dict[str, _Door]] | None = None
+        self._narrowed = {name: layouts[name].jax_dtype for name in self._changed if _is_narrowed(layouts[name])}
+        self._doors: tuple[tuple[Any, ...], dict[str, _Door]] = ((), {})
 
     def warm(self) -> None:
-        """Compile what ``place()`` will call, and find the doors, while the workers start."""
-        if self._placement_func is None and self._small == set(self._layouts):
-            self.place(views(bytearray(block_size(self._layouts)), self._layouts), {})
+        """Compile what ``place()`` will call for small arrays, and find their doors, while the workers start."""
+        if self._placement_func is None:
+            self._place(
+                {name: np.zeros(self._layouts[name].shape, self._layouts[name].numpy_dtype) for name in self._small}
+            )
+
+    @property
+    def bytes_ahead(self) -> int:
+        """Memory that a batch takes because it is placed."""
+        layouts = self._layouts
+        if jax.default_backend() != "cpu":
+            made = sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._changed)
+            return made + sum(layout.nbytes for layout in layouts.values())
+        return sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._small | self._changed)
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
         """The jax arrays of a batch, in the order of the declaration.
@@ -108,23 +120,24 @@ class Placer:
         """
         if self._placement_func is not None:
             return self._place_by_user(self._placement_func, arrays, additional)
-        small, changed = self._small, self._changed
-        own = {name: arrays[name].copy() if name in small else arrays[name] for name in self._layouts}
-        placed = self._put(own)
-        return {name: self._converted(name, placed[name]) for name in self._layouts} if changed else placed
+        return self._place({name: arrays[name] for name in self._layouts})
+
+    def _place(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
+        small, narrowed = self._small, self._narrowed
+        for name in narrowed.keys() & arrays.keys() if narrowed else ():
+            arrays[name] = arrays[name].astype(narrowed[name])
+        placed = self._put({name: array.copy() if name in small else array for name, array in arrays.items()})
+        return {name: self._converted(name, array) for name, array in placed.items()} if self._changed else placed
 
     def _put(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        context, known = _context(), self._doors
-        if known is not None and known[0] == context and not _guarded():
-            doors = known[1]
+        context, (known, doors) = _context(), self._doors
+        if known == context and doors.keys() >= arrays.keys() and not _guarded():
             return {name: _put_through(array, doors[name]) for name, array in arrays.items()}
         put: dict[str, jax.Array] = jax.device_put(arrays)
         placed = {name: put[name] for name in arrays}  # jax sorts what it returns
-        if _has_doors():
-            self._doors = (
-                context,
-                {name: _Door(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()},
-            )
+        if not _guarded() and _has_doors():
+            found = {name: _Door(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()}
+            self._doors = context, {**doors, **found} if known == context else found
         return placed
 
     def _place_by_user(
@@ -139,11 +152,12 @@ class Placer:
         return checked("placement_func", own, self._layouts)
 
     def _converted(self, name: str, array: Any) -> Any:
-        """The array in its jax dtype, where the user left it in the loader's."""
+        """The array in its jax dtype, where it is in the loader's, or in what jax makes of that."""
         layout = self._layouts.get(name)
-        if layout is None or not isinstance(array, jax.Array) or array.dtype != layout.numpy_dtype:
+        if layout is None or not isinstance(array, jax.Array) or array.dtype == layout.jax_dtype:
             return array
-        return array if array.dtype == layout.jax_dtype else _converter(layout.jax_dtype)(array)
+        left = array.dtype in {layout.numpy_dtype, jax.dtypes.canonicalize_dtype(layout.numpy_dtype)}
+        return _converter(layout.jax_dtype)(array) if left else array
 
 
 class Placed(NamedTuple):
@@ -169,15 +183,15 @@ class Placement:
 
     def __init__(self, groups: Sequence[DataGroup[Any]], placement_func: PlacementFunc | None) -> None:
         self._places_ahead = placement_func is None
-        largest = max((block_size(layouts) for group in groups for layouts in _layouts_of(group)), default=0)
-        self.most_ahead = _most_ahead(largest)
-        """Batches that it is worth placing ahead."""
         self._placers = {
             (ordinal, cached): Placer(group, layouts, placement_func)
             for ordinal, group in enumerate(groups)
-            for cached, layouts in enumerate(_layouts_of(group))
+            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
             if layouts
         }
+        most = max((placer.bytes_ahead for placer in self._placers.values()), default=0)
+        self.most_ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, most)))
+        """Batches that may be placed ahead."""
 
     def warm(self) -> None:
         """Compile what placing will call."""
@@ -210,14 +224,9 @@ class Placement:
         return self._placers[host.group, host.cached].place(host.arrays, host.additional)
 
 
-def _layouts_of(group: DataGroup[Any]) -> tuple[Layouts, Layouts]:
-    """Layouts of loaded and of cached batches."""
-    return group.loader_layouts, group.cache_layouts
-
-
-def _most_ahead(nbytes: int) -> int:
-    """How many batches of a size are worth placing ahead: on the host, where they are anyway, or on an accelerator."""
-    return _MOST_AHEAD if jax.default_backend() == "cpu" else max(2, min(_MOST_AHEAD, _AHEAD_BYTES // max(1, nbytes)))
+def _is_narrowed(layout: ArrayLayout) -> bool:
+    """Whether jax, in its 32-bit mode, would cut the loader's 64 bits before it converts them to what was declared."""
+    return bool(jax.dtypes.canonicalize_dtype(layout.numpy_dtype) != layout.numpy_dtype)
 
 
 def _context() -> tuple[Any, ...]:

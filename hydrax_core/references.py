@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hydrax_core.assembly import Made
 from hydrax_core.batch import Batch
 from hydrax_core.errors import shorten
 
@@ -25,7 +26,10 @@ _KEY_LENGTH = 60
 def debug_batch_references() -> str:
     """Which batches are alive and what refers to them, as text."""
     lines = []
-    batches = [found for found in gc.get_objects() if isinstance(found, Batch)]
+    known = gc.get_objects()
+    ahead = {id(found.batch) for found in known if isinstance(found, Made)}  # nobody was given these yet
+    batches = [found for found in known if isinstance(found, Batch) and id(found) not in ahead]
+    del known
     for batch in batches:
         lines.append(repr(batch))
         lines.extend(f"  {text}" for text in (*_variables(batch), *_containers(batch, batches)))

@@ -159,7 +159,10 @@ class Tuner:
             busy=busy / seconds / max(1, self.setting.workers),
         )
         before = self.setting
-        self._rates.append(seen.rate)
+        if seen.waiting > _WAITING:
+            self._rates.append(seen.rate)
+        else:  # that is the consumer's rate, not the setting's
+            self._rates.clear()
         self.setting = self._choose(seen, load.now)
         if (self.setting.depth, self.setting.workers) != (before.depth, before.workers):
             self._rates.clear()
@@ -169,8 +172,11 @@ class Tuner:
         setting = self.setting
         if self._tried is not None:
             origin, then = self._tried
-            if seen.rate >= _GAIN * then or seen.waiting <= _WAITING:
+            eased = seen.waiting <= _WAITING
+            if seen.rate >= (then if eased else _GAIN * then):
                 self._tried = None
+            elif eased:  # it is the consumer that has become slower
+                return replace(setting, why=_keeps_up(setting, seen))
             elif setting.depth < self._depth.most and origin.workers == setting.workers and _one_step(origin, setting):
                 return replace(setting, depth=self._deeper(setting.depth))  # one step may be too small to show
             else:
@@ -208,7 +214,8 @@ class Tuner:
 
     def _why_no_more(self, seen: _Window, now: float) -> str:
         setting = self.setting
-        if len(self._rates) < _WINDOWS_BEFORE and now >= max(self._useless.values()):
+        deepens = self._depth.most > setting.depth and now >= self._useless["depth"] and seen.busy <= _SATURATED
+        if deepens and len(self._rates) < _WINDOWS_BEFORE:
             return f"{_load(seen)}: a few looks more decide"
         if seen.busy > _BUSY and setting.workers >= self._workers.most:
             return f"{_load(seen)}, with as many workers as there may be ({setting.workers})"

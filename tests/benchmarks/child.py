@@ -273,6 +273,28 @@ def handed(job: Job) -> dict[str, Any]:
     return {"value": statistics.median(found), "others": neighbours.share()}
 
 
+def summed(job: Job) -> dict[str, Any]:
+    """Seconds of the jitted sum of a batch, waited for: of arrays that are there for long, or were just placed."""
+    import jax  # noqa: PLC0415
+    import peers  # noqa: PLC0415
+    import system  # noqa: PLC0415
+
+    consumer = Consumer(job)
+    specs = load_named(job.load).specs.values()
+    host = [peers.aligned((job.batch, *shape), dtype) for shape, dtype in specs]
+    placed = json.loads(job.options)["by"] == "placed"
+    found = []
+    neighbours = system.Neighbours()
+    end = time.perf_counter() + job.seconds
+    start = end
+    while start <= end:
+        arrays = tuple(jax.device_put(array) for array in host) if placed else consumer.example
+        start = time.perf_counter()
+        consumer.total(arrays).block_until_ready()
+        found.append(time.perf_counter() - start)
+    return {"value": statistics.median(found), "others": neighbours.share()}
+
+
 def bare(job: Job) -> dict[str, Any]:
     """The item's work alone, into one warm batch: no jax, nobody reads the batch."""
     import peers  # noqa: PLC0415
@@ -319,6 +341,7 @@ MEASURES = {
     "idle": idle,
     "ready": ready,
     "handed": handed,
+    "summed": summed,
     "bare": bare,
     "pair": pair,
 }

@@ -309,6 +309,15 @@ def _next() -> Work:
     return Work("next", "next() with the batch ready, 8 x 32x32x3 uint8", "µs", "less", cases, (), scale=1e6)
 
 
+def _sum() -> Work:
+    job = Job("jax", "tiny", measure="summed", batch=256, seconds=1.0)
+    cases = {
+        "placed long ago": replace(job, options='{"by": "ready"}'),
+        "just placed": replace(job, options='{"by": "placed"}'),
+    }
+    return Work("sum", "jitted sum of a tiny batch, waited for, no loader", "µs", "less", cases, (), scale=1e6)
+
+
 def _rotation() -> Work:
     job = Job("", "copy", batch=16, seconds=1.0)
     cases = {f"{places}": _pair(job, "throughput", places=places) for places in (1, 2, 3, 5, 8)}
@@ -379,6 +388,7 @@ WORKS: tuple[Work, ...] = (
     _auto(),
     _monitor(),
     _next(),
+    _sum(),
     *_growth(),
     _rotation(),
 )

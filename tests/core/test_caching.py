@@ -156,6 +156,8 @@ CACHED = {"mean": ((), "float32")}
 
 def encode(batch):
     batch.cache({"mean": batch.arrays["x"].mean(1)}, {"note": [f"row {row}" for row in range(4)]})
+    with pytest.raises(TypeError):
+        batch.arrays["mean"] = 1
 
 
 def test_batches_are_stored_in_the_users_layout(tmp_path, load, loaded):

@@ -97,6 +97,8 @@ def test_a_batch_tells_all_about_its_rows():
         assert batch.group_index == 0
         assert batch.layouts == train.loader_layouts
         assert batch.uncached
+        assert batch.indices is batch.indices
+        assert batch.seeds is batch.seeds
         texts = [str(item) if item % 2 else None for item in batch.data]
         assert list(batch.additional["text"]) == batch.get_additional("text") == texts
         assert batch.get_additional("text", 1, default="-") == (texts[1] or "-")
@@ -589,6 +591,8 @@ def test_split_gives_each_device_its_part():
         assert list(part.additional["text"]) == batch.additional["text"][rows]
         assert np.asarray(part.arrays["y"]).tolist() == np.asarray(batch.arrays["y"])[rows].tolist()
         assert part.layouts["x"].shape == (2, 3)
+        with pytest.raises(TypeError):
+            part.arrays["x"] = 1
 
 
 def test_split_unevenly_only_when_asked():
@@ -825,6 +829,16 @@ def test_live_batches_and_their_holders_are_listed():
         assert holders[number].startswith(expected)
     assert "training group 0, epoch 0, batch 0" in text
     del mine, several, by_name, trainer, generator, function, members
+
+
+def test_batches_that_are_only_made_ahead_are_none_that_somebody_holds():
+    with Dataloader(load, group(100), loader_kind="thread", depth=8) as loader:
+        mine = next(loader)
+        while loader.stats().slots.count("ready") < 8:
+            time.sleep(0.001)
+        assert hydrax_core.debug_batch_references().count("batch 0:") == 1
+        assert "batch 1:" not in hydrax_core.debug_batch_references()
+        del mine
 
 
 def test_timeout_says_what_every_worker_does():

@@ -85,14 +85,24 @@ def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
     handover.prepare(make, most=1)
     handover.prepare(make, most=1)
     make.assert_called_once_with(first)
-    assert handover.first().prepared.number == 0
     handover.prepare(make, most=8)
+    assert handover.first().prepared.number == 0
     assert make.call_count == 2
     made = weakref.ref(handover.first().prepared)
     assert handover.take(handover.first())
     assert made() is None
     assert handover.first().batch is second
     assert handover.first().prepared.number == 1
+
+
+def test_nothing_is_made_of_a_batch_that_the_consumer_has_in_hand():
+    handover = Handover(Bell())
+    for number in range(3):
+        handover.offer(host(number))
+    assert handover.ready() is handover.first()
+    make = mock.Mock(return_value="made")
+    handover.prepare(make, most=8)
+    assert [call.args[0].planned.number for call in make.call_args_list] == [1, 2]
 
 
 def test_what_is_made_of_a_batch_that_is_taken_meanwhile_is_held_by_nobody():

@@ -96,6 +96,47 @@ def test_arrays_whose_dtype_stays_keep_the_order_of_the_declaration_too():
     assert [list(placement.place(host)) for _ in range(2)] == [["b", "a"]] * 2
 
 
+@pytest.mark.parametrize("size", [4, 1 << 15])
+@pytest.mark.parametrize(
+    ("there", "here", "value"),
+    [
+        ("int64", "float32", 2**40),
+        ("float64", "bfloat16", 2.0),
+        ("int64", "int16", 300),
+        ("uint64", "uint8", 200),
+        ("uint8", "float32", 200),
+    ],
+)
+def test_arrays_arrive_in_the_declared_dtype_and_lose_nothing_on_the_way(size, there, here, value):
+    group = DataGroup(2, range(4), loader_arrays={"x": ((size,), there, here)})
+    host = HostBatch(SimpleNamespace(number=0), 0, None, {}, range(2), None, {}, cached=False)
+    host.arrays["x"] = np.full((2, size), value, there)
+    placement = Placement([group], None)
+    for _ in range(2):
+        array = placement.place(host)["x"]
+        assert str(array.dtype) == here
+        assert float(array[1, -1]) == value
+
+
+def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
+    def most(size, *dtypes):
+        return Placement([DataGroup(4, range(8), loader_arrays={"x": ((size,), *dtypes)})], None).most_ahead
+
+    assert most(16, "float32") == 64
+    assert most(1 << 26, "float32") == 64  # it is an alias
+    assert most(1 << 20, "uint8", "float32") == 4  # four of 16 MiB each
+    assert most(1 << 26, "uint8", "float32") == 1
+
+
+def test_a_guard_at_the_first_batch_costs_the_later_ones_nothing():
+    _has_doors.cache_clear()
+    placement = Placement([GROUP], None)
+    with jax.transfer_guard("disallow"):
+        placement.place(host_batch())
+    placement.place(host_batch())
+    assert _has_doors()
+
+
 def test_what_was_placed_ahead_fits():
     placement = Placement([GROUP], None)
     assert placement.fits(placement.ahead(host_batch()))

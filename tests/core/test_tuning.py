@@ -100,6 +100,20 @@ def test_noise_is_taken_for_no_gain(seed):
     assert restless.setting.depth <= 5
 
 
+def test_windows_in_which_nobody_waits_say_nothing_of_a_setting():
+    restless = tuner(depth=(3, 64), workers=(2, 2))
+    now, batches, waited, busy, depths = 0.0, 0.0, 0.0, 0.0, []
+    while now < 240:
+        slow = int(now / 3) % 2  # seconds of validation, say, in which the loader keeps up
+        now, rate = now + 0.25, 50 if slow else 100
+        batches, busy = batches + 0.25 * rate, busy + 0.3
+        waited += 0 if slow else 0.1
+        restless.look(Load(now, int(batches), waited, busy))
+        depths.append(restless.setting.depth)
+    assert restless.setting.depth == 3
+    assert max(depths) > 3
+
+
 def test_what_does_not_help_is_taken_back_and_tried_ever_more_rarely():
     disk = tuner()
     settings = World(step=0.001, load=0.01, most_rate=100).run(disk, 600)
