@@ -9,8 +9,9 @@ BENCH := .venv-bench
 run: $(STAMP)
 	$(BIN)/hydrax run
 
+# On up to four cores at once; pytest alone runs one test after the other.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
