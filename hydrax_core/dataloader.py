@@ -53,8 +53,8 @@ class Dataloader(Generic[D]):
         training: One DataGroup or several; a pass over all of them is an epoch.
         validation: ``("epoch" | "batch", interval, groups)``: after every so many epochs or training batches, one
             validation run over these groups.
-        depth: Batches loaded ahead of the consumer; ``"auto"`` for the least that keeps it from waiting, within a
-            quarter of the memory that loaders may use.
+        depth: Batches loaded ahead of the consumer, half of it at least; ``"auto"`` for the least that keeps it from
+            waiting, within a quarter of the memory that loaders may use.
         loader_count: Workers; ``"auto"`` for the least that keep the consumer from waiting, at most one a core.
         loader_nice: Niceness of worker processes, 0 to 19 (negative ones need privileges).
         cacher_count: Threads that write the cache.
