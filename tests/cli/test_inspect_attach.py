@@ -193,8 +193,8 @@ async def test_batches_are_looked_into_as_copies_and_the_newest_whole(flowers):
         await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
         for text in ("copied from the live run", "photo-", "label *", "float32"):
             await shows(app, pilot, text)
-        first = app.screen.record
-        await goes_on(app, pilot)
+        first = app.screen.record  # may have been handed out after what the frame shows
+        await until(pilot, lambda: app.frame.current.serial > first.serial)
         await pilot.press("n")
         await until(pilot, lambda: app.screen.record.serial > first.serial and app.screen.settled)
         last = app.screen.record
