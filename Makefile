@@ -9,10 +9,8 @@ BENCH := .venv-bench
 run: $(STAMP)
 	$(BIN)/hydrax run
 
-# On up to four cores at once; the tests of the screens, which wait for what a person would see, one after the other.
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --ignore tests/cli
-	$(BIN)/python -m pytest tests/cli
+	$(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
