@@ -87,6 +87,8 @@ def is_cache(folder: Path) -> bool:
         names = [child.name for child in folder.iterdir()]
     except OSError:
         return False
+    if MANIFEST in names:  # another process may have put it there since the look above
+        return is_regular(folder / MANIFEST)
     own = {LOCK, INDEX, OLD_INDEX, *INDEX_SIDE_FILES}
     ours = any(name == LOCK or is_temporary(name) for name in names)
     return ours and all(name in own or is_temporary(name) or epoch_of(name) is not None for name in names)

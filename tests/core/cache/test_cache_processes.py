@@ -8,7 +8,7 @@ import subprocess
 import cachekit as kit
 import pytest
 
-from hydrax_core.cache import clear, info, verify
+from hydrax_core.cache import clear, folder, info, verify
 from hydrax_core.errors import CacheBusyError
 
 KILLS = int(os.environ.get("HYDRAX_CACHE_KILLS", "4"))  # `make faults` asks for more
@@ -228,3 +228,16 @@ def test_a_full_file_system_ends_caching_with_one_line_and_nothing_wrong(tmp_pat
     assert 3 <= int(served) < kit.BATCHES
     assert ended.stderr.count("caching is off") == 1
     assert "No space left" in ended.stderr
+
+
+def test_a_manifest_that_another_process_puts_in_place_meanwhile_is_seen(tmp_path, monkeypatch):
+    (tmp_path / "hydrax-cache.lock").touch()
+    look = folder.is_regular
+
+    def late(path):
+        there = look(path)
+        (tmp_path / "hydrax-cache.json").touch()
+        return there
+
+    monkeypatch.setattr(folder, "is_regular", late)
+    assert folder.is_cache(tmp_path)
