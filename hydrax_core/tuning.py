@@ -206,7 +206,7 @@ class Tuner:
         return min(math.ceil(1.5 * depth), self._depth.most)
 
     def _take_back(self, origin: Setting, seen: _Window, now: float) -> Setting:
-        what = _what(origin, self.setting)
+        what = "workers" if origin.workers != self.setting.workers else "depth"
         self._tried = None
         self._useless[what] = now + self._patience
         self._patience *= 2
@@ -220,10 +220,6 @@ class Tuner:
         if seen.busy > _BUSY and setting.workers >= self._workers.most:
             return f"{_load(seen)}, with as many workers as there may be ({setting.workers})"
         return f"{_load(seen)}, and neither more workers nor more depth helps"
-
-
-def _what(origin: Setting, setting: Setting) -> str:
-    return "workers" if origin.workers != setting.workers else "depth"
 
 
 def _one_step(origin: Setting, setting: Setting) -> bool:
