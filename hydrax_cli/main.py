@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from hydrax_cli.errors import TargetError
+from hydrax_cli.shared.errors import TargetError
 from hydrax_core.errors import HydraxError
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ class _Command(NamedTuple):
 
 
 COMMANDS = (
-    _Command("run", "hydrax_cli.commands.run:run", "Run a loader and show what it does."),
+    _Command("run", "hydrax_cli.run.command:run", "Run a loader and show what it does."),
     _Command(
         "inspect",
-        "hydrax_cli.commands.inspect:inspect",
+        "hydrax_cli.inspect.command:inspect",
         "Watch a loader at work and look into its batches, or into a cache.",
     ),
-    _Command("cache", "hydrax_cli.commands.cache:cache", "Look into, check and remove caches on disk."),
+    _Command("cache", "hydrax_cli.cache.command:cache", "Look into, check and remove caches on disk."),
 )
 
 

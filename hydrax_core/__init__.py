@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydrax_core._worker import batched, is_worker
-    from hydrax_core.batch import Batch, TrainingBatch, ValidationBatch
-    from hydrax_core.dataloader import Dataloader
+    from hydrax_core.batch.batch import Batch, TrainingBatch, ValidationBatch
+    from hydrax_core.batch.references import debug_batch_references
+    from hydrax_core.data.function import batched, is_worker
+    from hydrax_core.data.group import DataGroup
+    from hydrax_core.data.layout import ArrayLayout, ArraySpec
+    from hydrax_core.engine.counters import WorkerStats
     from hydrax_core.errors import (
         BatchAddress,
         BatchClosedError,
@@ -30,10 +33,8 @@ if TYPE_CHECKING:
         WorkerError,
         WorkerStartError,
     )
-    from hydrax_core.group import DataGroup
-    from hydrax_core.layout import ArrayLayout, ArraySpec
-    from hydrax_core.references import debug_batch_references
-    from hydrax_core.stats import FirstBatch, Stats, WorkerStats
+    from hydrax_core.loader.dataloader import Dataloader
+    from hydrax_core.monitor.stats import FirstBatch, Stats
 
 __all__ = [
     "ArrayLayout",
@@ -70,9 +71,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "_worker": ("batched", "is_worker"),
-    "batch": ("Batch", "TrainingBatch", "ValidationBatch"),
-    "dataloader": ("Dataloader",),
+    "data.function": ("batched", "is_worker"),
+    "batch.batch": ("Batch", "TrainingBatch", "ValidationBatch"),
+    "loader.dataloader": ("Dataloader",),
     "errors": (
         "BatchAddress",
         "BatchClosedError",
@@ -90,10 +91,11 @@ _HOMES = {
         "WorkerError",
         "WorkerStartError",
     ),
-    "group": ("DataGroup",),
-    "layout": ("ArrayLayout", "ArraySpec"),
-    "references": ("debug_batch_references",),
-    "stats": ("FirstBatch", "Stats", "WorkerStats"),
+    "data.group": ("DataGroup",),
+    "data.layout": ("ArrayLayout", "ArraySpec"),
+    "batch.references": ("debug_batch_references",),
+    "engine.counters": ("WorkerStats",),
+    "monitor.stats": ("FirstBatch", "Stats"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core._worker import is_batched
-from hydrax_core.group import DataGroup
+from hydrax_core.data.function import is_batched
+from hydrax_core.data.group import DataGroup
 
 __all__ = ["check_loader", "load_item"]
 

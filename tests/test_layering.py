@@ -8,33 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LONGEST_FILE = 420
-ROOMS = [  # from the top of the house to its bottom; a file imports only from earlier lines
-    "_worker errors checks waker stats tuning",
-    "layout fingerprint",
-    "order",
-    "group plan slots",
-    "cache.*",
-    "jobs workers.by_value",
-    "workers.messages",
-    "workers.body workers.protocol",
-    "workers.child workers.process workers.thread workers.inline",
-    "schedule handover hoarding shelf",
-    "intake settings counts",
-    "crew",
-    "driver",
-    "engine state",
-    "arguments",
-    "launch tally",
-    "placement",
-    "batch",
-    "assembly",
-    "references",
-    "monitor.*",
-    "dataloader",
-    "testing",
-    "sources.*",
-]
+CHAIN = ["errors", "data", "plan", "cache", "engine", "batch", "monitor", "loader", "sources"]
+"""The rooms in the order of the flow: a file imports only from rooms left of its own."""
+
+BESIDE = {"testing": "sources"}
+"""Public files beside the rooms, each with the last room that it may import from."""
+
+LONGEST_FILE = 600
+MOST_AT_THE_TOP = 10
 
 
 def modules(package):
@@ -53,33 +34,82 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rank(module):
-    name = module.removeprefix("hydrax_core.")
-    for position, line in enumerate(ROOMS):
-        for room in line.split():
-            if name == room or (room.endswith(".*") and (name + ".").startswith(room[:-1])):
-                return position
-    return None
+CORE = list(modules("hydrax_core"))
+ROOMS = [(path, module) for path, module in CORE if module != "hydrax_core"]
 
 
-CORE = [(path, module) for path, module in modules("hydrax_core")]
-INNER = [(path, module) for path, module in CORE if module not in {"hydrax_core", "hydrax_core.workers"}]
+def room(module):
+    return module.split(".")[1]
 
 
-@pytest.mark.parametrize(("path", "module"), INNER, ids=[module for _, module in INNER])
-def test_a_file_imports_only_from_files_above_it(path, module):
-    own = rank(module)
-    assert own is not None, f"{module} has no place in ROOMS"
+@pytest.mark.parametrize(("path", "module"), ROOMS, ids=[module for _, module in ROOMS])
+def test_a_file_imports_only_from_rooms_before_its_own(path, module):
+    own = CHAIN.index(BESIDE.get(room(module), room(module)))
     for name in imports(path):
-        if name.startswith("hydrax_core.") and (found := rank(name)) is not None:
-            same_room = found == own and name.split(".")[1] == module.split(".")[1]
-            assert found < own or same_room, f"{module} imports {name}"
+        assert name != "hydrax_core", f"{module} imports from the package's top, which is for users"
+        if name.startswith("hydrax_core."):
+            assert CHAIN.index(room(name)) <= own, f"{module} imports {name}"
+
+
+def homes(path):
+    """The files of the core that a file imports."""
+    known = {module for _, module in CORE}
+    for name in imports(path):
+        if name in known:
+            yield name
+        elif name.rpartition(".")[0] in known:
+            yield name.rpartition(".")[0]
+
+
+def circle(arrows):
+    """Some way from a node back to itself, or ``None``."""
+    done = set()
+
+    def walk(node, way):
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return None
+        done.add(node)
+        return next((found for after in sorted(arrows.get(node, ())) if (found := walk(after, [*way, node]))), None)
+
+    return next((found for node in sorted(arrows) if (found := walk(node, []))), None)
+
+
+def test_no_folder_has_a_circle_inside():
+    """Neither its files, nor its folders seen as one: an arrow between two files is one between all that hold them."""
+    arrows = {}
+    for path, module in ROOMS:
+        for name in homes(path):
+            parts, others = module.split("."), name.split(".")
+            for depth in range(2, min(len(parts), len(others)) + 1):
+                start, end = ".".join(parts[:depth]), ".".join(others[:depth])
+                if parts[: depth - 1] == others[: depth - 1] and start != end:
+                    arrows.setdefault(start, set()).add(end)
+    assert circle(arrows) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize("package", ["hydrax_core", "hydrax_cli"])
+def test_few_things_stand_at_the_top_of_a_package(package):
+    names = {path.relative_to(ROOT / package).parts[0] for path, _ in modules(package)} - {"__init__.py"}
+    assert len(names) <= MOST_AT_THE_TOP
+    if package == "hydrax_core":
+        assert {name.removesuffix(".py") for name in names} == {*CHAIN, *BESIDE}
+
+
+@pytest.mark.parametrize("package", ["hydrax_core", "hydrax_cli"])
+def test_the_readme_of_a_package_names_its_folders(package):
+    text = (ROOT / package / "README.md").read_text()
+    assert text.count("\n") <= 30
+    for folder in {path.parent for path, _ in modules(package)} - {ROOT / package}:
+        assert f"{folder.name}/" in text, f"{package}/README.md does not know {folder}"
 
 
 def test_only_placement_imports_jax():
     users = {module for path, module in CORE for name in imports(path) if name.split(".")[0] in {"jax", "jaxlib"}}
-    assert users <= {"hydrax_core.placement", "hydrax_core.batch"}
-    batch = ast.parse((ROOT / "hydrax_core/batch.py").read_text())
+    assert users <= {"hydrax_core.batch.placement", "hydrax_core.batch.batch"}
+    batch = ast.parse((ROOT / "hydrax_core/batch/batch.py").read_text())
     at_import = [node for node in batch.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "jax" not in {alias.name for node in at_import for alias in node.names}
 
@@ -96,11 +126,19 @@ def test_the_core_prints_nothing_and_handles_no_signal_of_the_user():
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in {"print", "os._exit"}, f"{module} calls {called}"
-                assert called != "signal.signal" or module == "hydrax_core.workers.child", f"{module} handles signals"
+                assert called != "signal.signal" or module == "hydrax_core.engine.workers.child", (
+                    f"{module} handles signals"
+                )
 
 
 def test_the_commands_see_only_public_names_of_the_core():
-    public = {"hydrax_core", "hydrax_core.stats", "hydrax_core.errors", "hydrax_core.cache", "hydrax_core.monitor"}
+    public = {
+        "hydrax_core",
+        "hydrax_core.monitor.stats",
+        "hydrax_core.errors",
+        "hydrax_core.cache",
+        "hydrax_core.monitor",
+    }
     for path, module in modules("hydrax_cli"):
         for name in imports(path):
             if name.startswith("hydrax_core."):
@@ -121,18 +159,20 @@ def fresh(program):
 
 
 def test_importing_the_library_and_the_workers_body_imports_no_jax():
-    program = "import sys, hydrax_core, hydrax_core.workers.child; print(*sys.modules)"
+    program = "import sys, hydrax_core, hydrax_core.engine.workers.child; print(*sys.modules)"
     assert not {"jax", "jaxlib"} & set(fresh(program))
 
 
 def test_importing_the_library_costs_nothing_until_a_name_is_used():
-    assert not {"numpy", "hydrax_core.dataloader"} & set(fresh("import sys, hydrax_core; print(*sys.modules)"))
-    assert "hydrax_core.dataloader" in fresh("import sys; from hydrax_core import Dataloader; print(*sys.modules)")
+    assert not {"numpy", "hydrax_core.loader.dataloader"} & set(fresh("import sys, hydrax_core; print(*sys.modules)"))
+    assert "hydrax_core.loader.dataloader" in fresh(
+        "import sys; from hydrax_core import Dataloader; print(*sys.modules)"
+    )
 
 
 def test_what_a_loader_function_needs_brings_nothing_of_the_consumers_side():
     modules = fresh("import sys; from hydrax_core import batched, is_worker; print(*sys.modules)")
-    assert not {"numpy", "hydrax_core.dataloader"} & set(modules)
-    modules = fresh("import sys, hydrax_core.sources.digits, hydrax_core.workers.child; print(*sys.modules)")
-    assert "hydrax_core.workers.child" in modules
-    assert not {"jax", "hydrax_core.dataloader", "hydrax_core.engine"} & set(modules)
+    assert not {"numpy", "hydrax_core.loader.dataloader"} & set(modules)
+    modules = fresh("import sys, hydrax_core.sources.digits, hydrax_core.engine.workers.child; print(*sys.modules)")
+    assert "hydrax_core.engine.workers.child" in modules
+    assert not {"jax", "hydrax_core.loader.dataloader", "hydrax_core.engine.engine"} & set(modules)

@@ -7,16 +7,16 @@ none. ``CacheStore`` is for the engine; ``info``, ``verify`` and ``clear`` are f
 
 from __future__ import annotations
 
-from hydrax_core.cache.clear import Cleared, clear
-from hydrax_core.cache.entries import CacheEntries, EntryList
-from hydrax_core.cache.folder import caches
-from hydrax_core.cache.index import EntryInfo, EpochCount
-from hydrax_core.cache.info import CacheInfo, info, sample_entries
-from hydrax_core.cache.manifest import StoredArray
-from hydrax_core.cache.store import CacheCounters, CachedBatch, CachedItems, CacheStore
-from hydrax_core.cache.stored import Pickled, StoredEntry
-from hydrax_core.cache.survey import in_use
-from hydrax_core.cache.verify import Finding, verify
+from hydrax_core.cache.admin.clear import Cleared, clear
+from hydrax_core.cache.admin.entries import CacheEntries, EntryList
+from hydrax_core.cache.admin.info import CacheInfo, info, sample_entries
+from hydrax_core.cache.admin.stored import Pickled, StoredEntry
+from hydrax_core.cache.admin.survey import in_use
+from hydrax_core.cache.admin.verify import Finding, verify
+from hydrax_core.cache.format.folder import caches
+from hydrax_core.cache.format.manifest import StoredArray
+from hydrax_core.cache.index.index import EntryInfo, EpochCount
+from hydrax_core.cache.store.store import CacheCounters, CachedBatch, CachedItems, CacheStore
 
 __all__ = [
     "CacheCounters",

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydrax_core.monitor import place
-from hydrax_core.monitor.messages import VERSION, Ask, Bye, Hello
-from hydrax_core.monitor.wire import Message, WireError, client_reader, encode
+from hydrax_core.monitor.protocol import address
+from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello
+from hydrax_core.monitor.protocol.wire import Message, WireError, client_reader, encode
 
 __all__ = ["Connection", "Run", "check_version", "find_runs"]
 
@@ -60,7 +60,7 @@ class Connection:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._socket = place.connect(path)
+            self._socket = address.connect(path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
                 raise ConnectionError("nobody is there any more") from error
@@ -127,18 +127,18 @@ def check_version(hello: Hello) -> None:
 
 def find_runs(seconds: float = _LIST_SECONDS) -> list[Run]:
     """The running loaders of this user that can be watched, the newest first; waits at most so long for answers."""
-    waiting: dict[Connection, place.Address] = {}
-    hellos: dict[place.Address, Hello | None] = {}
+    waiting: dict[Connection, address.Address] = {}
+    hellos: dict[address.Address, Hello | None] = {}
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        for address in place.listed():
+        for found in address.listed():
             try:
-                connection = Connection(address.path)
+                connection = Connection(found.path)
             except ConnectionError:
                 continue
             stack.callback(connection.close)
-            waiting[connection] = address
-            hellos[address] = None
+            waiting[connection] = found
+            hellos[found] = None
             selector.register(connection, selectors.EVENT_READ, connection)
         while waiting and (rest := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(rest):
@@ -156,5 +156,5 @@ def find_runs(seconds: float = _LIST_SECONDS) -> list[Run]:
                         pass  # it has enough clients; it is listed all the same
                 selector.unregister(connection)
                 del waiting[connection]
-    runs = [Run(address.path, address.pid, address.number, hello) for address, hello in hellos.items()]
+    runs = [Run(found.path, found.pid, found.number, hello) for found, hello in hellos.items()]
     return sorted(runs, key=lambda run: -run.hello.since if run.hello is not None else 0.0)

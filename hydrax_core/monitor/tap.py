@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.batch import Batch
+from hydrax_core.batch.batch import Batch
+from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import BatchAddress, HydraxError, LoaderError, WorkerDiedError
-from hydrax_core.jobs import HostBatch
-from hydrax_core.monitor.messages import ArrayHead, Trouble
+from hydrax_core.monitor.protocol.messages import ArrayHead, Trouble
 
 __all__ = ["MOST_RECORDS", "Copied", "Order", "Seen", "Tap"]
 

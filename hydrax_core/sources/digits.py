@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core import batched
-from hydrax_core.group import DataGroup
+from hydrax_core.data.function import batched
+from hydrax_core.data.group import DataGroup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

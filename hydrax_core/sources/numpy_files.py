@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.group import DataGroup
+from hydrax_core.data.group import DataGroup
 
 if TYPE_CHECKING:
     import os

@@ -138,7 +138,7 @@ def accept_any_checksum() -> None:
     """Take the checks out of this process: what is left of a first cached epoch is what they do not cost."""
     from unittest.mock import ANY  # noqa: PLC0415
 
-    from hydrax_core.cache import reader  # noqa: PLC0415
+    from hydrax_core.cache.store import reader  # noqa: PLC0415
 
     reader.entry_checksum = lambda *_: ANY
 
@@ -322,7 +322,12 @@ CACHED: dict[str, Callable[[Job], Batches]] = {
     "memory map": memory_map,
 }
 DISTRIBUTIONS = {"hydrax": "hydrax-toolkit", "grain": "grain", "torch": "torch", "hydrax 0.2.2": "hydrax"}
-MODULES = {"hydrax": "hydrax_core.dataloader", "grain": "grain", "torch": "torch.utils.data", "hydrax 0.2.2": "hydrax"}
+MODULES = {
+    "hydrax": "hydrax_core.loader.dataloader",
+    "grain": "grain",
+    "torch": "torch.utils.data",
+    "hydrax 0.2.2": "hydrax",
+}
 
 
 def version(peer: str) -> str | None:

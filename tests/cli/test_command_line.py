@@ -85,7 +85,7 @@ def test_help_imports_neither_a_command_nor_what_commands_need():
     text, _, modules = output.rpartition("\n0 ")
     for line in (r"run +Run a loader", r"inspect +Watch a loader", r"cache +Look into"):
         assert re.search(f"^  {line}", text, re.MULTILINE)
-    heavy = {"jax", "numpy", "rich", "textual", "sqlite3", "hydrax_core.dataloader"}
+    heavy = {"jax", "numpy", "rich", "textual", "sqlite3", "hydrax_core.loader.dataloader"}
     loaded = set(modules.split())
     assert not heavy & loaded
     assert not [name for name in loaded if name.startswith("hydrax_cli.commands.")]

@@ -11,7 +11,8 @@ import pytest
 from faultkit import KINDS, group, kill_started
 from faultloads import fill
 
-from hydrax_core import Dataloader, placement
+from hydrax_core import Dataloader
+from hydrax_core.batch import placement
 
 os.environ[leaks.MARK] = uuid.uuid4().hex
 _rows = {}

@@ -68,7 +68,7 @@ def workers_of(pid):
             continue
         for child in children:
             try:
-                if b"hydrax_core.workers.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"hydrax_core.engine.workers.child" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found[int(child)] = proportional_memory(child)
             except OSError:  # it ended
                 continue

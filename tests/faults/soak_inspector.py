@@ -11,7 +11,7 @@ import termios
 
 from click.testing import CliRunner
 
-from hydrax_cli.commands.inspect import inspect
+from hydrax_cli.inspect.command import inspect
 
 PROGRAM = "from hydrax_cli.main import main; main()"
 QUIT_SECONDS = 10.0

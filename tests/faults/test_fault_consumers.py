@@ -174,7 +174,7 @@ def test_leaving_while_another_thread_waits_ends_its_wait_and_loses_nothing():
 
 
 def test_the_last_batch_is_not_lost_to_the_end_that_follows_it(monkeypatch):
-    from hydrax_core.handover import Handover  # noqa: PLC0415  the fault is injected there
+    from hydrax_core.engine.ready import Handover  # noqa: PLC0415  the fault is injected there
 
     few = group(24)
     expected = undisturbed(few)

@@ -562,7 +562,7 @@ def test_a_worker_thread_that_ends_is_told(monkeypatch, caplog):
     def broken(self, chunk):
         raise RuntimeError("a defect of hydrax itself")
 
-    monkeypatch.setattr("hydrax_core.workers.body.ChunkRunner.run", broken)
+    monkeypatch.setattr("hydrax_core.engine.workers.runner.ChunkRunner.run", broken)
     with (
         Dataloader(fill, group(), loader_kind="thread", timeout_sec=10) as loader,
         pytest.raises(WorkerDiedError, match="a defect of hydrax itself"),

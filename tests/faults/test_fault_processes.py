@@ -280,7 +280,7 @@ def test_messages_cut_at_any_byte_are_as_none(record_property):
     record_property("rounds", count)
 
     def cut_messages():
-        from hydrax_core.workers.messages import Channel  # noqa: PLC0415  in the worker
+        from hydrax_core.engine.workers.wire import Channel  # noqa: PLC0415  in the worker
 
         send = Channel.send
 

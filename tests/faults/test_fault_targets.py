@@ -21,9 +21,9 @@ def load(item, arrays, seed):
 loader = Dataloader(load, DataGroup(4, range(16), loader_arrays={"x": ((), "int32")}), loader_kind=KIND)
 """
 HYDRAX = """
-    import hydrax_cli.target
+    import hydrax_cli.shared.target
     from hydrax_cli.main import main
-    hydrax_cli.target._PATIENCE_SECONDS = 0.2
+    hydrax_cli.shared.target._PATIENCE_SECONDS = 0.2
     main()
 """
 

@@ -18,9 +18,10 @@ from faultloads import fill
 from watchkit import Watch, only_run
 
 from hydrax_core import DataGroup, Dataloader, LoaderError
-from hydrax_core.monitor import place, server
 from hydrax_core.monitor.client import Run, find_runs
-from hydrax_core.monitor.messages import About, Bye, Refusal, Sample
+from hydrax_core.monitor.protocol import address
+from hydrax_core.monitor.protocol.messages import About, Bye, Refusal, Sample
+from hydrax_core.monitor.server import server
 
 pytestmark = limit(30)
 
@@ -180,10 +181,10 @@ def _check_modes(path, folder):
 def test_another_user_is_refused(monkeypatch, caplog):
     with watched(end_at=("epoch", 1)) as loader:
         path = only_run().path
-        monkeypatch.setattr(place, "peer_user", lambda connection: os.geteuid() + 1)
+        monkeypatch.setattr(address, "peer_user", lambda connection: os.geteuid() + 1)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            with place._short(path) as name:
+            with address._short(path) as name:
                 connection.connect(name)
             assert connection.recv(100) == b""
         with pytest.raises(ConnectionError, match="offered by another user"):
@@ -207,7 +208,7 @@ def spoil_with_mode(folder):
 
 def spoil_with_owner(folder):
     folder.mkdir(0o700)
-    place.os = type("Os", (), {**vars(os), "geteuid": staticmethod(lambda: os.geteuid() + 1)})
+    address.os = type("Os", (), {**vars(os), "geteuid": staticmethod(lambda: os.geteuid() + 1)})
 
 
 @pytest.mark.parametrize("spoil", [spoil_with_file, spoil_with_link, spoil_with_mode, spoil_with_owner])
@@ -216,7 +217,7 @@ def test_a_folder_that_cannot_be_trusted_is_not_used_and_the_run_goes_on(spoil, 
         patch.delenv("XDG_RUNTIME_DIR")
         patch.setattr("tempfile.tempdir", str(tmp_path))
         user = os.geteuid() + (spoil is spoil_with_owner)
-        patch.setattr(place, "os", os)
+        patch.setattr(address, "os", os)
         spoil(tmp_path / f"hydrax-{user}")
         with watched(end_at=("epoch", 1)) as loader:
             found = contents(loader)
@@ -253,7 +254,7 @@ STARE = """
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_who_watches_and_is_stopped_or_killed_holds_up_nothing(how, monkeypatch):
     """With batches of a megabyte, more than a socket takes: it is left with a part of an answer."""
-    monkeypatch.setattr("hydrax_core.monitor.peer._PATIENCE", 0.2)
+    monkeypatch.setattr("hydrax_core.monitor.server.peer._PATIENCE", 0.2)
     large = group(loader_arrays={"x": ((1 << 15,), "float32"), "seed": ((), "uint32"), "item": ((), "int32")})
     with watched(data=large, end_at=("epoch", 4)) as loader:
         process = start_python(STARE, arguments=[str(only_run().path), "2"])
@@ -280,7 +281,7 @@ def test_who_says_nonsense_is_dropped_and_others_are_served(noise):
     with watched(end_at=("epoch", 1)) as loader, Watch() as watch:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            with place._short(only_run().path) as name:
+            with address._short(only_run().path) as name:
                 connection.connect(name)
             connection.sendall(noise)
             with contextlib.suppress(ConnectionResetError):
@@ -296,7 +297,7 @@ def test_only_so_many_may_watch_and_each_that_leaves_makes_room():
         watches = [stack.enter_context(Watch(run)) for _ in range(server._MOST_CLIENTS)]
         with contextlib.closing(server.socket.socket(socket.AF_UNIX)) as late:
             late.settimeout(20)
-            with place._short(run.path) as name:
+            with address._short(run.path) as name:
                 late.connect(name)
             assert b"others watch this run already" in late.recv(1000)
         watches[0].connection.close()
@@ -316,8 +317,8 @@ def test_a_process_without_a_descriptor_to_spare_serves_who_comes_when_it_has_on
     monkeypatch.setattr(server, "_DEAF_SECONDS", 0.1)
     monkeypatch.setattr(socket.socket, "accept", accept_late)
     with watched() as loader:
-        wait_until(lambda: any(place.in_use(address.path) for address in place.listed()))
-        with Watch(Run(place.listed()[0].path, os.getpid(), 1, None)) as watch:
+        wait_until(lambda: any(address.in_use(address.path) for address in address.listed()))
+        with Watch(Run(address.listed()[0].path, os.getpid(), 1, None)) as watch:
             next(loader)
             assert watch.moment().stats.training_batches == 1
     assert len(refused) == 2

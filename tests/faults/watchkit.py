@@ -4,8 +4,8 @@ import select
 import time
 
 from hydrax_core.monitor.client import Connection, find_runs
-from hydrax_core.monitor.messages import Ask, Hello, Moment, Sample
-from hydrax_core.monitor.wire import arrays_of
+from hydrax_core.monitor.protocol.messages import Ask, Hello, Moment, Sample
+from hydrax_core.monitor.protocol.wire import arrays_of
 
 PATIENCE = 20.0
 

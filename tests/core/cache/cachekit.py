@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from hydrax_core.cache import CacheStore, clear, info, verify
+from hydrax_core.data.group import DataGroup
 from hydrax_core.errors import HydraxError
-from hydrax_core.group import DataGroup
 
 __all__ = [
     "CacheStore",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_core.cache import Cleared, clear, info, verify
-from hydrax_core.cache.folder import INDEX, MANIFEST, OLD_INDEX
+from hydrax_core.cache.format.folder import INDEX, MANIFEST, OLD_INDEX
 from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 
 
@@ -156,7 +156,7 @@ def test_a_missing_file_is_found(tmp_path):
 
 def test_data_without_a_row_is_unfinished_and_freed(tmp_path, monkeypatch):
     kit.fill(tmp_path, batches=[1])
-    monkeypatch.setattr("hydrax_core.cache.index.Index.add", lambda *_: None)
+    monkeypatch.setattr("hydrax_core.cache.index.index.Index.add", lambda *_: None)
     with kit.open_store(tmp_path) as store:
         store.write(0, 7, kit.batch(7))
     monkeypatch.undo()
@@ -245,7 +245,7 @@ def test_verify_without_repair_changes_nothing(tmp_path):
 
 
 def test_verify_beside_a_run_does_not_call_its_work_unfinished(tmp_path, monkeypatch):
-    monkeypatch.setattr("hydrax_core.cache.writer._GROUP_SECONDS", 3600)
+    monkeypatch.setattr("hydrax_core.cache.store.writer._GROUP_SECONDS", 3600)
     with kit.open_store(tmp_path) as store:
         store.write(0, 1, kit.batch(1))
         store.flush()
@@ -302,7 +302,7 @@ def test_clear_of_old_entries_keeps_the_new_and_frees_their_room(tmp_path, monke
     arrays = {"x": ((256, 256), "float32")}
     ones = {"x": np.ones((kit.BATCH, 256, 256), np.float32)}
     with kit.open_store(tmp_path, loader_arrays=arrays) as store:
-        monkeypatch.setattr("hydrax_core.cache.writer.time.time", lambda: 1_000_000.0)
+        monkeypatch.setattr("hydrax_core.cache.store.writer.time.time", lambda: 1_000_000.0)
         store.write(0, 1, ones)
         store.flush()
         monkeypatch.undo()

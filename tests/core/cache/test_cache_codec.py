@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hydrax_core.cache.codec import MAX_DEPTH, DecodeError, PickleRefusedError, UnstorableError, decode, encode
+from hydrax_core.cache.format.codec import MAX_DEPTH, DecodeError, PickleRefusedError, UnstorableError, decode, encode
 
 known_zones = zoneinfo.available_timezones() & {"UTC", "Europe/Berlin"}  # a small container has none
 zones = st.one_of(

@@ -10,7 +10,7 @@ import cachekit as kit
 import pytest
 
 from hydrax_core.cache import clear, verify
-from hydrax_core.cache.folder import INDEX, LOCK, OLD_INDEX
+from hydrax_core.cache.format.folder import INDEX, LOCK, OLD_INDEX
 
 ROUNDS = int(os.environ.get("HYDRAX_CACHE_ROUNDS", "30"))  # `make faults` asks for more
 

@@ -7,10 +7,10 @@ import shutil
 import cachekit as kit
 import pytest
 
-import hydrax_core.cache.arrays
-import hydrax_core.cache.folder
-import hydrax_core.cache.locks
-import hydrax_core.cache.manifest
+import hydrax_core.cache.format.arrays
+import hydrax_core.cache.format.folder
+import hydrax_core.cache.format.manifest
+import hydrax_core.cache.store.locks
 from hydrax_core.cache import verify
 from hydrax_core.errors import CacheError
 
@@ -42,7 +42,7 @@ class PatchedOs:
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync", "ftruncate", "mkdir"])
 def test_an_error_of_the_disk_ends_caching_and_nothing_else(tmp_path, monkeypatch, caplog, call, after, code):
     patched = PatchedOs(call, failing(getattr(os, call), code, after))
-    monkeypatch.setattr(hydrax_core.cache.arrays, "os", patched)
+    monkeypatch.setattr(hydrax_core.cache.format.arrays, "os", patched)
     calls = []
     with kit.open_store(tmp_path) as store:
         for number in range(kit.BATCHES):
@@ -66,7 +66,7 @@ def test_an_error_of_the_disk_ends_caching_and_nothing_else(tmp_path, monkeypatc
 
 def test_part_of_a_write_is_continued(tmp_path, monkeypatch):
     patched = PatchedOs("pwrite", lambda file, data, offset: os.pwrite(file, memoryview(data)[:13], offset))
-    monkeypatch.setattr(hydrax_core.cache.arrays, "os", patched)
+    monkeypatch.setattr(hydrax_core.cache.format.arrays, "os", patched)
     kit.fill(tmp_path)
     monkeypatch.undo()
     assert len(kit.served(tmp_path)[0]) == kit.BATCHES
@@ -87,7 +87,7 @@ def test_an_index_that_cannot_grow_ends_caching(tmp_path, caplog):
 
 def test_a_defect_in_a_cacher_thread_ends_caching_with_its_traceback_and_hangs_nobody(tmp_path, monkeypatch, caplog):
     with kit.open_store(tmp_path) as store:
-        monkeypatch.setattr("hydrax_core.cache.writer.entry_checksum", lambda *_: 1 / 0)
+        monkeypatch.setattr("hydrax_core.cache.store.writer.entry_checksum", lambda *_: 1 / 0)
         for number in range(kit.BATCHES):
             store.write(0, number, kit.batch(number))
         store.flush()
@@ -97,7 +97,7 @@ def test_a_defect_in_a_cacher_thread_ends_caching_with_its_traceback_and_hangs_n
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_cache_that_cannot_be_created_because_the_disk_is_full_is_done_without(tmp_path, monkeypatch, caplog, code):
-    monkeypatch.setattr(hydrax_core.cache.manifest, "open_regular", failing(None, code, 0))
+    monkeypatch.setattr(hydrax_core.cache.format.manifest, "open_regular", failing(None, code, 0))
     with kit.open_store(tmp_path / "c") as store:
         store.write(0, 0, kit.batch(0))
         assert store.read(0, 0) is None
@@ -105,21 +105,21 @@ def test_a_cache_that_cannot_be_created_because_the_disk_is_full_is_done_without
 
 
 def test_a_place_where_nothing_may_be_created_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(hydrax_core.cache.locks, "open_regular", failing(None, errno.EACCES, 0))
+    monkeypatch.setattr(hydrax_core.cache.store.locks, "open_regular", failing(None, errno.EACCES, 0))
     with pytest.raises(CacheError, match="cannot be created: Permission denied"):
         kit.open_store(tmp_path / "c")
 
 
 def test_a_folder_that_may_not_be_written_is_read(tmp_path, monkeypatch, caplog):
     kit.fill(tmp_path)
-    real = hydrax_core.cache.locks.open_regular
+    real = hydrax_core.cache.store.locks.open_regular
 
     def open_regular(name, flags, **named):
         if flags & os.O_RDWR:
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(name, flags, **named)
 
-    monkeypatch.setattr(hydrax_core.cache.locks, "open_regular", open_regular)
+    monkeypatch.setattr(hydrax_core.cache.store.locks, "open_regular", open_regular)
     found, _ = kit.served(tmp_path)
     assert len(found) == kit.BATCHES
     assert "cannot be written" in caplog.text
@@ -130,7 +130,7 @@ def test_a_folder_that_may_not_be_written_is_read(tmp_path, monkeypatch, caplog)
 def test_too_many_open_files_are_a_miss_and_remove_nothing(tmp_path, monkeypatch, caplog):
     kit.fill(tmp_path)
     with kit.open_store(tmp_path) as store:
-        monkeypatch.setattr(hydrax_core.cache.arrays, "open_regular", failing(None, errno.EMFILE, 0))
+        monkeypatch.setattr(hydrax_core.cache.format.arrays, "open_regular", failing(None, errno.EMFILE, 0))
         assert store.read(0, 0) is None
         assert store.counters().corrupt == 0
         monkeypatch.undo()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hydrax_core.cache import CacheEntries, Pickled, clear, info, verify
 from hydrax_core.errors import CacheError, NotACacheError
-from hydrax_core.plan import Plan
+from hydrax_core.plan.order import group_order
+from hydrax_core.plan.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def keys(found):
 )
 def test_pages_hold_what_fits_in_order_whatever_is_counted_together(folder, epochs, numbers, first, count, together):
     with pytest.MonkeyPatch.context() as patch, CacheEntries(folder) as entries:
-        patch.setattr("hydrax_core.cache.entries._BIN", together)
+        patch.setattr("hydrax_core.cache.admin.entries._BIN", together)
         listed = entries.select(info(folder).epochs, epochs=epochs, numbers=numbers)
         expected = [
             (epoch, number)
@@ -129,7 +130,7 @@ def test_a_cache_without_an_index_has_no_entries_and_rows_of_another_make_are_le
 
 def test_an_entry_comes_as_it_was_stored_with_what_its_rows_are(folder):
     group = kit.group(folder, shuffle_later="itemwise", seed=7)
-    plan = Plan([(group.order("training", 0), group.batch_count)], [], 0, interleave=True)
+    plan = Plan([(group_order(group, "training", 0), group.batch_count)], [], 0, interleave=True)
     with CacheEntries(folder) as entries:
         found = entries.read(3, 5)
         assert entries.read(3, 2) is None

@@ -9,8 +9,9 @@ import cachekit as kit
 import click
 import pytest
 
-from hydrax_cli.cache_text import info_lines
-from hydrax_core.cache import clear, info, manifest, verify
+from hydrax_cli.cache.render import info_lines
+from hydrax_core.cache import clear, info, verify
+from hydrax_core.cache.format import manifest
 from hydrax_core.errors import CacheError
 
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")

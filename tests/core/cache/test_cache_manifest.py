@@ -9,8 +9,8 @@ import pytest
 import xxhash
 
 from hydrax_core.cache import CacheStore, clear, info
-from hydrax_core.cache.folder import MANIFEST, array_file_name, caches
-from hydrax_core.cache.manifest import DamagedManifestError, Manifest, read_manifest
+from hydrax_core.cache.format.folder import MANIFEST, array_file_name, caches
+from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest
 from hydrax_core.errors import CacheError, CacheMismatchError, NotACacheError
 
 LONG = "HYDRAX_CACHE_ROUNDS" in os.environ

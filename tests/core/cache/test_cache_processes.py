@@ -8,14 +8,15 @@ import subprocess
 import cachekit as kit
 import pytest
 
-from hydrax_core.cache import clear, folder, info, verify
+from hydrax_core.cache import clear, info, verify
+from hydrax_core.cache.format import folder
 from hydrax_core.errors import CacheBusyError
 
 KILLS = int(os.environ.get("HYDRAX_CACHE_KILLS", "4"))  # `make faults` asks for more
 
 WRITE = """
     import random
-    import hydrax_core.cache.writer as writer
+    import hydrax_core.cache.store.writer as writer
     folder, seed, salt = arguments[0], arguments[1], int(arguments[2])
     source = random.Random(seed)
     writer._GROUP_SECONDS = source.choice([0, 0.001, 0.02])

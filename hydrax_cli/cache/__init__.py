@@ -1,0 +1,1 @@
+"""hydrax cache: info, verify, clear."""

@@ -1,0 +1,106 @@
+"""What every app of ``hydrax inspect`` is: themes, help, signals, and a word where the terminal is too small.
+
+Promise: it draws first and begins then. ``q``, Ctrl-C and signals leave the terminal as it was.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+
+from hydrax_cli.inspect.screens.dialogs import HelpScreen, TooSmallScreen
+from hydrax_cli.inspect.themes import DARK, LIGHT
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable
+
+    from textual import events
+    from textual.screen import Screen
+
+__all__ = ["BaseApp"]
+
+_LEAST = (60, 18)
+
+
+class BaseApp(App[None]):
+    """An app.
+
+    Args:
+        on_ready: Called once the app draws, in its thread.
+        light: Whether to begin with the light theme.
+    """
+
+    TITLE = "hydrax inspect"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-medium"), (160, "-wide")]  # noqa: RUF012  Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall"), (52, "-very-tall")]  # noqa: RUF012  same
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "switch_theme", "theme", show=False),
+        Binding("question_mark", "help", "help", show=False),
+        Binding("q", "quit", "quit", show=False),
+        Binding("ctrl+c", "quit", "quit", show=False, priority=True),
+    ]
+
+    def __init__(self, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
+        super().__init__()
+        self.register_theme(DARK)
+        self.register_theme(LIGHT)
+        self.theme = LIGHT.name if light else DARK.name
+        self._on_ready = on_ready
+
+    def begin(self) -> None:
+        """What the app is there for; called once it draws."""
+        raise NotImplementedError
+
+    def help_screen(self) -> HelpScreen:
+        """All keys and signs."""
+        raise NotImplementedError
+
+    def on_mount(self) -> None:
+        """Draw first, then begin."""
+        self._handle_signals()
+        self.call_after_refresh(self._begin)
+
+    def _begin(self) -> None:
+        if self._on_ready is not None:
+            self._on_ready()
+        self.begin()
+
+    def _handle_signals(self) -> None:
+        import asyncio  # noqa: PLC0415  Textual has imported it
+
+        loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            try:
+                loop.add_signal_handler(number, self.exit)
+            except (RuntimeError, ValueError):
+                return  # only the main thread gets signals
+
+    def action_help(self) -> None:
+        """Show all keys."""
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        else:
+            self.push_screen(self.help_screen())
+
+    def action_switch_theme(self) -> None:
+        """Dark or light."""
+        self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers."""
+        yield from super().get_system_commands(screen)
+        yield SystemCommand("Help", "All keys and signs", self.action_help)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """A terminal that is too small gets a screen that says so."""
+        small = event.size.width < _LEAST[0] or event.size.height < _LEAST[1]
+        shown = isinstance(self.screen, TooSmallScreen)
+        if small and not shown:
+            self.push_screen(TooSmallScreen(_LEAST))
+        elif shown and not small:
+            self.pop_screen()

@@ -1,0 +1,241 @@
+"""What is asked before a cache is changed: what to clear, and whether to repair."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from hydrax_cli.inspect.cache.model.values import Conditions
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+from hydrax_cli.shared.units import many, size
+from hydrax_core.errors import HydraxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.app import ComposeResult
+
+    from hydrax_cli.inspect.cache.model.values import Group
+    from hydrax_core.cache import Cleared
+
+__all__ = ["ClearScreen", "ConfirmScreen"]
+
+_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_AGE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d*)?)\s*(s|min|h|d|w)\s*")
+_EPOCH: Final = re.compile(r"\s*(\d{1,18})\s*")
+_CHOICES: Final = (
+    ("corrupt", "entries that fail their checksum; reads everything", ""),
+    ("everything", "all of it; the folder stays", ""),
+    ("epoch", "entries of one content epoch", "0"),
+    ("older than", "entries written before: 12h, 7d, 2w ago", "7d"),
+)
+
+
+class ConfirmScreen(ModalScreen[bool]):
+    """Asks whether to do something."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss(True)", "yes", show=False),
+        Binding("n,escape", "dismiss(False)", "no", show=False),
+        Binding("q", "app.quit", "quit", show=False),
+    ]
+
+    def __init__(self, title: str, text: str, verb: str) -> None:
+        super().__init__()
+        self._title = title
+        self._text = text
+        self._verb = verb
+
+    def compose(self) -> ComposeResult:
+        """The question."""
+        with Vertical(id="confirm", classes="dialog") as box:
+            box.border_title = Content(clean(self._title))
+            box.border_subtitle = f"y {self._verb} · Esc leaves it as it is"
+            yield Static(Content(self._text))
+
+
+class _Choices(LineList):
+    """What may be cleared."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", show=False)]
+
+    def __init__(self) -> None:
+        super().__init__(id="choices")
+        self.chosen = 0
+
+    def count(self) -> int:
+        """Choices."""
+        return len(_CHOICES)
+
+    def pieces(self, index: int, width: int) -> Pieces:  # noqa: ARG002  they fit
+        """A choice."""
+        name, text, _ = _CHOICES[index]
+        yield " ● " if index == self.chosen else " ○ ", "primary" if index == self.chosen else "dim"
+        yield f"{name:<11} ", "plain"
+        yield text, "dim"
+
+
+class ClearScreen(ModalScreen["Conditions | None"]):
+    """Asks what to clear, and shows what would go before anything does.
+
+    Args:
+        group: The cache.
+        plan: What would go; called in a thread.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "close", show=False),
+        Binding("y", "confirm", "remove", show=False),
+        Binding("q", "app.quit", "quit", show=False),
+    ]
+    AUTO_FOCUS = "#choices"
+
+    class Planned(Message):
+        """What would go, or why that cannot be told."""
+
+        def __init__(self, conditions: Conditions, cleared: Cleared | None, error: str) -> None:
+            super().__init__()
+            self.conditions = conditions
+            self.cleared = cleared
+            self.error = error
+
+    def __init__(self, group: Group, plan: Callable[[Conditions, threading.Event], Cleared | None]) -> None:
+        super().__init__()
+        self._group = group
+        self._plan = plan
+        self._stop = threading.Event()
+        self._wanted: Conditions | None = None
+        self._planned: Conditions | None = None
+        self._choices = _Choices()
+        self._value = Input("", compact=True, id="value")
+        self._told = Static("", id="told")
+
+    def compose(self) -> ComposeResult:
+        """The choices, the value that goes with some of them, and what would go."""
+        with Vertical(id="clear", classes="dialog") as box:
+            box.border_title = Content(f"clear {clean(self._group.name)}")
+            box.border_subtitle = "Enter shows what would go · Esc leaves it as it is"
+            yield self._choices
+            yield self._value
+            yield self._told
+
+    def on_mount(self) -> None:
+        """Nothing is planned yet."""
+        self._forget()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no plan is being made."""
+        return self._wanted is None
+
+    def _forget(self) -> None:
+        """Another choice, another plan."""
+        self._stop.set()
+        self._wanted = self._planned = None
+        in_use = self._group.info is not None and self._group.info.in_use
+        self._tell("a run is using this cache: nothing can go until it has ended" if in_use else "", "$text-warning")
+
+    def _tell(self, text: str, style: str) -> None:
+        self._told.update(Content.styled(text or " ", style))
+
+    @on(LineList.Chosen, "#choices")
+    def _choice(self, event: LineList.Chosen) -> None:
+        if isinstance(event, LineList.Selected):  # which is a Chosen, too
+            return
+        start = _CHOICES[event.index][2]
+        self._value.display = bool(start)
+        self._value.value = start
+        self._forget()
+
+    @on(Input.Changed)
+    def _changed(self) -> None:
+        self._forget()
+
+    @on(LineList.Selected, "#choices")
+    def _selected(self) -> None:
+        if self._value.display:
+            self._value.focus()
+        else:
+            self._submitted()
+
+    @on(Input.Submitted)
+    def _submitted(self) -> None:
+        conditions = self._conditions(_CHOICES[self._choices.chosen or 0][0])
+        if conditions is None:
+            return
+        self._forget()
+        self._wanted = conditions
+        self._stop = stop = threading.Event()
+        self._tell("looking …", "$text-accent")
+        self.run_worker(lambda: self._look(conditions, stop), thread=True, exclusive=True, group="plan")
+
+    def _conditions(self, name: str) -> Conditions | None:
+        text = self._value.value
+        epoch, age = _EPOCH.fullmatch(text), _AGE.fullmatch(text)
+        if name == "epoch" and epoch is None:
+            self._tell(f"{clean(text)[:20] or 'nothing'} is no epoch; write a whole number, such as 3", "$text-error")
+            return None
+        if name == "older than" and age is None:
+            self._tell(f"{clean(text)[:20] or 'nothing'} is no age; write one such as 12h, 7d or 2w", "$text-error")
+            return None
+        if name == "epoch" and epoch is not None:
+            return Conditions(epoch=int(epoch[1]))
+        if name == "older than" and age is not None:
+            return Conditions(older_than=float(age[1]) * _UNITS[age[2]])
+        return Conditions(corrupt=name == "corrupt")
+
+    def _look(self, conditions: Conditions, stop: threading.Event) -> None:
+        try:
+            message = self.Planned(conditions, self._plan(conditions, stop), "")
+        except (HydraxError, OSError) as error:
+            message = self.Planned(conditions, None, str(error))
+        if not stop.is_set():
+            self.post_message(message)
+
+    @on(Planned)
+    def _show(self, event: Planned) -> None:
+        if event.conditions != self._wanted:
+            return
+        self._wanted = None
+        cleared = event.cleared
+        if event.error or cleared is None:
+            self._tell(event.error, "$text-error")
+            return
+        if not cleared.entries and not cleared.files:
+            self._tell("There is nothing of that kind.", "$text-success")
+            return
+        self._planned = event.conditions
+        self._choices.focus()
+        entries = many(cleared.entries, self._group.noun, self._group.nouns)
+        lines = Content.assemble(
+            ("Would remove ", "$foreground"),
+            (entries, "bold"),
+            f" and {many(len(cleared.files), 'whole file')}, and free ",
+            (size(cleared.freed_bytes), "bold"),
+            ".\n",
+            ("y removes them", "$text-error bold"),
+        )
+        self._told.update(lines)
+
+    def action_confirm(self) -> None:
+        """Remove what was shown; without that nothing."""
+        if self._planned is not None:
+            self.dismiss(self._planned)
+
+    def action_leave(self) -> None:
+        """Leave everything as it is."""
+        self._stop.set()
+        self.dismiss(None)
+
+    def on_unmount(self) -> None:
+        """Nobody waits for a plan any more."""
+        self._stop.set()

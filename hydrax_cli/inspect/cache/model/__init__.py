@@ -1,0 +1,1 @@
+"""What the cache screen shows, as values."""

@@ -1,0 +1,118 @@
+"""Entries of a cache as the batches that the screens show. Pure."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from hydrax_cli.inspect.texts import one_line
+from hydrax_cli.inspect.values import ArrayInfo, BatchRecord, BatchView, GroupInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hydrax_core.cache import CacheInfo, EntryInfo, StoredEntry
+
+__all__ = ["record_of", "view_of"]
+
+_HEADER_BYTES: Final = 4096  # of a file, before its entries; see docs/cache.md
+_FAULTS: Final = {
+    "": "sound",
+    "corrupt": "BAD: its checksum does not fit",
+    "cut": "BAD: a file ends before it",
+    "missing": "BAD: a file is missing",
+    "unchecked": "not checked",
+}
+
+
+def record_of(found: CacheInfo | None, entries: Sequence[EntryInfo], place: int) -> BatchRecord:
+    """What a batch, or several items, are called; ``place`` is that of the first in the list."""
+    first, last = entries[0], entries[-1]
+    name, size = "", len(entries)
+    if found is None or found.cache_by == "batch":
+        size = _real_rows(found, first.number)
+    else:
+        name = f"item {first.number:,}" if size == 1 else f"items {first.number:,} … {last.number:,}"
+    return BatchRecord(
+        serial=place + 1,
+        kind="training" if found is None else found.kind,
+        group=0 if found is None else found.group_index or 0,
+        epoch=first.epoch,
+        epoch_batch=first.number,
+        batch_num=first.number,
+        size=size,
+        seed=None,
+        wait_seconds=0.0,
+        load_seconds=None,
+        cached=True,
+        name=name,
+    )
+
+
+def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry]) -> BatchView:
+    """A batch, or several items one below the other."""
+    first = several[0]
+    if found.cache_by == "batch":
+        arrays: Mapping[str, Any] = first.arrays
+        indices: Sequence[int] = first.indices or range(record.size)
+        seeds = first.seeds
+        values = {name: list(column) for name, column in first.additional.items()}
+    else:
+        arrays = {name: np.stack([stored.arrays[name] for stored in several]) for name in first.arrays}
+        indices = [stored.indices[0] for stored in several]
+        seeds = None
+        names = sorted({name for stored in several for name in stored.additional})
+        values = {name: [stored.additional.get(name) for stored in several] for name in names}
+    told = [_FAULTS[first.fault]] if len({stored.fault for stored in several}) == 1 else ["BAD: some of them"]
+    told += [f"additional data: {stored.additional_fault}" for stored in several if stored.additional_fault][:1]
+    return BatchView(
+        record=record,
+        group=_group_info(found),
+        arrays=MappingProxyType(dict(arrays)),
+        infos=_array_infos(found, record),
+        indices=indices,
+        seeds=seeds,
+        descriptors=(),
+        additional=MappingProxyType({name: [one_line(value) for value in column] for name, column in values.items()}),
+        source=", ".join(told),
+    )
+
+
+def _group_info(found: CacheInfo) -> GroupInfo:
+    items, batch_size, seed = (found.settings.get(name) for name in ("items", "batch_size", "seed"))
+    return GroupInfo(
+        kind=found.kind,
+        index=found.group_index or 0,
+        items=items if isinstance(items, int) else 0,
+        batch_size=batch_size if isinstance(batch_size, int) else 1,
+        batches=found.entries_per_epoch,
+        seed=seed if isinstance(seed, int) else 0,
+        arrays=_array_infos(found, None),
+    )
+
+
+def _array_infos(found: CacheInfo, record: BatchRecord | None) -> tuple[ArrayInfo, ...]:
+    """Layouts of an entry; of items, of so many below each other. The offset is that in the file."""
+    number = 0 if record is None else record.epoch_batch
+    return tuple(
+        ArrayInfo(
+            name=array.name,
+            shape=array.shape if found.cache_by == "batch" else (1 if record is None else record.size, *array.shape),
+            numpy_dtype=array.dtype,
+            jax_dtype=array.jax_dtype,
+            offset=_HEADER_BYTES + number * array.nbytes,
+            bytes=array.nbytes * (1 if found.cache_by == "batch" or record is None else record.size),
+            is_label=False,
+        )
+        for array in found.arrays
+    )
+
+
+def _real_rows(found: CacheInfo | None, number: int) -> int:
+    """Rows of a batch that are no padding."""
+    if found is None:
+        return 1
+    rows, items = found.arrays[0].shape[0], found.settings.get("items")
+    return max(1, min(rows, items - number * rows)) if isinstance(items, int) else rows

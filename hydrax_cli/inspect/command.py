@@ -1,0 +1,281 @@
+"""``hydrax inspect``: watch a loader at work and look into its batches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from click.core import ParameterSource
+
+from hydrax_cli.inspect.attaching import runs_to_watch
+from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.options import SPAN, Pattern, loader_options, reproduction
+from hydrax_core.errors import NotACacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from textual.pilot import Pilot
+
+    from hydrax_cli.inspect.app import InspectApp
+    from hydrax_cli.inspect.cache.app import CacheApp
+    from hydrax_cli.inspect.feeds.loader import Opened
+    from hydrax_cli.inspect.values import Fault
+
+__all__ = ["inspect"]
+
+_DEMO_SPEED = 10.0
+"""Batches a second of the digits, which would be over before anybody has looked."""
+_SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter while another waits: a loader at full speed must not hold up a key."""
+_SCREEN = Pattern(
+    "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
+)
+_POLL_SECONDS = 0.05
+_NICENESS = 10
+"""Of an app that watches a run: where every core is busy, the run comes first."""
+_FIRST_SECONDS = 60.0
+"""Longest wait for a first batch, or for a batch that is looked into."""
+_OF_EVERY_SOURCE = frozenset({"light", "screenshot", "screen", "press", "after"})
+"""Options that go with whatever is looked at."""
+
+
+def _speed(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and value < 0:
+        raise click.BadParameter(f"expected batches a second, or 0 for as fast as it goes; got {value:g}")
+    return value
+
+
+def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """A picture must not be lost at the end because it cannot be written."""
+    if value is not None and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
+        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist")
+    return value
+
+
+def _no_terminal() -> click.UsageError:
+    return click.UsageError(
+        "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
+    )
+
+
+@click.command(short_help="Watch a loader at work and look into its batches, or into a cache.")
+@loader_options
+@click.option("--cache", type=click.Path(path_type=Path), help="Look into a cache on disk instead of a loader.")
+@click.option(
+    "--attach",
+    is_flag=False,
+    flag_value="",
+    metavar="[PID|NAME]",
+    help="Watch a training that runs with HYDRAX_MONITOR=1 or monitor=True.",
+)
+@click.option(
+    "--speed",
+    type=float,
+    metavar="N",
+    callback=_speed,
+    help="Most batches a second, 0 for as fast as it goes.  [default: 0; 10 for the digits]",
+)
+@click.option("--paused", is_flag=True, help="Wait for a key before the first batch.")
+@click.option("--light", is_flag=True, help="Begin with the light theme.")
+@click.option("--screenshot", metavar="FILE.svg", callback=_svg_file, help="Save a picture, without a terminal.")
+@click.option("--screen", type=_SCREEN, default=(120, 40), help="Size of the picture.  [default: 120x40]")
+@click.option("--press", metavar="KEYS", default="", help="Keys to press before the picture: 'enter v'.")
+@click.option("--after", type=SPAN, default=5.0, help="Longest wait for the end of the run.  [default: 5s]")
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    target: str | None,
+    parameters: dict[str, str],
+    epochs: int | None,
+    batches: int | None,
+    start: tuple[int, int] | None,
+    workers: int | Literal["auto"] | None,
+    kind: str | None,
+    depth: int | Literal["auto"] | None,
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    step_seconds: float,
+    cache: Path | None,
+    attach: str | None,
+    speed: float | None,
+    paused: bool,
+    light: bool,
+    screenshot: str | None,
+    screen: tuple[int, int],
+    press: str,
+    after: float,
+) -> None:
+    """Watch a loader at work and look into its batches: pause it, step it, go anywhere in it, look at any item.
+
+    TARGET is what `hydrax run` takes; without it, 1,797 handwritten digits are shown. Press ? for the keys.
+
+    With --cache PATH a cache is shown instead: what it holds, a map of it, every entry; verify, repair, clear.
+    With --attach it watches the loader of a training that runs, and nothing waits for it; with several runs it asks.
+
+    With --screenshot no terminal is needed: the picture is taken when the run ends or --after has passed.
+    """
+    if attach is not None:
+        _require_alone(ctx, "attach")
+    if screenshot is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise _no_terminal() if cache is None else _no_terminal_for_cache(cache)
+    if cache is not None:
+        _require_alone(ctx, "cache")
+        _show_cache(cache, light=light, screenshot=screenshot, screen=screen, keys=press.split(), seconds=after)
+        return
+    runs = None if attach is None else runs_to_watch(attach)
+    from hydrax_cli.inspect.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
+    from hydrax_cli.inspect.feeds.attached import AttachedFeed  # noqa: PLC0415  same
+    from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
+    from hydrax_cli.inspect.feeds.loader import LoaderFeed  # noqa: PLC0415  same
+
+    changes = {
+        "epochs": epochs,
+        "batches": batches,
+        "workers": workers,
+        "kind": kind,
+        "depth": depth,
+        "batch_size": batch_size,
+        "seed": seed,
+        "start": start,
+    }
+    command = reproduction(target, parameters, batch_size, seed, size)
+    limit = _DEMO_SPEED if speed is None and target is None else speed or None
+    log = LogBuffer()
+    feed: AttachedFeed | LoaderFeed
+    if runs is not None:
+        feed = AttachedFeed(runs, log)
+        if screenshot is None:
+            os.nice(_NICENESS)
+    else:
+        feed = LoaderFeed(
+            partial(_open, target, parameters, size, changes, command),
+            log,
+            step_seconds=step_seconds,
+            limit=limit,
+            playing=not paused,
+        )
+    with Capture(log, descriptors=screenshot is None) as capture, _brisk():
+        app = InspectApp(feed, on_ready=capture.take_streams, light=light)
+        try:
+            if screenshot is None:
+                app.run()
+            else:
+                picture = asyncio.run(_picture(app, screen, press.split(), after))
+        finally:
+            feed.close()
+    if screenshot is not None:
+        Path(screenshot).write_text(picture, "utf-8")
+    _report(ctx, app.fatal_fault)
+
+
+def _no_terminal_for_cache(cache: Path) -> click.UsageError:
+    return click.UsageError(
+        f"this is no terminal; use `hydrax cache info {cache}` for plain lines or JSON, or --screenshot FILE.svg for a "
+        "picture"
+    )
+
+
+def _require_alone(ctx: click.Context, option: str) -> None:
+    """Refuse what says which loader to run, and how, beside an option that runs none."""
+    names = [
+        param.human_readable_name if param.param_type_name == "argument" else param.opts[0]
+        for param in ctx.command.params
+        if param.name not in {*_OF_EVERY_SOURCE, option}
+        and ctx.get_parameter_source(str(param.name)) == ParameterSource.COMMANDLINE
+    ]
+    if names:
+        raise click.UsageError(f"--{option}: it runs no loader, so {', '.join(names)} cannot go with it")
+
+
+def _show_cache(
+    path: Path, *, light: bool, screenshot: str | None, screen: tuple[int, int], keys: list[str], seconds: float
+) -> None:
+    from hydrax_cli.inspect.cache.app import CacheApp  # noqa: PLC0415  who watches a run needs none of it
+    from hydrax_cli.inspect.cache.model.source import CacheSource  # noqa: PLC0415  same
+    from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
+
+    source = CacheSource(path)
+    try:
+        source.require()
+    except NotACacheError as error:
+        raise click.UsageError(f"--cache: {error}") from error
+    with Capture(LogBuffer(), descriptors=screenshot is None) as capture, _brisk():
+        app = CacheApp(source, path, on_ready=capture.take_streams, light=light)
+        try:
+            if screenshot is None:
+                app.run()
+            else:
+                picture = asyncio.run(_picture(app, screen, keys, seconds))
+        finally:
+            source.close()
+    if screenshot is not None:
+        Path(screenshot).write_text(picture, "utf-8")
+
+
+@contextmanager
+def _brisk() -> Iterator[None]:
+    """Threads take turns more often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _open(
+    target: str | None,
+    parameters: dict[str, str],
+    size: tuple[int, int] | None,
+    changes: dict[str, Any],
+    command: str,
+) -> Opened:
+    """Find the target; this imports the user's code, and so is done while the screens are up already."""
+    from hydrax_cli.inspect.feeds.loader import Opened  # noqa: PLC0415  see above
+    from hydrax_cli.shared.overrides import Overrides, load_overridden  # noqa: PLC0415  see above
+
+    found, loader = load_overridden(target, parameters, size, Overrides(**changes))
+    asked = changes["epochs"] is not None or changes["batches"] is not None
+    if not asked and (target is None or found.loader.last_batch is None):
+        loader = loader.replace(end_at=None)  # watching has no end of its own
+    return Opened(found.name, command, loader)
+
+
+async def _picture(app: InspectApp | CacheApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:
+    """The screen after a run has come to rest, and after some keys."""
+    from hydrax_cli.inspect.svg import screen_svg  # noqa: PLC0415  only a picture needs it
+
+    async with app.run_test(size=size) as pilot:
+        await _wait(pilot, lambda: app.has_batch or app.at_rest, _FIRST_SECONDS)
+        await _wait(pilot, lambda: app.at_rest, seconds)
+        for key in keys:
+            await pilot.press(key)
+            await _wait(pilot, lambda: app.settled, _FIRST_SECONDS)
+        app.tick(at_once=True)
+        await pilot.pause(_POLL_SECONDS)
+        return screen_svg(app)
+
+
+async def _wait(pilot: Pilot[None], condition: Callable[[], bool], seconds: float) -> None:
+    """Until the condition holds, or so many seconds have passed."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        await pilot.pause(_POLL_SECONDS)
+
+
+def _report(ctx: click.Context, fault: Fault | None) -> None:
+    """What stopped the run stays in the terminal, too."""
+    if fault is None:
+        return
+    if fault.usage:
+        raise click.UsageError(fault.text, ctx)
+    raise TargetError(fault.text)

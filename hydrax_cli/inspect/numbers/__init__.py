@@ -1,0 +1,1 @@
+"""What the screens compute from arrays and statistics."""

@@ -1,0 +1,378 @@
+"""What the screens know of a run: frozen values, made by a feed, and the Textual messages that carry them.
+
+Promise: nothing here touches a loader, NumPy or jax, so that the screens are up before any of them is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
+
+from textual.message import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from hydrax_cli.inspect.numbers.statistics import ArrayStats
+    from hydrax_core.monitor.stats import Stats
+
+__all__ = [
+    "ArrayCounted",
+    "ArrayInfo",
+    "Attaching",
+    "BatchOpened",
+    "BatchRecord",
+    "BatchView",
+    "Controls",
+    "Fault",
+    "Feed",
+    "Frame",
+    "GroupInfo",
+    "LogLine",
+    "RunChoice",
+    "RunState",
+    "Subject",
+]
+
+_MOST_HELD = 1000
+RunState: TypeAlias = Literal["opening", "starting", "running", "paused", "starved", "silent", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array of a batch; ``shape`` includes the batch, ``offset`` and ``bytes`` are as loaded."""
+
+    name: str
+    shape: tuple[int, ...]
+    numpy_dtype: str
+    jax_dtype: str
+    offset: int
+    bytes: int
+    is_label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """One group; ``kind`` is ``"training"`` or ``"validation"``."""
+
+    kind: str
+    index: int
+    items: int
+    batch_size: int
+    batches: int
+    seed: int
+    arrays: tuple[ArrayInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is looked at, known before the first batch.
+
+    Attributes:
+        target: Its name for people.
+        command: What runs it again: ``hydrax run`` with target and arguments.
+        groups: Training before validation.
+        batches_per_epoch: Training batches.
+        batches_per_validation: Validation batches of one validation run.
+        validation_interval: Training batches between two validation runs; 0 without validation.
+        first_batch: Number of the first training batch.
+        last_batch: Number of the training batch to stop before; ``None`` for an endless run.
+        kind: What the workers are.
+        has_step: Whether the consumer trains or pretends to.
+        pid: The process of a run that is watched, ``None`` where the app itself runs the loader.
+    """
+
+    target: str
+    command: str
+    groups: tuple[GroupInfo, ...]
+    batches_per_epoch: int
+    batches_per_validation: int
+    validation_interval: int
+    first_batch: int
+    last_batch: int | None
+    kind: str
+    has_step: bool
+    pid: int | None = None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the training groups."""
+        return tuple(group.seed for group in self.groups if group.kind == "training")
+
+    def group(self, record: BatchRecord) -> GroupInfo:
+        """The group that a batch comes from."""
+        return next(group for group in self.groups if (group.kind, group.index) == (record.kind, record.group))
+
+    def start_of(self, record: BatchRecord) -> tuple[int, int]:
+        """Epoch and batch to start at so that the batch comes: a validation run follows a training batch."""
+        if record.kind == "training":
+            return record.epoch, record.epoch_batch
+        return divmod((record.epoch + 1) * self.validation_interval - 1, self.batches_per_epoch)
+
+    def command_for(self, record: BatchRecord) -> str:
+        """What shows that batch again in a terminal."""
+        epoch, batch = self.start_of(record)
+        return f"{self.command} --start {epoch}:{batch} --batches 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that went wrong, for a screen of its own.
+
+    Attributes:
+        title: In one line.
+        text: All of it, tracebacks included.
+        fatal: Whether no batch can come before it is put right.
+        usage: Whether the command line was wrong.
+        gone: Whether a run that was watched is gone.
+    """
+
+    title: str
+    text: str
+    fatal: bool
+    usage: bool = False
+    gone: bool = False
+
+
+class BatchRecord(NamedTuple):
+    """A batch that was handed out, or that failed; a line of the table.
+
+    Attributes:
+        serial: Counts what happened, from 1.
+        kind: ``"training"`` or ``"validation"``.
+        group: Position of its group among those of its kind.
+        epoch: Epoch, or number of the validation run.
+        epoch_batch: Position in it, from 0.
+        batch_num: Position among all batches of its kind, from 0.
+        size: Real rows.
+        seed: Seed of the batch, ``None`` in validation.
+        wait_seconds: How long the consumer waited for it.
+        load_seconds: Time in ``loader_func``, over all workers; ``None`` where it is not known.
+        cached: Whether it came from the cache.
+        fault: What went wrong.
+        name: What to call it, where that is not its epoch and batch.
+    """
+
+    serial: int
+    kind: str
+    group: int
+    epoch: int
+    epoch_batch: int
+    batch_num: int
+    size: int
+    seed: int | None
+    wait_seconds: float
+    load_seconds: float | None
+    cached: bool
+    fault: Fault | None = None
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """``"epoch 3, batch 14"``."""
+        return (
+            self.name
+            or f"{'epoch' if self.kind == 'training' else 'validation'} {self.epoch}, batch {self.epoch_batch}"
+        )
+
+
+class LogLine(NamedTuple):
+    """A line that a loader, a worker or a library wrote.
+
+    Attributes:
+        serial: Counts the lines, from 1.
+        at: When it came, seconds since the epoch.
+        source: Who wrote it: ``"stdout"``, ``"stderr"``, ``"hydrax"``, ``"loader"``, or a worker.
+        level: ``"info"``, ``"warning"`` or ``"error"``.
+        text: One line.
+    """
+
+    serial: int
+    at: float
+    source: str
+    level: str
+    text: str
+
+
+class RunChoice(NamedTuple):
+    """A running training that can be watched.
+
+    Attributes:
+        path: Its socket, which no other has.
+        name: What it is called.
+        pid: Its process.
+        place: ``"epoch 3:14"``, empty where it is not known.
+        seconds: For how long it has been running; ``None`` where it does not answer.
+        command: The command line of the process.
+    """
+
+    path: str
+    name: str
+    pid: int
+    place: str
+    seconds: float | None
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A run at one moment; made several times a second.
+
+    Attributes:
+        state: What it does.
+        detail: The state in a few words more, may be empty.
+        subject: What is looked at, ``None`` until it is open.
+        device: Where batches are placed, empty until it is known.
+        stats: Counts of the loader.
+        current: The last batch handed out.
+        records: What happened since the frame before.
+        lines: What was logged since the frame before.
+        missed_lines: Lines that came too fast to be kept.
+        waiting_seconds: For how long the consumer has been waiting for a batch.
+        paused_seconds: How long the run was paused, all times together.
+        limit: Most batches a second, ``None`` for no limit.
+        fault: What stopped the run.
+        choices: Runs to choose from, where one has to be chosen.
+    """
+
+    state: RunState
+    detail: str = ""
+    subject: Subject | None = None
+    device: str = ""
+    stats: Stats | None = None
+    current: BatchRecord | None = None
+    records: tuple[BatchRecord, ...] = ()
+    lines: tuple[LogLine, ...] = ()
+    missed_lines: int = 0
+    waiting_seconds: float = 0.0
+    paused_seconds: float = 0.0
+    limit: float | None = None
+    fault: Fault | None = None
+    choices: tuple[RunChoice, ...] = ()
+
+    def after(self, earlier: Frame) -> Frame:
+        """This frame with what an earlier one brought, where that was not shown."""
+        return replace(
+            self,
+            records=(*earlier.records, *self.records)[-_MOST_HELD:],
+            lines=(*earlier.lines, *self.lines)[-_MOST_HELD:],
+            missed_lines=earlier.missed_lines + self.missed_lines,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch with what is in it; the arrays are copies.
+
+    Attributes:
+        record: Which batch it is.
+        group: Its group.
+        arrays: NumPy arrays by name, as the training gets them; the first ``rows`` rows.
+        infos: Their layouts.
+        indices: Index in the group's data of each real row.
+        seeds: Seed of each real row, ``None`` in validation.
+        descriptors: Each item's descriptor as text.
+        additional: Additional data as text: name -> one a row, empty where there is none.
+        source: Where the copy comes from, in words.
+        command: What shows the batch again in a terminal.
+    """
+
+    record: BatchRecord
+    group: GroupInfo
+    arrays: Mapping[str, npt.NDArray[np.generic]]
+    infos: tuple[ArrayInfo, ...]
+    indices: Sequence[int]
+    seeds: Sequence[int] | None
+    descriptors: Sequence[str]
+    additional: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    source: str = ""
+    command: str = ""
+
+
+class Controls(Protocol):
+    """What can be done to a run that the app itself drives; nothing here waits."""
+
+    def play(self) -> None:
+        """Go on, at the start where the run has ended."""
+
+    def pause(self) -> None:
+        """Take no further batch."""
+
+    def step(self) -> None:
+        """Take one batch and pause."""
+
+    def jump(self, epoch: int, batch: int) -> None:
+        """Go on from there, paused or running as before."""
+
+    def set_limit(self, per_second: float | None) -> None:
+        """Take at most so many batches a second."""
+
+    def reopen(self) -> None:
+        """Find the target anew, as its code may have changed."""
+
+
+class Attaching(Protocol):
+    """What can be done where runs of other processes are watched; nothing here waits."""
+
+    def look_again(self) -> None:
+        """Find the run again, or others to choose from."""
+
+    def choose(self, choice: RunChoice | None) -> None:
+        """Watch that run; ``None`` for none of those offered."""
+
+
+class Feed(Protocol):
+    """Where frames come from.
+
+    Attributes:
+        controls: ``None`` where the run can only be watched.
+        attaching: ``None`` where the app itself runs the loader.
+    """
+
+    controls: Controls | None
+    attaching: Attaching | None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+
+    def frame(self) -> Frame:
+        """The run now, with what happened since the last call; does not wait."""
+
+    def preview(self) -> BatchView | None:
+        """The first rows of a recent batch, newer ones each time; does not wait."""
+
+    def has(self, record: BatchRecord) -> bool:
+        """Whether ``open()`` can show that very batch."""
+
+    def open(self, record: BatchRecord) -> BatchView:
+        """A batch with all that is in it, of a run that is watched maybe a later one; may take as long as loading it.
+
+        Raises:
+            LookupError: It cannot be had; the text says why.
+        """
+
+    def close(self) -> None:
+        """End the run and leave nothing behind; takes up to two seconds."""
+
+
+class BatchOpened(Message):
+    """A batch to look into, or why there is none."""
+
+    def __init__(self, record: BatchRecord, view: BatchView | None, error: str = "") -> None:
+        super().__init__()
+        self.record = record
+        self.view = view
+        self.error = error
+
+
+class ArrayCounted(Message):
+    """The numbers of one array of an opened batch."""
+
+    def __init__(self, view: BatchView, name: str, stats: ArrayStats) -> None:
+        super().__init__()
+        self.view = view
+        self.name = name
+        self.stats = stats

@@ -1,0 +1,75 @@
+"""What loaders print and raise; follows the newest line until the user scrolls up."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydrax_cli.inspect.values import LogLine
+
+__all__ = ["LogView"]
+
+_MOST_LINES = 2000
+_LOOKS = {"info": "plain", "warning": "warn", "error": "bad"}
+_MARKS = {"info": " ", "warning": "!", "error": "✗"}
+_SOURCE_WIDTH = 9
+
+
+class LogView(LineList):
+    """The last lines of the log."""
+
+    BORDER_TITLE = "log"
+    EMPTY = " what loaders print and raise comes here"
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self._lines: deque[LogLine | str] = deque(maxlen=_MOST_LINES)
+
+    def add(self, lines: Sequence[LogLine], missed: int) -> None:
+        """Add lines, oldest first."""
+        if not lines:
+            return
+        following = self.scroll_offset.y >= self.max_scroll_y
+        if missed:
+            self._lines.append(f"{missed:,} lines came too fast to be shown")
+        self._lines.extend(lines)
+        self.border_title = f"log · {len(self._lines):,} lines"
+        self.lines_changed()
+        if following and self.chosen is None:
+            self.scroll_end(animate=False)
+
+    def count(self) -> int:
+        """Lines kept."""
+        return len(self._lines)
+
+    def pieces(self, index: int, width: int) -> Pieces:
+        """A line."""
+        line = self._lines[index]
+        if isinstance(line, str):
+            return [(f" {line}", "dim")]
+        at = time.strftime(" %H:%M:%S ", time.localtime(line.at)) if width >= 60 else " "  # noqa: PLR2004  else too narrow
+        source = f"{line.source[:_SOURCE_WIDTH]:<{_SOURCE_WIDTH}} "
+        look = _LOOKS[line.level]
+        return [(at, "dim"), (source, "key"), (f"{_MARKS[line.level]} ", look), (clean(line.text), look)]
+
+    def text(self) -> str:
+        """All lines, for the clipboard."""
+        return "\n".join(line if isinstance(line, str) else line.text for line in self._lines)
+
+    def action_last(self) -> None:
+        """Follow the newest line again."""
+        self.choose(None)
+        self.scroll_end(animate=False)
+
+    def on_resize(self) -> None:
+        """Keep following."""
+        following = self.scroll_offset.y >= self.max_scroll_y
+        super().on_resize()
+        if following:
+            self.scroll_end(animate=False)

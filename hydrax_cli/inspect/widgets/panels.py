@@ -1,0 +1,372 @@
+"""The upper half of the main screen: title line, progress, speed, workers and slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+from textual.widget import Widget
+
+from hydrax_cli.inspect.numbers.rates import Reading
+from hydrax_cli.inspect.values import Frame
+from hydrax_cli.inspect.widgets.drawing import bar, columns
+from hydrax_cli.shared.units import count, many, rate, size, span
+
+if TYPE_CHECKING:
+    from hydrax_core.engine.counters import WorkerStats
+from hydrax_core.monitor.stats import Stats
+
+__all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
+
+_STATES = {
+    "opening": ("◌", "opening", "$dim"),
+    "starting": ("◌", "starting", "$text-accent"),
+    "running": ("►", "running", "$text-success"),
+    "paused": ("‖", "paused", "$text-primary"),
+    "starved": ("◔", "starved", "$text-warning"),
+    "silent": ("◌", "silent", "$text-warning"),
+    "done": ("✓", "done", "$text-success"),
+    "failed": ("✗", "failed", "$text-error"),
+}
+_WORKER_GLYPHS = {
+    "busy": ("●", "$text-success"),
+    "idle": ("○", "$dim"),
+    "starting": ("◌", "$text-accent"),
+    "ended": ("✗", "$text-error"),
+}
+_SLOT_GLYPHS = {
+    "ready": ("■", "$text-success"),
+    "filling": ("◧", "$text-accent"),
+    "held": ("▣", "$text-primary"),
+    "free": ("□", "$faint"),
+}
+_LONG_ITEM_SECONDS = 1.0
+_VERY_LONG_ITEM_SECONDS = 10.0
+_LEAST_BAR = 8
+_WIDE_SLOTS = 76
+_WIDE_TOP = 90
+_LONGEST_SEEDS = 24
+
+
+class FramePanel(Widget):
+    """A part that draws a frame and its reading."""
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
+        super().__init__(id=id)
+        self.frame = Frame("opening")
+        self.reading = Reading()
+
+    def show_frame(self, frame: Frame, reading: Reading) -> None:
+        """Draw a frame; the layout changes only where the number of lines does."""
+        before = self.wanted_height()
+        self.frame, self.reading = frame, reading
+        self.refresh(layout=self.wanted_height() != before)
+
+    def wanted_height(self) -> int:
+        """Lines that the content takes."""
+        return 1
+
+
+class TopBar(FramePanel):
+    """What is looked at, where it stands, and what it does."""
+
+    def render(self) -> Content:
+        """One line: the name to the left, the state to the right, in between what there is room for."""
+        frame, width = self.frame, self.content_size.width
+        glyph, word, style = _STATES[self.reading.state]
+        if self.reading.state == "starved" and frame.waiting_seconds > 1:
+            word = f"waiting {span(frame.waiting_seconds)}"
+        elif frame.state == "silent":
+            word = frame.detail
+        state = Content.assemble((f" {glyph} {word} ", f"{style} reverse bold"))
+        name = frame.subject.target if frame.subject is not None else frame.detail or "opening the target"
+        left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
+        if frame.subject is not None and frame.subject.pid is not None:
+            pid = f"pid {frame.subject.pid}" if width < _WIDE_TOP else f"live · pid {frame.subject.pid}"
+            left += Content.assemble((f" ◉ {pid} ", "$text-accent reverse"), "  ")
+        facts = self._facts()
+        room = width - left.cell_length - state.cell_length
+        middle = Content()
+        for fact_style, text in facts:
+            piece = Content.assemble((f" {text} ", fact_style), ("·", "$faint"))
+            if middle.cell_length + piece.cell_length - 1 > room:
+                break
+            middle += piece
+        middle = middle.right_crop(1) if middle.plain.endswith("·") else middle
+        gap = max(0, room - middle.cell_length)
+        return left + Content(" " * gap) + middle + state
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What there may be room for, the most important first: its style and its text."""
+        frame, facts = self.frame, []
+        if frame.current is not None:
+            kind = "epoch" if frame.current.kind == "training" else "validation"
+            facts.append(("$foreground", f"{kind} {count(frame.current.epoch)}:{frame.current.epoch_batch}"))
+        if frame.limit is not None:
+            facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
+        if frame.subject is not None:
+            seeds = ", ".join(map(str, frame.subject.seeds))
+            facts.append(("$dim", f"seed {_head(seeds, _LONGEST_SEEDS)}"))
+        if frame.device:
+            facts.append(("$dim", frame.device))
+        return facts
+
+
+class ProgressPanel(FramePanel):
+    """How far the epoch, the run and the validation are."""
+
+    BORDER_TITLE = "progress"
+
+    def wanted_height(self) -> int:
+        """Three lines with validation, else two."""
+        return 3 if self.frame.subject is not None and self.frame.subject.validation_interval else 2
+
+    def get_content_height(self, *_: object) -> int:
+        """See ``wanted_height()``."""
+        return self.wanted_height()
+
+    def render(self) -> Content:
+        """The bars."""
+        subject, current = self.frame.subject, self.frame.current
+        if subject is None:
+            return Content.assemble((self.frame.detail or "opening the target …", "$dim"))
+        training = current if current is not None and current.kind == "training" else None
+        if training is not None:
+            epoch, done = training.epoch, training.epoch_batch + 1
+            number = training.batch_num + 1
+        elif current is not None:
+            number = (current.epoch + 1) * subject.validation_interval
+            epoch, done = divmod(number - 1, subject.batches_per_epoch)
+            done += 1
+        else:
+            number = subject.first_batch
+            epoch, done = divmod(number, subject.batches_per_epoch)
+        lines = [self._line(f"epoch {count(epoch)}", done, subject.batches_per_epoch, "$text-primary")]
+        if subject.last_batch is None or number > subject.last_batch:
+            lines.append(self._text("run", f"{many(number, 'batch', 'batches')}, endless"))
+        else:
+            lines.append(self._line("run", number, subject.last_batch, "$text-primary"))
+        if subject.validation_interval:
+            if current is not None and current.kind == "validation":
+                name = f"validation {count(current.epoch)}"
+                lines.append(self._line(name, current.epoch_batch + 1, subject.batches_per_validation, "$text-accent"))
+            else:
+                rest = subject.validation_interval - number % subject.validation_interval
+                lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
+        return Content("\n").join(lines)
+
+    def _line(self, name: str, done: int, total: int, style: str) -> Content:
+        numbers = f"{count(done)} / {count(total)}"
+        width = max(_LEAST_BAR, self.content_size.width - 16 - 7 - max(15, len(numbers)))
+        full, rest = bar(width, done / total if total else 0.0)
+        share = f"{100 * done / total:.0f} %" if total else ""
+        return Content.assemble(
+            (f"{name:<15} ", "$foreground"),
+            (full, style),
+            (rest, "$faint"),
+            f" {numbers:>15} ",
+            (f"{share:>5}", "$dim"),
+        )
+
+    def _text(self, name: str, text: str) -> Content:
+        return Content.assemble((f"{name:<15} ", "$foreground"), (text, "$dim"))
+
+
+class SpeedPanel(FramePanel):
+    """How fast it goes, who waits for whom, and how the speed was lately."""
+
+    BORDER_TITLE = "speed"
+    _LEAST_HEIGHT = 4
+
+    def render(self) -> Content:
+        """A graph as high as there is room for, the numbers, the first batch, the verdict."""
+        width, height = self.content_size
+        history = self.reading.history
+        fault = self.frame.fault
+        told = (fault.title, "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
+        verdict = _wrapped(*told, width, 3 if height > self._LEAST_HEIGHT else 2)
+        graph_height = max(0, height - 2 - max(2, len(verdict)))
+        lines = [Content.styled(text, "$accent") for text in columns(history, width, graph_height)]
+        if lines and history:
+            lines[0] = _over(lines[0], f"{rate(max(history), 1)} items/s ")
+        lines.append(self._numbers(width, with_graph=not graph_height))
+        lines.append(self._first_batch(width))
+        return Content("\n").join([*lines, *verdict])
+
+    def _numbers(self, width: int, *, with_graph: bool) -> Content:
+        reading = self.reading
+        parts = (
+            (rate(reading.items, 1), "items/s"),
+            (rate(reading.bytes / 1e6, 1), "MB/s"),
+            (rate(reading.batches, 1), "batches/s"),
+            (f"{100 * reading.idle:.0f} %", "idle"),
+        )
+        line = Content("   ").join(
+            Content.assemble((number, "bold $foreground"), (f" {unit}", "$dim")) for number, unit in parts
+        )
+        room = width - line.cell_length - 2
+        if with_graph and room >= _LEAST_BAR:
+            line += Content.styled("  " + columns(reading.history, room, 1)[0], "$accent")
+        return line.truncate(width)
+
+    def _first_batch(self, width: int) -> Content:
+        stats = self.frame.stats
+        first = stats.first_batch if stats is not None else None
+        if stats is None or first is None:
+            return Content.assemble(("first batch ", "$dim"), ("…", "$text-accent"))
+        line = Content.assemble(("first batch ", "$dim"), span(first.total))
+        phases = f" = {span(first.start)} start + {span(first.load)} load + {span(first.place)} place"
+        told = (
+            (stats.errors, "failed item", "failed items"),
+            (stats.skipped_batches, "skipped batch", "skipped batches"),
+            (stats.worker_restarts, "replaced worker", "replaced workers"),
+        )
+        bad = "".join(f"   {many(*what)}" for what in told if what[0])
+        if line.cell_length + len(phases) + len(bad) <= width:
+            line += Content.styled(phases, "$dim")
+        return (line + Content.styled(bad, "$text-warning")).truncate(width)
+
+
+class CrewPanel(FramePanel):
+    """A lane for each worker and a cell for each slot."""
+
+    BORDER_TITLE = "workers and slots"
+    _CELL = 11
+    _MOST_LINES = 8
+
+    def wanted_height(self) -> int:
+        """Lines of workers and slots."""
+        return self._lines_for(self.content_size.width or self._CELL)
+
+    def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
+        """See ``wanted_height()``."""
+        return self._lines_for(width)
+
+    def _lines_for(self, width: int) -> int:
+        return self._worker_lines(width) + len(self._slots(self.frame.stats, width))
+
+    def _worker_lines(self, width: int) -> int:
+        """A lane a worker; of many workers, lines of cells; of very many, lines of signs."""
+        stats = self.frame.stats
+        workers = len(stats.workers) if stats is not None and stats.workers else 1
+        for a_line in (1, max(1, width // self._CELL), max(1, width)):
+            lines = -(-workers // a_line)
+            if lines <= self._MOST_LINES:
+                return lines
+        return self._MOST_LINES
+
+    def render(self) -> Content:
+        """Lanes where they fit, else a cell a worker, or a sign a worker; then the slots."""
+        stats = self.frame.stats
+        width, height = self.content_size
+        slots = self._slots(stats, width)
+        if stats is None or not stats.workers:
+            return Content("\n").join([Content.styled("no worker is up", "$dim"), *slots])
+        room = max(1, height - len(slots))
+        workers = [(worker, self._busy(worker)) for worker in stats.workers]
+        across = max(1, width // self._CELL)
+        if len(workers) <= room:
+            lines = [self._lane(worker, busy, width) for worker, busy in workers]
+        elif len(workers) <= room * across:
+            lines = _joined([self._cell(worker, busy) for worker, busy in workers], across)
+        else:
+            lines = _joined([_sign(worker, busy) for worker, busy in workers], max(1, width))[:room]
+        return Content("\n").join([*lines, *slots])
+
+    def _busy(self, worker: WorkerStats) -> float:
+        return self.reading.busy[worker.number] if worker.number < len(self.reading.busy) else 0.0
+
+    def _lane(self, worker: WorkerStats, busy: float, width: int) -> Content:
+        glyph, style = _WORKER_GLYPHS[worker.state]
+        full, rest = bar(max(_LEAST_BAR, min(40, width - 56)), busy)
+        lane = Content.assemble(
+            (f"{worker.number:>2} ", "$dim"),
+            (f"{glyph} ", style),
+            (full, "$success"),
+            (rest, "$faint"),
+            f" {100 * busy:>3.0f} %  ",
+        )
+        doing, doing_style = self._doing(worker)
+        tail = Content.assemble((f"{count(worker.items)} items", "$dim"))
+        if worker.restarts:
+            tail = Content.styled(f"↻ {worker.restarts}  ", "$text-warning") + tail
+        room = max(0, width - lane.cell_length - tail.cell_length)
+        return lane + Content.styled(doing, doing_style).truncate(room, ellipsis=True, pad=True) + tail
+
+    def _doing(self, worker: WorkerStats) -> tuple[str, str]:
+        if worker.item is None:
+            return worker.state, "$dim"
+        style = "$foreground"
+        if worker.item_seconds > _LONG_ITEM_SECONDS:
+            style = "$text-error bold" if worker.item_seconds > _VERY_LONG_ITEM_SECONDS else "$text-warning"
+        return f"item {count(worker.item)} for {span(worker.item_seconds)}", style
+
+    def _cell(self, worker: WorkerStats, busy: float) -> Content:
+        glyph, style = _WORKER_GLYPHS[worker.state]
+        if worker.restarts:
+            glyph, style = "↻", "$text-warning"
+        return Content.assemble((f"{worker.number:>3} ", "$dim"), (glyph, style), f"{100 * busy:>4.0f}% ")
+
+    def _slots(self, stats: Stats | None, width: int) -> list[Content]:
+        """A cell a slot, and what the cells mean; in one line where both fit."""
+        slots = stats.slots if stats is not None else ()
+        legend = Content("  ").join(
+            Content.assemble((f"{glyph} ", style), (f"{slots.count(state)} {state}", "$dim"))
+            for state, (glyph, style) in _SLOT_GLYPHS.items()
+        )
+        if stats is not None and width >= _WIDE_SLOTS:
+            legend += Content.styled(f"  {size(stats.slot_bytes)} each", "$dim")
+        room = width - len("slots ")
+        together = len(slots) + legend.cell_length + 2 <= room
+        if together:
+            room -= legend.cell_length + 2
+        line = Content.styled("slots ", "$dim")
+        shown = len(slots) if len(slots) <= room else max(0, room - 6)
+        gap = " " if 2 * len(slots) <= room else ""
+        for state in slots[:shown]:
+            glyph, style = _SLOT_GLYPHS[state]
+            line += Content.styled(glyph + gap, style)
+        if shown < len(slots):
+            line += Content.styled(f" +{len(slots) - shown}", "$dim")
+        if together:
+            return [line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend]
+        return [line, Content("      ") + legend]
+
+
+def _sign(worker: WorkerStats, busy: float) -> Content:
+    """A worker as one character: how busy it is, or that something is the matter with it."""
+    if worker.state in ("starting", "ended"):
+        return Content.styled(*_WORKER_GLYPHS[worker.state])
+    return Content.styled("▁▂▃▄▅▆▇█"[min(7, int(8 * busy))], "$text-warning" if worker.restarts else "$success")
+
+
+def _joined(pieces: list[Content], across: int) -> list[Content]:
+    """Pieces in lines of so many."""
+    return [Content("").join(pieces[i : i + across]) for i in range(0, len(pieces), across)]
+
+
+def _wrapped(text: str, style: str, width: int, lines: int) -> list[Content]:
+    """A text in at most so many lines."""
+    if not text or width <= 0:
+        return []
+    made = Content.styled(text, style).wrap(width)
+    if len(made) > lines:
+        rest = Content(" ").join(line.rstrip() for line in made[lines - 1 :])
+        made = [*made[: lines - 1], rest.truncate(width, ellipsis=True)]
+    return made
+
+
+def _over(line: Content, text: str) -> Content:
+    """A label over the start of a line where that is empty."""
+    if line.plain[: len(text)].strip():
+        return line
+    return Content.styled(text, "$dim") + line[len(text) :]
+
+
+def _head(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a text, which tells more of a path than its start."""
+    return text if len(text) <= width else f"…{text[1 - width :]}"

@@ -1,0 +1,1 @@
+"""hydrax run: exercises a loader."""

@@ -1,0 +1,133 @@
+"""``hydrax run``: run a loader and show what it does."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from hydrax_cli.run.digest import RunDigest
+from hydrax_cli.run.drive import drive
+from hydrax_cli.run.render import result_json
+from hydrax_cli.run.reporters import choose_reporter
+from hydrax_cli.run.summary import describe
+from hydrax_cli.shared.options import loader_options
+from hydrax_cli.shared.overrides import Overrides, load_overridden
+from hydrax_cli.shared.streams import own_output
+from hydrax_cli.shared.target import Target
+from hydrax_core.cache import caches
+from hydrax_core.errors import NotACacheError
+
+if TYPE_CHECKING:
+    from hydrax_core import Dataloader
+
+__all__ = ["run"]
+
+_INTERRUPTED = 130
+
+
+def _json_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A result must not be lost at the end because it cannot be written."""
+    if value is not None and value != "-" and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
+        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist", ctx, param)
+    return value
+
+
+def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """The folder of a single cache must stay free of others."""
+    if value is not None:
+        try:
+            single = caches(value) == (value,)
+        except NotACacheError:
+            single = False
+        if single:
+            raise click.BadParameter(f"{value} is the cache of one group; give the folder above it", ctx, param)
+    return value
+
+
+@click.command(short_help="Run a loader and show what it does.")
+@loader_options
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    callback=_caches_folder,
+    help="Keep what is loaded below DIR, and serve it from there.",
+)
+@click.option("--digest", "with_digest", is_flag=True, help="Hash order, seeds and bytes of every batch.")
+@click.option(
+    "--json", "json_file", metavar="FILE", callback=_json_file, help="Write the result as JSON; - for standard output."
+)
+@click.option("--quiet", is_flag=True, help="Show only errors, and the digest if asked for.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    target: str | None,
+    parameters: dict[str, str],
+    epochs: int | None,
+    batches: int | None,
+    start: tuple[int, int] | None,
+    workers: int | Literal["auto"] | None,
+    kind: str | None,
+    depth: int | Literal["auto"] | None,
+    batch_size: int | None,
+    seed: int | None,
+    size: tuple[int, int] | None,
+    step_seconds: float,
+    cache: Path | None,
+    with_digest: bool,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    """Run a loader and show what it does: who waits for whom, by how much, and what would change it.
+
+    TARGET is package.module:attribute or file.py:attribute (a Dataloader, or a function that returns one, whose
+    arguments -p gives), a folder of images (its sub-folders are the labels), or an .npy or .npz file. Without it, 1,797
+    handwritten digits are run. Without --epochs and --batches, a run goes to the loader's own end, or for one epoch.
+
+    --cache gives every group without a cache of its own a folder below DIR: training-0, validation-0 and so on. A group
+    that leaves its shuffle_later at "default" then repeats the batches of its first epoch in another order each epoch.
+
+    Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
+    wrong usage, 130 interrupted.
+    """
+    asked = Overrides(
+        epochs=epochs,
+        batches=batches,
+        workers=workers,
+        kind=kind,
+        depth=depth,
+        batch_size=batch_size,
+        seed=seed,
+        start=start,
+        cache=cache,
+    )
+    with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
+        found, loader = load_overridden(target, parameters, size, asked)
+        _check_start(loader)
+        plan = describe(Target(found.name, loader))
+        reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
+        digest = RunDigest() if with_digest else None
+        result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)
+        if json_file == "-":
+            click.echo(result_json(result), file=output)
+    if json_file not in (None, "-"):
+        Path(json_file).write_text(f"{result_json(result)}\n", "utf-8")
+    if failure is not None:
+        raise failure
+    if result.interrupted:
+        ctx.exit(_INTERRUPTED)
+
+
+def _check_start(loader: Dataloader[Any]) -> None:
+    """A run without a batch is nobody's wish."""
+    if loader.last_batch is not None and loader.first_batch >= loader.last_batch:
+        first = "{}:{}".format(*divmod(loader.first_batch, loader.batches_per_epoch))
+        end = "{}:{}".format(*divmod(loader.last_batch, loader.batches_per_epoch))
+        raise click.UsageError(
+            f"--start: the run would be empty, as it starts at {first} and stops before {end}; "
+            "start earlier, or say how long to run with --epochs or --batches"
+        )

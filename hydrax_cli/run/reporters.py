@@ -1,0 +1,207 @@
+"""Who tells the user how a run goes: live bars on a terminal, plain lines elsewhere, or nobody.
+
+Promise: telling costs little: what is shown is brought up to date ten times a second at most, whatever the batches do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from hydrax_cli.run.render import pass_line, plan_lines, plan_view, rates, result_lines, result_view
+from hydrax_cli.shared.units import count, many
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
+    from hydrax_cli.run.summary import Pass, Passes, RunPlan, RunResult
+    from hydrax_core import Batch
+
+__all__ = ["PlainReporter", "Reporter", "SilentReporter", "TerminalReporter", "choose_reporter"]
+
+_REFRESH_SECONDS = 0.1
+_LINE_SECONDS = 10.0
+_WINDOW_SECONDS = 2.0
+
+
+class Reporter(Protocol):
+    """Told of a run: ``start``, then ``batch`` by batch with the passes it ends, then ``finish`` or ``abandon``."""
+
+    def start(self, plan: RunPlan) -> None:
+        """The run begins."""
+
+    def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
+        """A batch was handed out and worked on."""
+
+    def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
+        """The run is over; ``ended`` are the passes that ``batch`` was not told of."""
+
+    def abandon(self) -> None:
+        """The run is over, and there is no result. May follow ``finish``."""
+
+
+def choose_reporter(stream: TextIO, *, quiet: bool) -> Reporter:
+    """The reporter that suits a stream."""
+    if quiet:
+        return SilentReporter(stream)
+    console = Console(file=stream, highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return TerminalReporter(console)
+    return PlainReporter(stream)
+
+
+class SilentReporter:
+    """Says only the digest, where one was asked for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def start(self, plan: RunPlan) -> None:
+        """Nothing."""
+
+    def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
+        """Nothing."""
+
+    def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
+        """The digest."""
+        if result.digest is not None:
+            self._stream.write(f"{result.digest}\n")
+
+    def abandon(self) -> None:
+        """Nothing."""
+
+
+class PlainReporter:
+    """Plain lines: the plan, each pass when it ends, a sign of life every ten seconds, the result."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._next_line = 0.0
+
+    def start(self, plan: RunPlan) -> None:
+        """Write the plan."""
+        self._next_line = time.monotonic() + _LINE_SECONDS
+        self._write(plan_lines(plan))
+
+    def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
+        """Write what there is to say."""
+        self._write(pass_line(done) for done in ended)
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + _LINE_SECONDS
+            items = f"{many(passes.items, 'item')} so far"
+            self._write([f"{_pass_name(batch)}: batch {batch.progress} of {batch.progress_total}, {items}"])
+
+    def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
+        """Write the result."""
+        self._write(pass_line(done) for done in ended)
+        self._write(result_lines(result))
+
+    def abandon(self) -> None:
+        """Nothing is left to do."""
+
+    def _write(self, lines: Iterable[str]) -> None:
+        written = False
+        for line in lines:
+            self._stream.write(f"{line}\n")
+            written = True
+        if written:
+            self._stream.flush()
+
+
+class TerminalReporter:
+    """The plan, live bars, the result."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: _Bars | None = None
+        self._next_refresh = 0.0
+
+    def start(self, plan: RunPlan) -> None:
+        """Show the plan and the bars."""
+        self._console.print(plan_view(plan))
+        self._bars = _Bars(self._console, plan)
+        self._bars.start()
+
+    def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
+        """Bring the bars up to date."""
+        now = time.monotonic()
+        if now >= self._next_refresh and self._bars is not None:
+            self._next_refresh = now + _REFRESH_SECONDS
+            self._bars.show(now, batch, passes)
+
+    def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
+        """Show the result in place of the bars."""
+        self.abandon()
+        self._console.print(result_view(result))
+
+    def abandon(self) -> None:
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class _Bars(Progress):
+    """A bar for the epoch or validation run, one for the whole, and a line of rates."""
+
+    def __init__(self, console: Console, plan: RunPlan) -> None:
+        self._rates = Text(f"starting {many(plan.workers, 'worker')}", style="dim")
+        super().__init__(
+            TextColumn("{task.description}", style="cyan"),
+            BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
+            _CountColumn(Column(justify="right")),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._window: deque[tuple[float, int, int, float]] = deque()
+        self._epoch = self.add_task("epoch", total=plan.batches_per_epoch)
+        self._whole = self.add_task("whole run", total=plan.training_batches + plan.validation_batches)
+
+    def show(self, now: float, batch: Batch[Any], passes: Passes) -> None:
+        """Show where a batch stands."""
+        self._rates = self._rate_text(now, passes)
+        self.update(self._epoch, description=_pass_name(batch), completed=batch.progress, total=batch.progress_total)
+        self.update(self._whole, completed=passes.batches)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars and the rates below them."""
+        yield self.make_tasks_table(self.tasks)
+        yield self._rates
+
+    def _rate_text(self, now: float, passes: Passes) -> Text:
+        window = self._window
+        window.append((now, passes.items, passes.bytes, passes.idle_seconds))
+        while len(window) > 2 and now - window[1][0] >= _WINDOW_SECONDS:  # noqa: PLR2004  both ends
+            window.popleft()
+        then, items, array_bytes, idle = window[0]
+        values = rates(passes.items - items, passes.bytes - array_bytes, passes.idle_seconds - idle, now - then)
+        return Text.assemble(
+            *(
+                (text, style)
+                for value, unit in zip(values, (" items/s   ", " MB/s   ", " idle"), strict=True)
+                for text, style in ((value, "bold"), (unit, "dim"))
+            )
+        )
+
+
+class _CountColumn(ProgressColumn):
+    """``12/22``."""
+
+    def render(self, task: Task) -> Text:
+        """The text."""
+        return Text(f"{count(int(task.completed))}/{count(int(task.total or 0))}", style="dim")
+
+
+def _pass_name(batch: Batch[Any]) -> str:
+    return f"{'epoch' if batch.is_training else 'validation'} {batch.address.epoch}"

@@ -1,0 +1,112 @@
+"""What the command line changes about a loader: another loader with the same data.
+
+Promise: the result has an end, so that trying a loader that was made to train for ever ends, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from hydrax_cli.shared.target import SourceOptions, Target, load_target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from hydrax_core import DataGroup, Dataloader
+
+__all__ = ["Overrides", "load_overridden", "override"]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Options of ``hydrax run``; ``None`` leaves what the loader says.
+
+    Attributes:
+        epochs: Epochs to run, counted from the start.
+        batches: Training batches to run, counted likewise; the first of both limits ends the run.
+        workers: Workers, or ``"auto"``.
+        kind: What they are.
+        depth: Batches loaded ahead, or ``"auto"``.
+        batch_size: Rows of every group's batches.
+        seed: Seed of every training group.
+        start: ``(epoch, batches)``.
+        cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
+    """
+
+    epochs: int | None = None
+    batches: int | None = None
+    workers: int | Literal["auto"] | None = None
+    kind: str | None = None
+    depth: int | Literal["auto"] | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    start: tuple[int, int] | None = None
+    cache: Path | None = None
+
+
+def load_overridden(
+    target: str | None, parameters: Mapping[str, str], size: tuple[int, int] | None, asked: Overrides
+) -> tuple[Target, Dataloader[Any]]:
+    """A target as it says itself, and its loader with the changes asked for.
+
+    Raises:
+        click.UsageError: There is no such target, or it does not go with what is asked for.
+        TargetError: The target's own code fails, or is no Dataloader.
+    """
+    options = SourceOptions(batch_size=asked.batch_size, seed=asked.seed, size=size)
+    found = load_target(target, parameters, options)
+    try:
+        return found, override(found.loader, asked)
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
+    """A new loader, not started; where neither it nor the options name an end, it runs for one epoch.
+
+    Raises:
+        ValueError: A value does not go with the data.
+    """
+    options = {"loader_count": asked.workers, "loader_kind": asked.kind, "depth": asked.depth, "start_at": asked.start}
+    changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if asked.batch_size is not None or asked.seed is not None or asked.cache is not None:
+        changes["training"] = _regroup("training", loader.training, asked)
+        if loader.validation:
+            every, rest = divmod(loader.validation_interval, loader.batches_per_epoch)
+            interval = ("batch", loader.validation_interval) if rest else ("epoch", every)
+            changes["validation"] = (*interval, _regroup("validation", loader.validation, asked))
+    changed = loader.replace(**changes)
+    end = _end(changed, asked)
+    return changed if end == changed.last_batch else changed.replace(end_at=("batch", end))
+
+
+def _regroup(kind: str, groups: Sequence[DataGroup[Any]], asked: Overrides) -> list[DataGroup[Any]]:
+    changed = []
+    for position, group in enumerate(groups):
+        changes: dict[str, Any] = {}
+        if asked.batch_size is not None:
+            changes["batch_size"] = asked.batch_size
+        if asked.seed is not None and kind == "training":
+            changes["seed"] = asked.seed
+        if asked.cache is not None and group.cache_location is None:
+            changes["cache_location"] = asked.cache / f"{kind}-{position}"
+        changed.append(group.replace(**changes))
+    return changed
+
+
+def _end(loader: Dataloader[Any], asked: Overrides) -> int:
+    """Number of the training batch to stop before."""
+    ends = []
+    if asked.epochs is not None:
+        ends.append((loader.first_batch // loader.batches_per_epoch + asked.epochs) * loader.batches_per_epoch)
+    if asked.batches is not None:
+        ends.append(loader.first_batch + asked.batches)
+    if ends:
+        return min(ends)
+    if loader.last_batch is not None:
+        return loader.last_batch
+    return _end(loader, Overrides(epochs=1))

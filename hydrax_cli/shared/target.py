@@ -1,0 +1,288 @@
+"""TARGET -> Dataloader.
+
+Promise: a target that does not exist is wrong usage, told with what was looked for; one whose own code fails shows that
+code's traceback, cut to the user's frames. A function's ``-p name=value`` arguments come as its annotations say. What a
+``file.py`` defines travels to the workers by value, as they cannot import it by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import threading
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import cloudpickle
+
+import hydrax_core
+from hydrax_cli.shared.convert import convert
+from hydrax_cli.shared.errors import TargetError
+from hydrax_core.errors import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from types import ModuleType
+
+    from hydrax_core import Dataloader
+
+__all__ = ["SourceOptions", "Target", "is_built_in", "load_target"]
+
+_DIGITS_EPOCHS = 3
+_PATIENCE_SECONDS = 10.0
+_OWN_FOLDERS = tuple(os.path.join(str(Path(__file__).parents[2]), name, "") for name in ("hydrax_cli", "hydrax_core"))  # noqa: PTH118  a prefix that ends with a separator
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """What a built-in source takes from the command line; ``None`` leaves it its default."""
+
+    batch_size: int | None = None
+    seed: int | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be run: its name for people, and the loader, not started."""
+
+    name: str
+    loader: Dataloader[Any]
+
+
+def is_built_in(target: str) -> bool:
+    """Whether a target is data for a source of ours, which takes its settings from the command line alone."""
+    return Path(target).is_dir() or target.endswith((".npy", ".npz"))
+
+
+def load_target(target: str | None, parameters: Mapping[str, str], options: SourceOptions) -> Target:
+    """Find a target.
+
+    Args:
+        target: ``package.module:attribute``, ``file.py:attribute``, a folder of images, an .npy or .npz file, or
+            ``None`` for the digits.
+        parameters: Arguments for the function that an attribute may be, as text.
+        options: For the built-in sources.
+
+    Raises:
+        click.UsageError: There is no such target, or it does not go with the other arguments.
+        TargetError: The target's own code fails, or is no Dataloader.
+    """
+    if target is None or is_built_in(target):
+        if parameters:
+            raise click.UsageError("-p: only a function takes arguments; TARGET is a built-in source")
+        return _built_in(target, options)
+    if options.size is not None:
+        raise click.UsageError("--size: it goes with a folder of images only")
+    place, colon, attribute = target.rpartition(":")
+    if not colon or not place or not attribute:
+        raise click.UsageError(f"TARGET: {target!r} is {_misfit(target)}")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = _attribute(module, place, attribute)
+    if not isinstance(found, hydrax_core.Dataloader):
+        found = _call(found, target, parameters)
+    elif parameters:
+        raise click.UsageError(f"-p: only a function takes arguments; {target} is a Dataloader")
+    return Target(target, found)
+
+
+def _misfit(target: str) -> str:
+    target = target.rstrip(":")
+    if target.endswith(".py"):
+        return f"a file; name what in it to run, as in {target}:loader"
+    if Path(target).is_file():
+        return "neither a folder of images nor an .npy or .npz file"
+    return (
+        "neither a file nor a folder, nor of the form package.module:attribute or file.py:attribute "
+        "(run without TARGET to see the digits)"
+    )
+
+
+def _built_in(target: str | None, options: SourceOptions) -> Target:
+    from hydrax_core import sources  # noqa: PLC0415  it costs what only a built-in source needs
+
+    if options.size is not None and (target is None or not Path(target).is_dir()):
+        raise click.UsageError("--size: it goes with a folder of images only")
+    chosen: dict[str, Any] = {}
+    if options.batch_size is not None:
+        chosen["batch_size"] = options.batch_size
+    if options.seed is not None:
+        chosen["seed"] = options.seed
+    try:
+        if target is None:
+            digits = sources.uci_digits(**chosen)
+            validation = ("epoch", 1, digits.validation)
+            loader = hydrax_core.Dataloader(
+                digits.loader_func, digits.training, validation=validation, end_at=("epoch", _DIGITS_EPOCHS)
+            )
+            return Target("digits", loader)
+        if Path(target).is_dir():
+            if options.size is not None:
+                chosen["size"] = options.size
+            images = sources.image_folder(target, **chosen)
+            workers = min(len(os.sched_getaffinity(0)), images.training.batch_size)
+            return Target(target, hydrax_core.Dataloader(images.loader_func, images.training, loader_count=workers))
+        rows = sources.numpy_rows(target, **chosen)
+        return Target(target, hydrax_core.Dataloader(rows.loader_func, rows.training))
+    except ImportError as error:
+        raise TargetError(str(error)) from error
+    except FileNotFoundError as error:
+        raise click.UsageError(f"TARGET: there is no file {target}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise click.UsageError(f"TARGET: there is no file {path}")
+    path = path.resolve()
+    name = f"hydrax_target_{path.stem}_{hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    cloudpickle.register_pickle_by_value(module)
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))  # what lies beside the file can be imported, as with `python file.py`
+    with _users_code(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as with `python -m`
+    try:
+        with _users_code(name):
+            return importlib.import_module(name)
+    except TargetError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
+            raise click.UsageError(f"TARGET: there is no module {missing.name!r} (looked in {here}, too)") from error
+        raise
+
+
+def _attribute(module: ModuleType, place: str, attribute: str) -> Any:
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            close = difflib.get_close_matches(part, _candidates(found), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise click.UsageError(f"TARGET: {place} has no {attribute!r}{hint}") from None
+        except Exception as error:
+            raise TargetError(f"{place}:{attribute} failed\n\n{_users_traceback(error)}") from error
+    return found
+
+
+def _candidates(owner: Any) -> list[str]:
+    return [name for name in dir(owner) if not name.startswith("_")]
+
+
+def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataloader[Any]:
+    if not callable(function):
+        kind = type(function).__name__
+        raise click.UsageError(f"{target} is of type {kind}; expected a Dataloader, or a function that returns one")
+    arguments = _arguments(function, target, parameters)
+    with _users_code(target):
+        result = function(**arguments)
+    if not isinstance(result, hydrax_core.Dataloader):
+        raise TargetError(f"{target} returned {shorten(result, 60)}; expected a Dataloader")
+    return result
+
+
+def _arguments(function: Callable[..., Any], target: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        known = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return dict(parameters)  # some builtins do not tell
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    named = {
+        name: parameter
+        for name, parameter in known.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    arguments: dict[str, Any] = {}
+    for name, text in parameters.items():
+        if name not in named and not open_ended:
+            raise click.UsageError(f"-p {name}: {target} has no such argument; it has {_listed(named)}")
+        try:
+            arguments[name] = convert(text, named[name], function) if name in named else text
+        except ValueError as error:
+            raise click.UsageError(f"-p {name}: {error}") from error
+    missing = [
+        name for name, parameter in named.items() if parameter.default is parameter.empty and name not in arguments
+    ]
+    if missing:
+        if "arrays" in missing:
+            raise click.UsageError(
+                f"{target} takes {_listed(named)}, so it seems to be what loads an item; give the Dataloader made with "
+                "it, or a function that returns one"
+            )
+        wanted = " ".join(f"-p {name}=..." for name in missing)
+        raise click.UsageError(f"{target} needs {_listed(missing)}: add {wanted}")
+    return arguments
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+@contextmanager
+def _users_code(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into a ``TargetError`` with the part of the traceback that is theirs.
+
+    What takes long is named while it does, and where it was when Ctrl-C ended it.
+    """
+    notice = threading.Timer(_PATIENCE_SECONDS, _tell_of_a_long_wait, [what])
+    notice.daemon = True
+    notice.start()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+        if frames:
+            click.echo(f"{what} was at {frames[-1].filename}:{frames[-1].lineno}", err=True)
+        raise
+    except BaseException as error:
+        raise TargetError(f"{what} failed\n\n{_users_traceback(error)}") from error
+    finally:
+        notice.cancel()
+
+
+def _tell_of_a_long_wait(what: str) -> None:
+    click.echo(
+        f"{what} has been running for {_PATIENCE_SECONDS:g} s; there is no loader yet (Ctrl-C stops it)", err=True
+    )
+
+
+def _users_traceback(error: BaseException) -> str:
+    trace = traceback.TracebackException.from_exception(error)
+    _cut(trace, set())
+    return "".join(trace.format()).rstrip()
+
+
+def _cut(trace: traceback.TracebackException | None, seen: set[int]) -> None:
+    if trace is None or id(trace) in seen:
+        return
+    seen.add(id(trace))
+    frames = [frame for frame in trace.stack if not _is_ours(frame.filename)]
+    trace.stack = traceback.StackSummary.from_list(frames)
+    _cut(trace.__cause__, seen)
+    _cut(trace.__context__, seen)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith((*_OWN_FOLDERS, "<frozen importlib")) or filename == importlib.__file__

@@ -1,0 +1,194 @@
+"""Who waits for whom, by how much, and what would change it: one line from two snapshots of a loader.
+
+Promise: pure, so that a run's end and a live view say the same of the same numbers, and nothing is said of a run so
+short that prefetching alone explains it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydrax_cli.shared.units import count, many, rate, ratio, span
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hydrax_core import Stats
+
+__all__ = ["Pace", "pace", "verdict"]
+
+_NO_WAIT = 0.05
+"""Share of waiting up to which the training step counts as the limit."""
+_MOST_WORKERS = 1024
+"""What ``Dataloader`` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How batches came and went between two snapshots.
+
+    Attributes:
+        batches: Batches handed out.
+        items: Items in them.
+        seconds: Time that it took.
+        idle_seconds: Time that the consumer waited for batches.
+        hits: How many of the batches a cache served.
+        item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
+        workers: Workers, at least 1.
+        depth: Batches loaded ahead.
+    """
+
+    batches: int
+    items: int
+    seconds: float
+    idle_seconds: float
+    hits: int
+    item_seconds: float
+    workers: int
+    depth: int
+
+    @property
+    def rows(self) -> float:
+        """Items a batch."""
+        return self.items / self.batches
+
+    @property
+    def step_seconds(self) -> float:
+        """What the consumer takes for a batch."""
+        return max(0.0, self.seconds - self.idle_seconds) / self.batches
+
+    @property
+    def load_seconds(self) -> float:
+        """What all workers together take for a batch that no cache serves."""
+        return self.item_seconds * self.rows / self.workers
+
+    @property
+    def cached(self) -> bool:
+        """Whether a cache served all of it."""
+        return self.hits == self.batches
+
+
+def pace(before: Stats, after: Stats) -> Pace:
+    """The pace between two snapshots; take the first of them after the first batch, which is like no other."""
+    span_items = after.loaded_items - before.loaded_items
+    loaded, load_seconds = after.loaded_items, after.load_seconds
+    if span_items:
+        loaded, load_seconds = span_items, after.load_seconds - before.load_seconds
+    training = after.training_batches - before.training_batches
+    return Pace(
+        batches=training + after.validation_batches - before.validation_batches,
+        items=after.items - before.items,
+        seconds=after.seconds - before.seconds,
+        idle_seconds=after.idle_seconds - before.idle_seconds,
+        hits=after.cache_hits - before.cache_hits,
+        item_seconds=load_seconds / loaded if loaded else 0.0,
+        workers=max(1, after.loader_count),
+        depth=after.depth,
+    )
+
+
+def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int, tuned: Sequence[str] = ()) -> str:
+    """The line.
+
+    Args:
+        measured: The pace.
+        has_step: Whether the consumer trains, or pretends to; else it only takes batches.
+        inline: Whether the loader runs in the consumer's own thread.
+        cores: Cores that the workers may use.
+        tuned: Which of ``depth`` and ``loader_count`` the loader chose by itself.
+    """
+    if measured.batches <= measured.depth or measured.seconds <= 0:
+        return f"too few batches to tell: {measured.batches} after the first, and {measured.depth} are loaded ahead"
+    if not has_step:
+        line = _no_step(measured)
+    elif measured.idle_seconds <= _NO_WAIT * measured.seconds:
+        line = _step_is_the_limit(measured)
+    elif measured.cached:
+        line = _step_waits_for_the_cache(measured, inline=inline)
+    else:
+        line = _inline(measured, cores) if inline else _step_waits(measured, cores)
+    served = f"; the cache served {count(measured.hits)} of {many(measured.batches, 'batch', 'batches')}"
+    if 0 < measured.hits < measured.batches:
+        line += served
+    return f"{line}; auto chose {_chosen(measured, tuned)}" if tuned else line
+
+
+def _chosen(measured: Pace, tuned: Sequence[str]) -> str:
+    chosen = {"loader_count": many(measured.workers, "worker"), "depth": f"depth {measured.depth}"}
+    return " and ".join(text for name, text in chosen.items() if name in tuned)
+
+
+def _no_step(measured: Pace) -> str:
+    period = span(measured.seconds / measured.batches)
+    items = rate(measured.items, measured.seconds)
+    source = " from the cache" if measured.cached else ""
+    return (
+        f"no training step to feed: a batch comes every {period}{source} ({items} items/s); "
+        "a longer step would not wait"
+    )
+
+
+def _step_is_the_limit(measured: Pace) -> str:
+    step = span(measured.step_seconds)
+    if measured.cached:
+        return f"the training step is the limit: {step}; the cache served all batches"
+    if not measured.load_seconds:
+        return f"the training step is the limit: {step}; the batches needed no loading"
+    times = measured.step_seconds / measured.load_seconds
+    text = f"the training step is the limit: {step} against {span(measured.load_seconds)} a batch from the loader"
+    if times > 1:
+        text += f", which could feed {ratio(times)} times as much"
+    enough = _enough_workers(measured)
+    if enough < measured.workers:
+        text += f"; {many(enough, 'worker')} would do"
+    return text
+
+
+def _step_waits_for_the_cache(measured: Pace, *, inline: bool) -> str:
+    step, waiting = span(measured.step_seconds), f"{100 * measured.idle_seconds / measured.seconds:.0f} %"
+    reading = span(measured.idle_seconds / measured.batches)
+    advice = "another kind than inline reads ahead" if inline else "more depth may help, more workers would not"
+    return (
+        f"the step of {step} waits {waiting} of the time, though the cache served all batches: {reading} a batch for "
+        f"reading, checking and placing; {advice}"
+    )
+
+
+def _inline(measured: Pace, cores: int) -> str:
+    loading, step = span(measured.idle_seconds / measured.batches), span(measured.step_seconds)
+    would_do = _would_do(measured, cores)
+    return f"the step waits while its own thread loads: {loading} a batch on top of {step} a step; {would_do}"
+
+
+def _step_waits(measured: Pace, cores: int) -> str:
+    step, waiting = span(measured.step_seconds), f"{100 * measured.idle_seconds / measured.seconds:.0f} %"
+    if measured.load_seconds > measured.step_seconds:
+        would_do = _would_do(measured, cores)
+        return (
+            f"the loader is behind: {_loading(measured)} > {step} a step, which waits {waiting} of the time; {would_do}"
+        )
+    return (
+        f"the step of {step} waits {waiting} of the time, though loading takes {span(measured.load_seconds)} a batch: "
+        "the rest is handing over (placement, conversion) or uneven items; more depth may help, more workers would not"
+    )
+
+
+def _loading(measured: Pace) -> str:
+    """``41 ms an item x 64 / 4 workers = 656 ms a batch``."""
+    rows = count(round(measured.rows)) if measured.rows == round(measured.rows) else f"{measured.rows:,.1f}"
+    workers = many(measured.workers, "worker")
+    return f"{span(measured.item_seconds)} an item x {rows} / {workers} = {span(measured.load_seconds)} a batch"
+
+
+def _enough_workers(measured: Pace) -> int:
+    return max(1, math.ceil(measured.load_seconds * measured.workers / measured.step_seconds))
+
+
+def _would_do(measured: Pace, cores: int) -> str:
+    if measured.load_seconds * measured.workers > _MOST_WORKERS * measured.step_seconds:
+        return "more workers would help, but no number of them would do"
+    enough = _enough_workers(measured)
+    limit = f" (there are {many(cores, 'core')})" if enough > cores else ""
+    return f"{many(enough, 'worker')} would do{limit}"

@@ -1,0 +1,1 @@
+"""From memory to jax arrays, and what the consumer gets."""

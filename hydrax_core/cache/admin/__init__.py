@@ -1,0 +1,1 @@
+"""A cache looked at, verified and cleared from outside."""

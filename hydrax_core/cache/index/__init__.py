@@ -1,0 +1,1 @@
+"""Which entries a cache has: the SQLite database beside the array files."""

@@ -1,0 +1,1 @@
+"""A cache in use: opened, read, written, locked."""

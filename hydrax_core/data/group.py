@@ -1,0 +1,316 @@
+"""DataGroup: which items there are, how they are batched and which arrays they fill; validated and immutable.
+
+Promise: a wrong argument is refused here, by name. What a group says never changes after it is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
+
+from hydrax_core.data.checks import boolean, choice, integer
+from hydrax_core.data.fingerprint import data_digest
+from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
+from hydrax_core.errors import shorten
+
+__all__ = ["DataGroup", "Shuffle"]
+
+D = TypeVar("D")
+Shuffle: TypeAlias = Literal["repeat", "reseed", "itemwise", "batchwise"]
+ShuffleLater = Literal["default", "repeat", "reseed", "itemwise", "batchwise"]
+Remainder = Literal["drop", "pad"]
+CacheBy = Literal["batch", "item"]
+_NO_LAYOUTS: Layouts = MappingProxyType({})
+
+
+class DataGroup(Sequence[D], Generic[D]):
+    """Items that share a batch size and array shapes; itself the sequence of its items.
+
+    Args:
+        batch_size: Rows of a batch, at least 1.
+        data: The items ("descriptors"): any sequence, or a finite iterable, which is read into a list. Each item must
+            be picklable, as it travels to the worker that loads it. Do not change the data afterwards.
+        loader_arrays: Arrays that the loader fills, ``name -> (shape of one item, numpy dtype[, jax dtype])``. Where
+            the dtypes differ the conversion runs on the device.
+        cache_arrays: Arrays of a cached batch, where they differ from ``loader_arrays``.
+        cache_location: Folder of the cache on disk.
+        cache_readonly: Never create the cache and never add to it.
+        seed: Chooses order and seeds; any int. Groups of one loader with equal seeds still get different item seeds.
+        shuffle_first: Whether the first epoch is shuffled, too; else it goes in the order of the data.
+        shuffle_later: What epochs after the first do: ``"repeat"`` the first exactly; ``"reseed"``: same order, new
+            seeds; ``"itemwise"``: items shuffled anew, new seeds; ``"batchwise"``: the same batches and seeds in
+            another order; ``"default"``: batchwise with a cache, else itemwise. Validation is never shuffled.
+        remainder: What happens to the items that do not fill a batch: ``"drop"`` them, or ``"pad"`` the last batch with
+            rows of zeros (``batch.size`` and ``batch.mask`` tell which rows are real).
+        labels: Names of the arrays that ``batch.labels`` shows; the others are in ``batch.inputs``.
+        cache_by: Whether the cache keeps batches, or items, from which any later epoch gathers its own batches.
+        cache_pickle: Let the cache pickle additional data that is no plain value. Whoever can write to the cache's
+            folder can then run code in the processes that read it.
+        zeroed: Hand the loader rows of zeros. ``False`` saves a pass over the memory where the loader always fills
+            every element; what it leaves out then holds old data.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a wrong value.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        data: Iterable[D],
+        *,
+        loader_arrays: Mapping[str, Any] | None = None,
+        cache_arrays: Mapping[str, Any] | None = None,
+        cache_location: str | os.PathLike[str] | None = None,
+        cache_readonly: bool = False,
+        seed: int = 0,
+        shuffle_first: bool = False,
+        shuffle_later: ShuffleLater = "default",
+        remainder: Remainder = "drop",
+        labels: Iterable[str] = (),
+        zeroed: bool = True,
+        cache_by: CacheBy = "batch",
+        cache_pickle: bool = False,
+    ) -> None:
+        self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
+        self._batch_size = integer("batch_size", batch_size, minimum=1)
+        self._data = self._given["data"] = _sequence(data)
+        self._seed = integer("seed", seed)
+        self._shuffle_first = boolean("shuffle_first", shuffle_first)
+        self._remainder: Remainder = choice("remainder", remainder, get_args(Remainder))
+        self._zeroed = boolean("zeroed", zeroed)
+        self._cache_readonly = boolean("cache_readonly", cache_readonly)
+        self._cache_location = _location(cache_location)
+        self._cache_by: CacheBy = choice("cache_by", cache_by, get_args(CacheBy))
+        self._cache_pickle = boolean("cache_pickle", cache_pickle)
+        # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
+        self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
+        self._digest: str | None = None
+        self._size = _length(self._data)
+        self._batch_count = self._count_batches()
+        later: ShuffleLater = choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
+        if later == "default":
+            later = "itemwise" if self._cache_location is None else "batchwise"
+        self._shuffle_later: Shuffle = later
+
+        if loader_arrays is None and cache_arrays is None:
+            raise ValueError(
+                "loader_arrays: no array is declared; give loader_arrays (or cache_arrays to read a cache)"
+            )
+        self._loader_specs = None if loader_arrays is None else array_specs("loader_arrays", loader_arrays)
+        self._cache_specs = None if cache_arrays is None else array_specs("cache_arrays", cache_arrays)
+        if self._cache_specs is not None and self._cache_location is None:
+            raise ValueError("cache_arrays: they need a cache_location")
+        if self._cache_readonly and self._cache_location is None:
+            raise ValueError("cache_readonly: it needs a cache_location")
+        if self._cache_location is not None and self._cache_specs is None:
+            self._cache_specs = self._loader_specs
+        self._loader_layouts = self._layouts(self._loader_specs)
+        self._cache_layouts = self._layouts(self._cache_specs)
+        self._labels = self._given["labels"] = self._check_labels(labels)
+        for argument, specs in (("loader_arrays", self._loader_specs), ("cache_arrays", self._cache_specs)):
+            if self._given[argument] is not None:  # the caller may change its dict
+                self._given[argument] = specs
+
+    def _count_batches(self) -> int:
+        if self._size == 0:
+            raise ValueError("data: it is empty; expected at least one item")
+        full, rest = divmod(self._size, self._batch_size)
+        count = full + (1 if rest and self._remainder == "pad" else 0)
+        if count == 0:
+            raise ValueError(
+                f"batch_size: {self._batch_size} is more than the {self._size} items of data, so no batch is full; "
+                f"use at most {self._size}, or remainder='pad'"
+            )
+        return count
+
+    def _layouts(self, specs: Mapping[str, ArraySpec] | None) -> Layouts:
+        return _NO_LAYOUTS if specs is None else array_layouts(self._batch_size, specs)
+
+    def _check_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
+        if isinstance(labels, str):
+            raise TypeError(f"labels: expected a tuple of array names, got the string {labels!r}; write ({labels!r},)")
+        try:
+            names = tuple(labels)
+        except TypeError:
+            raise TypeError(f"labels: expected a tuple of array names, got {labels!r}") from None
+        known = {**self._loader_layouts, **self._cache_layouts}
+        for name in names:
+            if not isinstance(name, str) or name not in known:
+                raise ValueError(f"labels: {name!r} is no declared array; declared are {', '.join(map(repr, known))}")
+        return names
+
+    @overload
+    def __getitem__(self, index: int) -> D: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[D]: ...
+    def __getitem__(self, index: int | slice) -> D | Sequence[D]:
+        return self._data[index]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[D]:
+        # Sequence would go on until an IndexError, which data that is computed may never raise.
+        return (self[index] for index in range(self._size))
+
+    def __contains__(self, item: object) -> bool:
+        return any(item is other or item == other for other in self)
+
+    def __repr__(self) -> str:
+        return f"DataGroup({self._batch_size} x {self._batch_count} batches of {self._size} items)"
+
+    @property
+    def items(self) -> Sequence[D]:
+        """The data as it was given."""
+        return self._data
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch, padding included."""
+        return self._batch_size
+
+    @property
+    def batch_count(self) -> int:
+        """Batches an epoch."""
+        return self._batch_count
+
+    @property
+    def seed(self) -> int:
+        """The seed given."""
+        return self._seed
+
+    @property
+    def shuffle_first(self) -> bool:
+        """Whether the first epoch is shuffled."""
+        return self._shuffle_first
+
+    @property
+    def shuffle_later(self) -> Shuffle:
+        """What epochs after the first do, ``"default"`` resolved."""
+        return self._shuffle_later
+
+    @property
+    def remainder(self) -> Remainder:
+        """What happens to the items that do not fill a batch."""
+        return self._remainder
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the arrays that ``batch.labels`` shows."""
+        return self._labels
+
+    @property
+    def zeroed(self) -> bool:
+        """Whether the loader gets rows of zeros."""
+        return self._zeroed
+
+    @property
+    def cache_location(self) -> Path | None:
+        """Folder of the cache."""
+        return self._cache_location
+
+    @property
+    def cache_readonly(self) -> bool:
+        """Whether the cache is only read; implied where no ``loader_arrays`` are given."""
+        return self._cache_readonly or (self._cache_location is not None and self._loader_specs is None)
+
+    @property
+    def loader_layouts(self) -> Layouts:
+        """Layouts of the arrays that the loader fills; empty without ``loader_arrays``."""
+        return self._loader_layouts
+
+    @property
+    def cache_layouts(self) -> Layouts:
+        """Layouts of the arrays of a cached batch; empty without a cache."""
+        return self._cache_layouts
+
+    @property
+    def loader_size(self) -> int:
+        """Bytes of a loaded batch in memory, padding between the arrays included."""
+        return block_size(self._loader_layouts)
+
+    @property
+    def cache_size(self) -> int:
+        """Bytes of a cached batch in memory, padding between the arrays included."""
+        return block_size(self._cache_layouts)
+
+    @property
+    def cache_by(self) -> CacheBy:
+        """What the cache keeps: batches or items."""
+        return self._cache_by
+
+    @property
+    def cache_pickle(self) -> bool:
+        """Whether the cache may pickle additional data."""
+        return self._cache_pickle
+
+    @property
+    def first_seeds_only(self) -> bool:
+        """Whether an item has the seed of the first epoch in all of them, as a cache of items needs it."""
+        return self._first_seeds_only
+
+    def replace(self, **changes: Any) -> DataGroup[D]:
+        """A new group with the same arguments but for the changes."""
+        return type(self)(**{**self._given, **changes})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the group's batches, as JSON values: equal fingerprints mean equal batches.
+
+        The digest over the items takes about a second for 10**6 of them the first time; of longer data it takes a
+        sample, see ``hydrax_core.data.fingerprint``.
+        """
+        return {
+            "items": self._size,
+            "data": self._data_digest(),
+            "batch_size": self._batch_size,
+            "seed": self._seed,
+            "shuffle_first": self._shuffle_first,
+            "shuffle_later": self._shuffle_later,
+            "remainder": self._remainder,
+            "first_seeds_only": self._first_seeds_only,
+        }
+
+    def _data_digest(self) -> str:
+        if self._digest is None:
+            self._digest = data_digest(self._data)
+        return self._digest
+
+
+def _sequence(data: Any) -> Sequence[Any]:
+    if isinstance(data, str | bytes | Mapping | set | frozenset):
+        raise TypeError(f"data: expected a sequence of items, got a {type(data).__name__}: {shorten(data, 60)}")
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        if hasattr(data, "iloc"):
+            raise TypeError(
+                "data: a pandas object indexes its columns; give list(frame.itertuples()) or a list of rows"
+            )
+        return cast("Sequence[Any]", data)
+    try:
+        return list(data)
+    except TypeError as error:
+        raise TypeError(f"data: expected a sequence or a finite iterable, got {type(data).__name__}") from error
+
+
+def _length(data: Sequence[Any]) -> int:
+    try:
+        return len(data)
+    except OverflowError as error:
+        raise ValueError(f"data: its length is more than Python can tell: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"data: expected a sequence of items, got {shorten(data, 60)}: {error}") from error
+
+
+def _location(location: Any) -> Path | None:
+    if location is None:
+        return None
+    try:
+        path = os.fspath(location)
+    except TypeError:
+        raise TypeError(f"cache_location: expected a path, got {location!r}") from None
+    if not path:
+        raise ValueError("cache_location: expected a path, got an empty one")
+    return Path(os.fsdecode(path))

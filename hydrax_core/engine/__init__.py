@@ -1,0 +1,1 @@
+"""From the plan to complete batches in memory."""

@@ -1,0 +1,181 @@
+"""From the plan's next number to a batch: out of the cache, or as a job for the workers.
+
+Promise: each number of the run is asked for once, in order; a slot is taken only where something is loaded into it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from hydrax_core.data.layout import Layouts, views
+from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
+from hydrax_core.engine.resources.slots import SlotPool
+from hydrax_core.plan.plan import Plan, PlannedBatch
+
+__all__ = ["Intake", "IntakeSettings", "Nothing"]
+
+_LOOK_AHEAD = 3
+"""Batches that the cache checks ahead of the one asked for."""
+
+
+class Nothing(enum.Enum):
+    """Why there is no batch."""
+
+    END = enum.auto()
+    NO_SLOT = enum.auto()
+    DROPPED = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """Which batches are asked for.
+
+    Attributes:
+        first: Number of the first batch, see ``Plan``.
+        end: Number of the batch to stop before; ``None`` for none.
+        skipped: Numbers to leave out, as they were handed out before.
+        comfortable: How many slots there may be before it is worth looking for garbage that holds one.
+    """
+
+    first: int
+    end: int | None
+    skipped: frozenset[int]
+    comfortable: int
+
+
+class Intake:
+    """The batches of a run, one after the other.
+
+    Args:
+        plan: The plan.
+        groups: Training before validation; ``training_groups`` of them are training.
+        training_groups: See ``groups``.
+        pool: The slots.
+        shelf: The caches.
+        settings: See ``IntakeSettings``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        groups: Sequence[JobGroup],
+        training_groups: int,
+        pool: SlotPool,
+        shelf: Shelf,
+        settings: IntakeSettings,
+    ) -> None:
+        self._plan = plan
+        self._groups = groups
+        self._training_groups = training_groups
+        self._pool = pool
+        self._shelf = shelf
+        self._settings = settings
+        self.comfortable = settings.comfortable
+        """How many slots there may be before it is worth looking for garbage that holds one."""
+        self._next = settings.first
+        self.last = -1
+        """Number of the batch that ``take()`` gave last, or said to be dropped."""
+        self._ahead: dict[int, PlannedBatch] = {}
+
+    def take(self) -> BatchJob | HostBatch | Nothing:
+        """The next batch: complete, to be loaded, or the reason why there is none now."""
+        while self._next in self._settings.skipped:
+            self._next += 1
+        if self.at_end:
+            return Nothing.END
+        planned = self._planned()
+        group = self._ordinal(planned)
+        batch = self._take(planned, group)
+        if batch is not Nothing.NO_SLOT:
+            self._ahead.pop(self._next, None)
+            self.last = self._next
+            self._next += 1
+        return batch
+
+    @property
+    def at_end(self) -> bool:
+        """Whether every batch of the run was asked for."""
+        return self._settings.end is not None and self._next >= self._settings.end
+
+    def _take(self, planned: PlannedBatch, group: int) -> BatchJob | HostBatch | Nothing:
+        shelf, layouts = self._shelf, self._groups[group].layouts
+        if shelf.keeps_batches(group):
+            batch = shelf.batch(planned, group)
+            if batch is not None or not layouts:
+                return batch or Nothing.DROPPED
+        slot = self._pool.acquire(self.comfortable)
+        if slot is None:
+            return Nothing.NO_SLOT
+        indices = planned.content.indices
+        job = BatchJob(planned, group, slot, indices, planned.content.seeds)
+        if len(indices) < self._groups[group].batch_size:
+            self._clear_padding(job, layouts)
+        if shelf.keeps_items(group):
+            return self._gather(job)
+        return job
+
+    def _gather(self, job: BatchJob) -> BatchJob | HostBatch | Nothing:
+        """A batch of which the cache holds all items, some or none."""
+        group, shelf = self._groups[job.group], self._shelf
+        self._clear_padding(job, group.cache_layouts)
+        missing = shelf.fill(job, views(self._block(job.slot), group.cache_layouts))
+        if not missing:
+            arrays = views(self._pool.lease(job.slot), group.cache_layouts)
+            return HostBatch(
+                job.planned,
+                job.group,
+                job.slot,
+                arrays,
+                job.indices,
+                job.seeds,
+                job.additional,
+                cached=True,
+                from_cache=True,
+            )
+        if not group.layouts:
+            self._pool.release(job.slot)
+            return Nothing.DROPPED
+        if group.stores_itself:  # what is here has the loader's layout, so the rest is enough
+            job.uncut = _runs(missing)
+            job.loaded_rows = missing
+        else:
+            job.additional.clear()
+            self._clear_padding(job, group.layouts)
+        return job
+
+    def _planned(self) -> PlannedBatch:
+        """The next batch of the plan; the cache is told of those that follow."""
+        if self._shelf.empty:
+            return self._plan.batch(self._next)
+        end = self._settings.end
+        for number in range(self._next, self._next + 1 + _LOOK_AHEAD):
+            if number not in self._ahead and (end is None or number < end):
+                planned = self._ahead[number] = self._plan.batch(number)
+                self._shelf.look_ahead(planned, self._ordinal(planned))
+        return self._ahead[self._next]
+
+    def _ordinal(self, planned: PlannedBatch) -> int:
+        first = self._training_groups if planned.address.kind == "validation" else 0
+        return first + planned.address.group_index
+
+    def _clear_padding(self, job: BatchJob, layouts: Layouts) -> None:
+        if len(job.indices) < self._groups[job.group].batch_size:
+            for array in views(self._block(job.slot), layouts).values():
+                array[len(job.indices) :] = 0
+
+    def _block(self, slot: int) -> memoryview:
+        mapping, offset = self._pool.memory.locate(slot)
+        return memoryview(mapping)[offset : offset + self._pool.memory.stride]
+
+
+def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending rows as runs of (first, count)."""
+    runs = []
+    for _, run in groupby(enumerate(rows), key=lambda pair: pair[1] - pair[0]):
+        numbers = [row for _, row in run]
+        runs.append((numbers[0], len(numbers)))
+    return runs

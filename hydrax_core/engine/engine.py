@@ -1,0 +1,189 @@
+"""Plan in, complete host batches out: the thread between the workers and the consumer.
+
+Promise: the consumer waits until a batch, an error or the end comes, and for nothing else; closing ends everything
+within two seconds, from whatever thread.
+
+The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread, which drives the
+``Driver``. That is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from hydrax_core.engine.counters import EngineCounts
+from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.jobs import HostBatch
+from hydrax_core.engine.loop import Driver
+from hydrax_core.engine.ready import Handover, Ready
+from hydrax_core.engine.resources.autotune import Setting
+from hydrax_core.engine.resources.limits import CallSite
+from hydrax_core.engine.resources.slots import SlotPool
+from hydrax_core.engine.wakeup import Waker
+from hydrax_core.errors import BatchTimeoutError, HydraxError
+
+__all__ = ["Engine"]
+
+_GRACE_SECONDS = 1.0
+"""How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
+_logger = logging.getLogger("hydrax")
+
+
+class Engine:
+    """Runs a driver in a thread of its own, or in the consumer's.
+
+    Args:
+        driver: Loads the batches.
+        handover: Where the driver puts them.
+        shelf: The caches; the engine closes them.
+        pool: The slots; the engine closes it.
+        waker: What wakes the driver; the engine closes it.
+        threaded: Whether a thread drives; else the consumer does, in ``wait()``.
+    """
+
+    def __init__(
+        self, driver: Driver, handover: Handover, shelf: Shelf, pool: SlotPool, waker: Waker, *, threaded: bool
+    ) -> None:
+        self._driver = driver
+        self._handover = handover
+        self._shelf = shelf
+        self._pool = pool
+        self._waker = waker
+        self._threaded = threaded
+        self._born = _forks
+        self._max_held = driver.max_held
+        self._stopping = False
+        self._left_behind = False
+        self._thread: threading.Thread | None = None
+        self._closing = threading.RLock()
+        self.dropped = driver.dropped
+        """Numbers of batches that failed; whoever keeps the position takes them out."""
+
+    def start(self) -> None:
+        """Start the thread, which starts the workers: Ctrl-C, which hits the main thread, cannot cut that short."""
+        if self._threaded:
+            self._thread = threading.Thread(target=self._run, name="hydrax-engine", daemon=True)
+            self._thread.start()
+        else:
+            self._driver.start_workers()
+
+    def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
+        """Have ``make`` called with each of the next ``most`` batches in the engine's thread, before it is taken."""
+        self._driver.make_ahead(make, most)
+
+    def counts(self) -> EngineCounts:
+        """What was done so far, and what is going on."""
+        return self._driver.counts()
+
+    @property
+    def setting(self) -> Setting:
+        """How many batches are loaded ahead, and by how many workers."""
+        return self._driver.setting
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
+        return self._driver.at_end
+
+    @property
+    def shelf(self) -> Shelf:
+        """The caches, for ``Batch.cache()``."""
+        return self._shelf
+
+    def ready(self) -> Ready | None:
+        """What ``wait()`` would return at once; ``None`` where it has to be asked."""
+        if self._born != _forks or self._pool.count > self._max_held:
+            return None
+        return self._handover.ready()
+
+    def wait(self, seconds: float | None) -> Ready | None:
+        """The next batch, and what ``make`` made of it; it stays here until ``take()``; ``None`` at the end of the run.
+
+        Raises:
+            BatchTimeoutError: None arrived within ``seconds``.
+            HydraxError: What went wrong on the way; after a ``LoaderError`` the next call goes on behind that batch.
+        """
+        if self._born != _forks:
+            raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
+        deadline = None
+        handover = self._handover
+        while True:
+            ended = handover.ended  # read before looking: the last batch comes right before the end
+            ready = handover.first()
+            if ready is not None and (error := self._driver.excess()) is not None:
+                raise error
+            if ready is not None or ended:
+                return ready
+            if not self._threaded:
+                self._driver.turn(block=False)
+                continue
+            if deadline is None and seconds is not None:
+                deadline = time.monotonic() + seconds
+            if not handover.await_news(deadline, knock=lambda: self._pool.short):
+                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._driver.report()}")
+
+    def take(self, ready: Ready, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
+        """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
+
+        Args:
+            ready: What ``wait()`` returned.
+            note: Where it is handed out, for error texts.
+            holders: Weak references to the objects that are; as long as one lives, the consumer is said to hold it.
+        """
+        if not self._handover.take(ready):
+            return False
+        if ready.batch.slot is not None:
+            self._pool.annotate(ready.batch.slot, note, holders)
+        return True
+
+    def close(self) -> None:
+        """End thread and workers, within two seconds, and free what is not held."""
+        if self._born != _forks:
+            return
+        with self._closing:  # several threads may leave at once
+            self._stopping = True
+            self._driver.stop()
+            if self._thread not in (None, threading.current_thread()) and self._thread.is_alive():
+                self._thread.join(_GRACE_SECONDS)
+                self._left_behind = self._thread.is_alive()
+            self._driver.close(_GRACE_SECONDS)
+            self._waker.close()
+            self._handover.clear()
+            self.interrupt()
+            self._shelf.close()
+            self._pool.close()
+
+    def interrupt(self) -> None:
+        """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
+        self._handover.end()
+
+    def _run(self) -> None:
+        try:
+            self._driver.start()
+            while not self._stopping and self._handover.fatal is None:
+                self._driver.turn(block=True)
+        except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
+            if not self._stopping:
+                if not isinstance(error, HydraxError):
+                    _logger.exception("the engine failed")
+                self._handover.fail(error)
+        if self._left_behind:  # a worker may have been started after close() had ended the others
+            self._driver.end_workers(0)
+
+
+_forks = 0
+"""How often this process, or those that it comes from, forked: the engines of a parent are none of its child's."""
+
+
+def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603  what the hook is for
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,156 @@
+"""The bookkeeping of one batch on its way from the plan to the consumer: values that the rooms of the engine share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.data.layout import Layouts
+from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
+from hydrax_core.plan.permutation import Indices, Seeds
+from hydrax_core.plan.plan import PlannedBatch
+
+__all__ = ["BatchJob", "HostBatch", "JobGroup"]
+
+N = TypeVar("N", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class JobGroup:
+    """What the engine knows of a group.
+
+    Attributes:
+        data: The descriptors.
+        layouts: Layouts of the loaded arrays; empty where nothing is loaded.
+        cache_layouts: Layouts of the cached arrays; empty without a cache.
+        stores_itself: Whether loaded batches go to the cache as they are.
+        batch_size: Rows of a batch.
+        batch_count: Batches an epoch.
+        zeroed: Whether rows are zeroed before the loader gets them.
+    """
+
+    data: Sequence[Any]
+    layouts: Layouts
+    cache_layouts: Layouts
+    stores_itself: bool
+    batch_size: int
+    batch_count: int
+    zeroed: bool
+
+
+class HostBatch(NamedTuple):
+    """A complete batch in host memory.
+
+    Attributes:
+        planned: Which batch it is.
+        group: Ordinal of its group, training before validation.
+        slot: Where it lies, ``None`` where it lies in no slot.
+        arrays: NumPy arrays by name; they keep the memory that they lie in.
+        indices: Index of each real row in the group's data.
+        seeds: Seed of each real row, ``None`` in validation.
+        additional: Additional data by name, with batch-size many values each.
+        cached: Whether it is in the cached layout.
+        from_cache: Whether the cache served it; else it was loaded.
+        load_seconds: Time in ``loader_func`` for its rows, over all workers; ``None`` where none was loaded.
+    """
+
+    planned: PlannedBatch
+    group: int
+    slot: int | None
+    arrays: Mapping[str, npt.NDArray[Any]]
+    indices: Indices
+    seeds: Seeds | None
+    additional: Mapping[str, Sequence[Any]]
+    cached: bool
+    from_cache: bool = False
+    load_seconds: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class BatchJob:
+    """A batch being loaded.
+
+    Attributes:
+        planned: Which batch it is.
+        group: Ordinal of its group, training before validation.
+        slot: Where it is loaded.
+        indices: Index of each real row, substitutes included; read-only.
+        seeds: Seed of each real row, ``None`` in validation.
+        uncut: Runs of rows, (first, count), not handed out in chunks yet.
+        open: Rows handed out whose outcome is not known.
+        loaded_rows: Rows that are loaded and not from the cache; ``None`` for all.
+        additional: Additional data by name.
+        failures: Errors by row.
+        attempts: Substitutes tried by row.
+        load_seconds: Time in ``loader_func`` so far, over all workers.
+    """
+
+    planned: PlannedBatch
+    group: int
+    slot: int
+    indices: Indices
+    seeds: Seeds | None
+    uncut: list[tuple[int, int]] = field(default_factory=list)
+    open: int = 0
+    loaded_rows: list[int] | None = None
+    additional: dict[str, list[Any]] = field(default_factory=dict)
+    failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict)
+    load_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.uncut:
+            self.uncut = [(0, len(self.indices))]
+
+    @property
+    def address(self) -> BatchAddress:
+        """Where the batch stands in the run."""
+        return self.planned.address
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row is left to wait for; after a failure, rows not handed out are left."""
+        return self.open == 0 and (not self.uncut or bool(self.failures))
+
+    @property
+    def error(self) -> LoaderError | WorkerDiedError | None:
+        """The error of the first failing row: the same whatever the workers' timing."""
+        return self.failures[min(self.failures)] if self.failures else None
+
+    def index(self, row: int) -> int:
+        """Index of the item of a row."""
+        return int(self.indices[row])
+
+    def substitute(self, row: int, index: int, seed: int | None) -> None:
+        """Have another item in the place of that of a row."""
+        self.indices = _with(self.indices, row, index)
+        if self.seeds is not None:
+            assert seed is not None
+            self.seeds = _with(self.seeds, row, seed)
+        for values in self.additional.values():
+            values[row] = None
+
+    def add(self, row: int, values: Mapping[str, Any], batch_size: int) -> None:
+        """Take the additional data of a row."""
+        for name, value in values.items():
+            self.additional.setdefault(name, [None] * batch_size)[row] = value
+
+    def failed(self, row: int, descriptor: Any, cause: str, traceback: str, *, in_worker: bool = True) -> LoaderError:
+        """The error of an item that failed."""
+        return LoaderError(self.address, self.index(row), descriptor, cause, traceback, in_worker)
+
+    def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
+        """The error of an item that killed workers."""
+        item = f"item {self.index(row)} ({shorten(descriptor)}) of {self.address}"
+        message = f"{item} killed {times} workers; of the last: {how}"
+        return WorkerDiedError(message, self.address, self.index(row), descriptor, how)
+
+
+def _with(numbers: npt.NDArray[N], row: int, number: int) -> npt.NDArray[N]:
+    changed = numbers.copy()
+    changed[row] = number
+    return changed

@@ -1,0 +1,419 @@
+"""What the engine's thread does over and over: hand out work, wait, take in what came, pass on what is complete.
+
+Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead,
+where one that the consumer waits for counts as taken; a dead worker is replaced and its items are done again; an error
+of any kind goes to the handover, so that the consumer never waits for something that cannot come. Nothing here polls: a
+turn sleeps until a worker or the consumer wakes it; only at the limit of held batches it looks for slots a hundred
+times a second.
+
+One thread at a time runs turns; others may read the counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from hydrax_core.data.layout import views
+from hydrax_core.engine.admission import Intake, Nothing
+from hydrax_core.engine.counters import EngineCounts, slot_states
+from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
+from hydrax_core.engine.ready import Handover
+from hydrax_core.engine.resources.autotune import Load, Setting, Tuner
+from hydrax_core.engine.resources.limits import HoardWatch
+from hydrax_core.engine.resources.slots import SlotPool
+from hydrax_core.engine.schedule import Schedule
+from hydrax_core.engine.settings import EngineSettings
+from hydrax_core.engine.wakeup import Waker
+from hydrax_core.engine.workers.pool import Crew, Member
+from hydrax_core.engine.workers.protocol import Worker, WorkerGoneError
+from hydrax_core.engine.workers.wire import ChunkResult, Garbled, StartFailure
+from hydrax_core.errors import CacheError, HydraxError, WorkerDiedError, WorkerStartError
+from hydrax_core.plan.plan import Plan
+
+__all__ = ["Driver", "may_be_missing"]
+
+_LEASE_POLL_SECONDS = 0.01
+_SHORT_SECONDS, _TINY_SECONDS = 0.02, 0.002
+_SEVERAL = 8
+"""To wake a thread takes the consumer 15 to 40 us (measured). Where a worker's time for a batch is shorter than so, it
+does that once for a quarter of the depth; once for half of it where tiny ones are so many ahead."""
+_logger = logging.getLogger("hydrax")
+
+
+def may_be_missing(depth: int, batch_seconds: float) -> int:
+    """How many batches may be missing of ``depth`` before the consumer wakes the engine for more."""
+    if batch_seconds < _TINY_SECONDS and depth >= _SEVERAL:
+        return depth // 2
+    return depth // 4 if batch_seconds < _SHORT_SECONDS else 0
+
+
+class Driver:
+    """Loads the batches of a plan, a turn at a time.
+
+    Args:
+        plan: The plan.
+        groups: Training before validation.
+        intake: Where batches begin.
+        shelf: The caches.
+        pool: The slots.
+        waker: What wakes a turn.
+        handover: Where batches go.
+        start_worker: Starts a worker of a number.
+        settings: See ``EngineSettings``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        groups: Sequence[JobGroup],
+        intake: Intake,
+        shelf: Shelf,
+        pool: SlotPool,
+        waker: Waker,
+        handover: Handover,
+        start_worker: Callable[[int], Worker],
+        settings: EngineSettings,
+    ) -> None:
+        self._plan = plan
+        self._groups = groups
+        self._intake = intake
+        self._shelf = shelf
+        self._pool = pool
+        self._waker = waker
+        self._handover = handover
+        self._settings = settings
+        self._tuner = Tuner(settings.depth, settings.workers)
+        self._depth = settings.depth.least
+        self._schedule = Schedule(
+            groups, settings.workers.least, settings.on_error, plan.substitute, batched=settings.batched
+        )
+        self._crew = Crew(start_worker, settings.workers.least)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(waker, selectors.EVENT_READ)
+        self._hoard = HoardWatch(pool, self._depth, settings.max_held)
+        self._jobs: dict[int, BatchJob | HostBatch] = {}
+        self._make: Callable[[HostBatch], object] | None = None
+        self._most_made = 0
+        self._stopping = False
+        self._said: set[str] = set()
+        self._skipped_batches = 0
+        self._skipped_in_a_row = 0
+        self._dropped_batches = 0
+        self._dropped_in_a_row = 0
+        self.dropped: deque[int] = deque()
+        """Numbers of batches that failed; whoever keeps the position takes them out."""
+        self.at_end = False
+        """Whether the last batch of the run is loaded."""
+        self._started = time.perf_counter()
+        self._first_ready: float | None = None
+        self._first_complete: float | None = None
+
+    # --- for other threads
+
+    def counts(self) -> EngineCounts:
+        """What was done so far, and what is going on."""
+        setting = self._tuner.setting
+        return EngineCounts(
+            depth=setting.depth,
+            loader_count=setting.workers,
+            tuning=setting.why if self._tuner.tunes else None,
+            errors=self._schedule.errors,
+            substituted_items=self._schedule.substituted,
+            skipped_batches=self._skipped_batches,
+            dropped_batches=self._dropped_batches,
+            worker_restarts=self._crew.restarts,
+            loaded_items=self._crew.loaded_items,
+            load_seconds=self._crew.busy_seconds,
+            workers=self._crew.stats(self._schedule.describe),
+            slots=slot_states(self._pool.count, self._filling(), self._handover.slots(), self._pool.leased()),
+            cache_corrupt=self._shelf.corrupt,
+            cache_error=self._shelf.error,
+            started=self._started,
+            first_ready=self._first_ready,
+            first_complete=self._first_complete,
+        )
+
+    @property
+    def setting(self) -> Setting:
+        """How many batches are loaded ahead, and by how many workers."""
+        return self._tuner.setting
+
+    @property
+    def max_held(self) -> int:
+        """With no more slots than that, ``excess()`` need not be asked."""
+        return self._settings.max_held
+
+    def excess(self) -> HydraxError | None:
+        """The error for a consumer that holds too many batches to get another, or ``None``."""
+        return self._hoard.excess()
+
+    def report(self) -> str:
+        """What every worker does now, in words."""
+        return self._crew.report(self._schedule.describe)
+
+    def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
+        """Have ``make`` called with each of the next ``most`` batches before the consumer takes it."""
+        self._most_made = most
+        self._make = make
+        self._waker.wake()
+
+    def stop(self) -> None:
+        """Let a turn end soon, and let it start nothing any more."""
+        self._stopping = True
+        self._waker.wake()
+
+    def _filling(self) -> frozenset[int]:
+        return frozenset(job.slot for job in list(self._jobs.values()) if isinstance(job, BatchJob))
+
+    # --- begin and end
+
+    def start(self) -> None:
+        """Start the workers, have the first work done, and their memory mapped while they start."""
+        for _ in self._crew.start():
+            if self._stopping:
+                return
+        self.turn(block=False)
+        if self._first_ready is None:  # the workers are still starting
+            self._pool.prefault(self._filling())
+
+    def start_workers(self) -> None:
+        """Start the workers and nothing else."""
+        deque(self._crew.start(), maxlen=0)
+
+    def close(self, seconds: float) -> None:
+        """End all workers; those that take longer than ``seconds`` are killed. No turn may come after."""
+        self.end_workers(seconds)
+        self.at_end = False  # what is dropped here was not handed out
+        self._selector.close()
+        self._jobs.clear()
+
+    def end_workers(self, seconds: float) -> None:
+        """End all workers; those that take longer than ``seconds`` are killed."""
+        self._crew.close(seconds)
+
+    # --- a turn
+
+    def turn(self, *, block: bool) -> None:
+        """Hand out work, wait for something to happen, take in what came."""
+        settled = False
+        if self._handover.fatal is None:
+            self._admit()
+            self._feed()
+            settled = self._deliver()  # a batch whose items cannot even be sent is done already
+        if self._tuner.tunes:
+            self._tune()
+        self._crew.watch(self._selector)
+        hungry_below = self._hungry_below()
+        self._handover.sleeping(hungry_below)
+        # The consumer may have taken a batch just before it could know of the hunger: look once more.
+        late = len(self._handover) < hungry_below and self._can_admit
+        sleep = block and not settled and not late
+        if sleep and self._make is not None:
+            self._handover.prepare(self._make, self._most_made)
+        for key, _ in self._selector.select(self._patience() if sleep else 0):
+            if key.data is None:
+                self._waker.clear()
+            elif key.fd in key.data.watched:  # not one that was replaced a moment ago
+                self._hear(key.data, key.fd)
+        for member in self._crew.members:
+            if not member.worker.descriptors:
+                self._hear(member, -1)
+        self._deliver()
+
+    def _hungry_below(self) -> int:
+        """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
+        if self._schedule.has_uncut:
+            return 0
+        return self._depth - may_be_missing(self._depth, self._schedule.batch_seconds) - len(self._jobs)
+
+    @property
+    def _can_admit(self) -> bool:
+        return self._has_room and not self._intake.at_end and not self._pool.short and self._handover.fatal is None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether fewer than ``depth`` batches (or errors in their place) are ahead."""
+        ready = len(self._handover)
+        if ready and self._handover.waiting:  # who waits for one has it as good as taken
+            ready -= 1
+        return len(self._jobs) + ready < self._depth
+
+    def _patience(self) -> float | None:
+        """How long to sleep at most: for ever, but where only a lease, which rings no bell, can free a slot."""
+        return _LEASE_POLL_SECONDS if self._pool.short else None
+
+    def _tune(self) -> None:
+        self._crew.see_off(self._selector)
+        handover = self._handover
+        if not handover.taken or not self._crew.complete:
+            self._tuner.restart()
+            return
+        load = Load(time.monotonic(), handover.taken, handover.waited, self._crew.busy_seconds)
+        setting = self._tuner.look(load)
+        if setting is None:
+            return
+        self._depth = self._hoard.depth = setting.depth
+        self._intake.comfortable = setting.depth + 2
+        try:
+            self._crew.resize(setting.workers)
+        except WorkerStartError as error:
+            _logger.warning("loader_count='auto': %s", error)
+            self._tuner.confine(self._crew.count)
+        self._schedule.workers = self._tuner.setting.workers
+
+    def _admit(self) -> None:
+        while self._has_room:
+            batch = self._intake.take()
+            if batch is Nothing.NO_SLOT:
+                waiting = self._handover.waiting or not self._settings.threaded
+                error = self._hoard.starve(waiting=waiting and not self._jobs and not self._handover)
+                if error is not None:
+                    self._handover.offer(error)
+                return
+            if batch is Nothing.END:
+                return
+            if batch is Nothing.DROPPED:
+                self._drop(self._intake.last)
+                if self._stopping or self._handover.fatal is not None:
+                    return
+                continue
+            self._dropped_in_a_row = 0
+            self._hoard.look()
+            self._jobs[batch.planned.number] = batch
+            if isinstance(batch, BatchJob):
+                self._schedule.add(batch)
+
+    def _drop(self, number: int) -> None:
+        self._dropped_batches += 1
+        self.dropped.append(number)
+        self._dropped_in_a_row += 1
+        epoch = self._plan.batches_per_epoch + self._plan.batches_per_validation
+        if self._dropped_in_a_row >= epoch:
+            self._handover.fail(
+                CacheError(
+                    f"the cache holds none of {epoch} batches in a row, and there are no loader_arrays to load them "
+                    "into: fill it with a loader first, or look at it with `hydrax cache verify`"
+                )
+            )
+
+    def _feed(self) -> None:
+        while (member := self._crew.least_busy()) is not None:
+            chunk = self._schedule.next_chunk()
+            if chunk is None:
+                return
+            try:
+                member.send(chunk, self._schedule.estimate(chunk))
+            except WorkerGoneError:
+                raise
+            except Exception as error:  # noqa: BLE001  a descriptor's own pickling may raise anything
+                row, cause = self._crew.find_unsendable(chunk, error)
+                self._schedule.refuse(chunk, row, cause)
+
+    def _hear(self, member: Member, descriptor: int) -> None:
+        try:
+            reports = member.worker.reports(descriptor)
+        except WorkerGoneError as gone:
+            self._replace(member, str(gone))
+            return
+        for report in reports:
+            if isinstance(report, ChunkResult):
+                member.done(report)
+                self._crew.progress()
+                self._schedule.accept(report)
+                for notice in report.notices:
+                    self._say_once(notice)
+            elif isinstance(report, Garbled):
+                self._schedule.reject(member.oldest(), report)
+            elif isinstance(report, StartFailure):
+                trace = f"\n\nIn the worker:\n{report.traceback}"
+                text = f"worker {member.worker.number} could not start: {report.cause}{trace}"
+                self._handover.fail(WorkerStartError(text))
+            else:
+                member.ready = True
+                if self._first_ready is None:
+                    self._first_ready = time.perf_counter()
+
+    def _replace(self, member: Member, how: str) -> None:
+        if self._stopping or self._handover.fatal is not None:
+            return
+        busy = member.busy()
+        what = self._schedule.describe(*busy) if busy is not None else None
+        doing = "idle" if what is None else f"at item {what[1]} of {what[0]}"
+        _logger.warning("worker %d ended: %s; it was %s; it is replaced", member.worker.number, how, doing)
+        self._schedule.lose(member.unanswered(), busy, how)
+        if not self._crew.replace(member, self._selector, idle=busy is None):
+            which = (
+                "workers end before they do any work; of the last" if member.worker.replaceable else "a worker ended"
+            )
+            message = f"{which}: {how}"
+            self._handover.fail(WorkerDiedError(message, None, None, None, how))
+
+    def _deliver(self) -> bool:
+        """Pass on the batches that are complete; whether there were any."""
+        before = len(self._jobs)
+        for number, batch in list(self._jobs.items()):
+            if self._handover.fatal is not None:
+                break  # nothing comes behind it, whatever is complete by chance
+            if isinstance(batch, HostBatch):
+                del self._jobs[number]
+                self._offer(batch)
+            elif batch.complete:
+                del self._jobs[number]
+                self._settle(batch)
+            elif self._settings.deterministic:
+                break
+        if not self._jobs and self._intake.at_end:
+            self.at_end = True
+            self._handover.end()
+        return len(self._jobs) < before
+
+    def _settle(self, job: BatchJob) -> None:
+        error = job.error
+        if error is None:
+            group = self._groups[job.group]
+            arrays = views(self._pool.lease(job.slot), group.layouts)
+            self._shelf.keep(job, arrays)
+            as_cached = group.stores_itself
+            self._offer(
+                HostBatch(
+                    job.planned,
+                    job.group,
+                    job.slot,
+                    arrays,
+                    job.indices,
+                    job.seeds,
+                    job.additional,
+                    cached=as_cached,
+                    load_seconds=job.load_seconds,
+                )
+            )
+            return
+        self._pool.release(job.slot)
+        self.dropped.append(job.planned.number)
+        if self._settings.on_error == "skip":
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= self._plan.batches_per_epoch + self._plan.batches_per_validation:
+                error.add_note(f"hydrax: {self._skipped_in_a_row} batches in a row were skipped: no item can be loaded")
+                self._handover.fail(error)
+            self._skipped_batches += 1
+            self._say_once(
+                f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip"
+            )
+            return
+        self._handover.offer(error)
+
+    def _offer(self, batch: HostBatch) -> None:
+        self._skipped_in_a_row = 0
+        self._handover.offer(batch)
+        if self._first_complete is None:
+            self._first_complete = time.perf_counter()
+
+    def _say_once(self, text: str, key: str | None = None) -> None:
+        if (key or text) not in self._said:
+            self._said.add(key or text)
+            _logger.warning("%s", text)

@@ -1,0 +1,177 @@
+"""Complete batches between the engine's thread and the consumer's.
+
+Promise: the consumer wakes for every batch, error and end, and never misses one; a batch stays here until it is taken,
+so that a KeyboardInterrupt on the way to the consumer loses nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hydrax_core.engine.jobs import HostBatch
+
+__all__ = ["Handover", "Ready"]
+
+
+class Ready:
+    """A batch that is complete.
+
+    Attributes:
+        batch: The batch.
+        prepared: What was made of it ahead, ``None`` for nothing.
+        tried: Whether the engine has set out to make that, or the consumer to make its own.
+    """
+
+    __slots__ = ("batch", "prepared", "tried")
+
+    def __init__(self, batch: HostBatch) -> None:
+        self.batch = batch
+        self.prepared: Any = None
+        self.tried = False
+
+
+class Handover:
+    """A queue of batches and errors with one consumer at a time.
+
+    Args:
+        wake: Wakes the engine.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._ready: deque[Ready | Exception] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._hungry_below = 0
+        self._owes_wake = False
+        """Whether Ctrl-C came between taking something out and waking the engine for that."""
+        self.waiting = False
+        self.taken = 0
+        """Batches taken."""
+        self.waited = 0.0
+        """Seconds that the consumer has waited, all times together."""
+        self.ended = False
+        self.fatal: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    # --- the engine's side
+
+    def offer(self, item: HostBatch | Exception) -> None:
+        """Pass on a batch, or an error in its place."""
+        self._ready.append(Ready(item) if isinstance(item, HostBatch) else item)
+        self._ring()
+
+    def end(self) -> None:
+        """Nothing comes after what is here. Safe in any thread, in signal handlers too."""
+        self.ended = True
+        self._bell.put(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing comes after what is here but this error, again and again."""
+        if self.fatal is None:
+            self.fatal = error
+        self._bell.put(None)
+
+    def sleeping(self, hungry_below: int) -> None:
+        """The engine is about to sleep; it wants to be woken when fewer batches than that are here."""
+        self._hungry_below = hungry_below
+
+    def prepare(self, make: Callable[[HostBatch], Any], most: int) -> None:
+        """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
+        for position in range(most):
+            try:
+                entry = self._ready[position]  # no copy of the queue: what is taken meanwhile is held by nobody here
+            except IndexError:
+                return
+            if isinstance(entry, Ready) and not entry.tried:
+                entry.tried = True
+                entry.prepared = make(entry.batch)
+
+    def clear(self) -> None:
+        """Drop what is here."""
+        self._ready.clear()
+
+    def slots(self) -> frozenset[int]:
+        """Slots of the batches that are here."""
+        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, Ready)]
+        return frozenset(batch.slot for batch in batches if batch.slot is not None)
+
+    # --- the consumer's side
+
+    def ready(self) -> Ready | None:
+        """The first batch where nothing else, such as an error, comes before it."""
+        try:
+            item = self._ready[0]
+        except IndexError:
+            return None
+        if not isinstance(item, Ready):
+            return None
+        item.tried = True
+        return item
+
+    def first(self) -> Ready | None:
+        """The first batch, which stays here; ``None`` when there is none, or the run has ended.
+
+        Raises:
+            Exception: The error in its place, which goes.
+        """
+        try:
+            item = self._ready[0]
+        except IndexError:  # empty, perhaps since a moment ago: another thread may close the loader
+            if self.fatal is not None:
+                raise self.fatal from None
+            return None
+        if isinstance(item, Exception):
+            self._owes_wake = True
+            self._ready.popleft()
+            self._wake()
+            self._owes_wake = False
+            raise item
+        item.tried = True
+        return item
+
+    def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
+        """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
+
+        Args:
+            deadline: When to give up.
+            knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
+        """
+        self.waiting = True  # set before looking again: the bell rings only for who waits
+        began = time.monotonic()
+        try:
+            if knock() or self._owes_wake:
+                self._wake()
+                self._owes_wake = False
+            if self._ready or self.ended or self.fatal is not None:
+                return True
+            # SimpleQueue, unlike Event and Condition, can be rung in signal handlers.
+            self._bell.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            return False
+        finally:
+            self.waiting = False
+            self.waited += time.monotonic() - began
+        return True
+
+    def take(self, ready: Ready) -> bool:
+        """Take what ``first()`` returned; false when it is gone, as another thread closed the loader."""
+        self._owes_wake = True
+        try:
+            taken = self._ready.popleft() is ready
+        except IndexError:
+            return False
+        self.taken += 1
+        if len(self._ready) < self._hungry_below:
+            self._wake()
+        self._owes_wake = False
+        return taken
+
+    def _ring(self) -> None:
+        if self.waiting:
+            self._bell.put(None)

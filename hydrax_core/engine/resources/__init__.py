@@ -1,0 +1,1 @@
+"""What an engine has to share out: slots, their leases, depth and workers."""

@@ -1,0 +1,301 @@
+"""The workers of an engine: who has what in hand, who is free, who has to be replaced.
+
+Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a crew
+whose members end again and again without doing any work is given up.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from hydrax_core.engine.counters import WorkerStats
+from hydrax_core.engine.workers import pickling
+from hydrax_core.engine.workers.protocol import Worker
+from hydrax_core.engine.workers.runner import BUSY_CHUNK, BUSY_ROW, BUSY_SINCE
+from hydrax_core.engine.workers.wire import Chunk, ChunkResult
+from hydrax_core.errors import BatchAddress
+
+__all__ = ["Crew", "Member"]
+
+Describe: TypeAlias = Callable[[int, int], tuple[BatchAddress, int] | None]
+"""Gives the batch and the index of the item at a row of a chunk in work."""
+
+_AHEAD_CHUNKS = 2
+_AHEAD_SECONDS = 0.01
+"""Work that a worker has in hand: more than the interpreter's switch interval of 5 ms, for which a busy main thread may
+keep the engine from answering."""
+_MOST_IDLE_DEATHS = 3
+_FAREWELL_SECONDS = 1.0
+"""How long a worker that is not needed any more may take to end."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A worker and what the engine knows of it."""
+
+    worker: Worker
+    ready: bool = False
+    items: int = 0
+    busy_seconds: float = 0.0
+    restarts: int = 0
+    sent: dict[int, float] = field(default_factory=dict)
+    backlog: float = 0.0
+    """Estimated seconds of work in hand."""
+    seen: tuple[int, int, float] = (0, 0, 0.0)
+    descriptors: tuple[int, ...] = ()
+    writing: bool = False
+    watched: dict[int, int] = field(default_factory=dict)
+    retiring: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it should get more."""
+        return self.ready and not self.retiring and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
+
+    def send(self, chunk: Chunk, seconds: float) -> None:
+        """Hand over a chunk that is expected to take ``seconds``, 0 where nothing is known."""
+        self.worker.send(chunk)
+        seconds = seconds or _AHEAD_SECONDS  # where nothing is known, or the worker that starts first would get all
+        self.sent[chunk.number] = seconds
+        self.backlog += seconds
+
+    def done(self, result: ChunkResult) -> None:
+        """Take note of a result."""
+        self._answered(result.number)
+        self.items += result.loaded
+        self.busy_seconds += result.seconds
+
+    def oldest(self) -> int:
+        """Take the chunk that the next result would have been of, as results come in order."""
+        number = next(iter(self.sent))
+        self._answered(number)
+        return number
+
+    def forget(self) -> None:
+        """Nothing is in hand any more."""
+        self.sent.clear()
+        self.backlog = 0.0
+
+    def _answered(self, number: int) -> None:
+        seconds = self.sent.pop(number, 0.0)
+        self.backlog = self.backlog - seconds if self.sent else 0.0
+
+    def unanswered(self) -> list[int]:
+        """Chunks in hand, oldest first."""
+        return list(self.sent)
+
+    def busy(self) -> tuple[int, int] | None:
+        """Chunk and row in work."""
+        row = int(self.worker.status[BUSY_ROW])
+        chunk = int(self.worker.status[BUSY_CHUNK])
+        return (chunk, row - 1) if row and chunk in self.sent else None
+
+
+class Crew:
+    """All workers of an engine.
+
+    Args:
+        start_worker: Starts a worker of a number.
+        count: How many.
+    """
+
+    def __init__(self, start_worker: Callable[[int], Worker], count: int) -> None:
+        self._start_worker = start_worker
+        self._count = count
+        self._idle_deaths = 0
+        self.members: list[Member] = []
+        self.restarts = 0
+        self._leaving: list[tuple[Worker, float]] = []
+        self._before = (0, 0.0)
+        """Items and seconds of workers that have left."""
+        _crews.add(self)
+
+    def start(self) -> Iterator[None]:
+        """Start all workers, one a step; ``close()`` ends those that did start."""
+        for number in range(self._count):
+            self.members.append(Member(self._start_worker(number)))
+            yield
+
+    @property
+    def count(self) -> int:
+        """How many workers are wanted."""
+        return self._count
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many workers as wanted are ready."""
+        return sum(member.ready and not member.retiring for member in self.members) == self._count
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time spent in the loader by all workers there ever were."""
+        return self._before[1] + sum(member.busy_seconds for member in list(self.members))
+
+    @property
+    def loaded_items(self) -> int:
+        """Items loaded by all workers there ever were."""
+        return self._before[0] + sum(member.items for member in list(self.members))
+
+    def resize(self, count: int) -> None:
+        """Start workers until there are ``count``, or have the last ones end when they have done what is in hand.
+
+        Raises:
+            WorkerStartError: There is no room for another.
+        """
+        for position, member in enumerate(self.members):
+            member.retiring = position >= count
+        self._count = min(count, len(self.members))
+        while self._count < count:
+            self.members.append(Member(self._start_worker(len(self.members))))
+            self._count += 1
+
+    def see_off(self, selector: selectors.BaseSelector) -> None:
+        """Let go of workers that are not needed any more."""
+        while self.members and self.members[-1].retiring and not self.members[-1].sent:
+            member = self.members.pop()
+            for fd in member.watched:
+                selector.unregister(fd)
+            self._before = (self._before[0] + member.items, self._before[1] + member.busy_seconds)
+            member.worker.stop()
+            self._leaving.append((member.worker, time.monotonic() + _FAREWELL_SECONDS))
+        while self._leaving and time.monotonic() > self._leaving[0][1]:
+            self._leaving.pop(0)[0].join(0)
+
+    def least_busy(self) -> Member | None:
+        """The member with the least work in hand, or ``None`` when all have enough."""
+        return min((m for m in self.members if m.has_room), key=lambda m: (m.backlog, len(m.sent)), default=None)
+
+    def progress(self) -> None:
+        """Take note that some work was done."""
+        self._idle_deaths = 0
+
+    def replace(self, member: Member, selector: selectors.BaseSelector, *, idle: bool) -> bool:
+        """Start a worker in the place of one that ended (when it was ``idle``); false when the crew is given up."""
+        if idle:  # the schedule counts the others against their items
+            self._idle_deaths += 1
+        if not member.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
+            return False
+        for fd in member.watched:
+            selector.unregister(fd)
+        member.watched, member.descriptors, member.writing = {}, (), False  # the new one's may have the same numbers
+        number = member.worker.number
+        member.worker.join(0)
+        member.worker = self._start_worker(number)
+        member.ready = False
+        member.forget()
+        member.restarts += 1
+        self.restarts += 1
+        return True
+
+    def watch(self, selector: selectors.BaseSelector) -> None:
+        """Have the selector watch what every worker has to be watched for now."""
+        for member in self.members:
+            worker = member.worker
+            if worker.unsent is not None:
+                worker.flush()
+            unsent = worker.unsent
+            if unsent is None and not member.writing and worker.descriptors == member.descriptors:
+                continue
+            member.writing, member.descriptors = unsent is not None, worker.descriptors
+            wanted = {
+                fd: selectors.EVENT_READ | (selectors.EVENT_WRITE if fd == unsent else 0) for fd in worker.descriptors
+            }
+            for fd in member.watched.keys() - wanted.keys():
+                selector.unregister(fd)
+            for fd, events in wanted.items():
+                if fd not in member.watched:
+                    selector.register(fd, events, member)
+                elif member.watched[fd] != events:
+                    selector.modify(fd, events, member)
+            member.watched = wanted
+
+    def find_unsendable(self, chunk: Chunk, error: Exception) -> tuple[int, str]:
+        """The row of the descriptor that cannot be sent, and why."""
+        items, _ = chunk.unpacked()
+        for offset, item in enumerate(items):
+            try:
+                pickling.dumps(item)
+            except Exception as own:  # noqa: BLE001  whatever the descriptor's pickling raises
+                return chunk.first_row + offset, f"the descriptor cannot be pickled: {type(own).__name__}: {own}"
+        return chunk.first_row, f"the descriptor cannot be pickled: {type(error).__name__}: {error}"
+
+    def stats(self, describe: Describe) -> tuple[WorkerStats, ...]:
+        """What every worker does now."""
+        return tuple(self._member_stats(member, describe) for member in list(self.members))
+
+    def report(self, describe: Describe) -> str:
+        """What every worker does now, in words."""
+        texts = []
+        for stats in self.stats(describe):
+            if stats.item is not None:
+                doing = f"busy with item {stats.item} of {stats.address} for {stats.item_seconds:.1f} s"
+            elif stats.state == "starting":
+                doing = "still starting (startup_func, or the imports of loader_func)"
+            else:
+                doing = stats.state
+            pid = f" (pid {stats.pid})" if stats.pid else ""
+            texts.append(f"worker {stats.number}{pid} is {doing}")
+        return "; ".join(texts)
+
+    def close(self, seconds: float) -> None:
+        """End all workers; those that take longer than ``seconds`` are killed."""
+        for member in self.members:
+            member.worker.stop()
+        deadline = time.monotonic() + seconds
+        while self.members:
+            self.members[-1].worker.join(max(0.0, deadline - time.monotonic()))
+            del self.members[-1:]  # a signal handler may have closed all meanwhile
+        while self._leaving:
+            self._leaving[-1][0].join(max(0.0, deadline - time.monotonic()))
+            del self._leaving[-1:]
+
+    def abandon(self) -> None:
+        """Let go of the workers in a fork's child, without ending them."""
+        for member in self.members:
+            member.worker.abandon()
+        for worker, _ in self._leaving:
+            worker.abandon()
+        self.members, self._leaving = [], []
+
+    def _member_stats(self, member: Member, describe: Describe) -> WorkerStats:
+        busy = member.busy()
+        what = describe(*busy) if busy is not None else None
+        now = time.monotonic()
+        if busy is None or what is None:
+            state = "starting" if not member.ready else "busy" if member.sent else "idle"
+            address, item, seconds = "", None, 0.0
+        else:
+            if member.seen[:2] != busy:
+                # The chunk's start is known exactly, that of a later item only since it was first seen in work.
+                since = int(member.worker.status[BUSY_SINCE]) / 1e9 if member.seen[0] != busy[0] else now
+                member.seen = (*busy, since)
+            state, address, item, seconds = "busy", str(what[0]), what[1], now - member.seen[2]
+        return WorkerStats(
+            member.worker.number,
+            member.worker.pid,
+            state,  # type: ignore[arg-type]  # one of the literals above
+            member.items,
+            member.busy_seconds,
+            member.restarts,
+            address,
+            item,
+            seconds,
+        )
+
+
+_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+"""Crews at work, so that a fork's child lets go of their workers."""
+
+
+def _after_fork_in_child() -> None:
+    for crew in list(_crews):
+        crew.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,313 @@
+"""Worker processes: started by exec with a socket of their own, watched by the kernel.
+
+Promise: no guard around the user's main module is needed, as it is never imported; a worker's end shows at once, also
+when a grandchild keeps its socket open; lines that it prints reach the main process's ``sys.stdout`` and
+``sys.stderr`` whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import logging
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from hydrax_core.engine.resources.slots import SlotMemory
+from hydrax_core.engine.workers.protocol import Report, WorkerGoneError
+from hydrax_core.engine.workers.wire import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
+from hydrax_core.errors import WorkerStartError
+
+__all__ = ["ProcessWorker", "ProcessWorkers", "listeners"]
+
+_PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from hydrax_core.engine.workers.child import main; main()"
+"""On the main process's own search path, or a ``selectors.py`` in the current folder would be taken for Python's."""
+_LONGEST_LINE = 1 << 20
+_READ = 1 << 16
+_MOST_READS = 32
+_ENVIRONMENT = {
+    # As many BLAS threads as cores in every worker would fight each other.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # glibc hands blocks of 128 KiB and more back to the kernel at each free() and faults them in again at the next
+    # malloc(): 340 page faults an image of 384 x 384, a sixth of the time to decode it (measured).
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+}
+_logger = logging.getLogger("hydrax")
+
+listeners: list[Callable[[int, int, str], None]] = []
+"""Called with the pid and the number of a worker, of whichever loader, and lines that it wrote; they must not wait."""
+
+
+class ProcessWorkers:
+    """Starts the worker processes of one loader.
+
+    Args:
+        setup: Setup of every worker but for its number.
+        memory: The slots.
+    """
+
+    def __init__(self, setup: WorkerSetup, memory: SlotMemory) -> None:
+        self._setup = setup
+        self._memory = memory
+        self._encoder = DescriptorEncoder()
+        self._workers: dict[int, ProcessWorker] = {}
+        # A replacement finds what its predecessor found, wherever the main process has gone since.
+        self.environment = {**_ENVIRONMENT, **os.environ}
+        self.folder = _current_folder()
+
+    def start(self, number: int) -> ProcessWorker:
+        """Start a worker, or its replacement."""
+        try:
+            worker = ProcessWorker(self._setup._replace(number=number), self._memory, self)
+        except OSError as error:
+            raise WorkerStartError(
+                f"worker {number} could not be started: {error}; each takes a process and five open files "
+                "(ulimit -u, ulimit -n), see loader_count"
+            ) from error
+        definitions = self._encoder.definitions()
+        if definitions is not None:
+            worker.send_frame(definitions)
+        self._workers[number] = worker
+        return worker
+
+    def encode(self, chunk: Chunk) -> bytes:
+        """The frame of a chunk; what it needs defined goes to all workers first."""
+        frame, definitions = self._encoder.encode(chunk)
+        if definitions is not None:
+            for worker in self._workers.values():
+                with contextlib.suppress(WorkerGoneError):
+                    worker.send_frame(definitions)
+        return frame
+
+
+class ProcessWorker:
+    """One worker process; see ``Worker`` for the members."""
+
+    replaceable = True
+
+    def __init__(self, setup: WorkerSetup, memory: SlotMemory, workers: ProcessWorkers) -> None:
+        self.number = setup.number
+        self.status = memory.status(setup.number)
+        self.status[0] = 0
+        self._workers = workers
+        search_path = [*(path for path in setup.search_path if isinstance(path, str)), str(Path(__file__).parents[3])]
+        with contextlib.ExitStack() as undo:
+            own, theirs = socket.socketpair()
+            undo.callback(own.close)
+            with theirs, contextlib.ExitStack() as passed:
+                lifeline, kept = os.pipe()
+                passed.callback(os.close, lifeline)
+                self._lifeline = io.FileIO(kept, "w")  # Ctrl-C cannot have it closed twice, or never
+                undo.callback(self._lifeline.close)
+                fds = []
+                for fd in (theirs.fileno(), memory.fd, lifeline):
+                    fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))  # 0 to 2, if closed here, are set anew there
+                    passed.callback(os.close, fds[-1])
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it can handle it
+                passed.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+                self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
+                    [sys.executable, "-c", _PROGRAM, *map(str, fds), *search_path],
+                    pass_fds=fds,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=workers.environment,
+                    cwd=workers.folder if os.path.isdir(workers.folder) else None,  # noqa: PTH112  no text, maybe
+                )
+            undo.pop_all()
+        self.pid: int | None = self._process.pid
+        own.setblocking(False)
+        self._channel = Channel(own)
+        self._pidfd = _pidfd(self._process.pid)
+        self._pidfile = None if self._pidfd is None else io.FileIO(self._pidfd)  # which closes it, as with the lifeline
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        pipes = ((self._process.stdout, "stdout"), (self._process.stderr, "stderr"))
+        self._outputs = [_Output(pipe, name, self._process.pid, setup.number) for pipe, name in pipes]
+        watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
+        self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
+        self._gone = False
+        self.send_frame(pickle.dumps(setup, protocol=5))
+        self.flush()  # it has much to import, while others are started
+
+    @property
+    def unsent(self) -> int | None:
+        """The socket, while frames wait to leave."""
+        return self._channel.fileno() if self._channel.pending and not self._gone else None
+
+    def send(self, chunk: Chunk) -> None:
+        """Hand over a chunk."""
+        self.send_frame(self._workers.encode(chunk))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded message with the next ``flush()``."""
+        self._channel.queue(frame)
+
+    def flush(self) -> None:
+        """Send what waits, as far as that is possible without blocking."""
+        try:
+            self._channel.flush()
+        except EOFError:
+            self._gone = True  # reports() says so, after what the worker had said before
+
+    def reports(self, descriptor: int = -1) -> list[Report]:
+        """What the worker has said since the last call."""
+        for output in self._outputs:
+            if descriptor in (-1, output.fileno()):
+                output.forward()
+                if output.ended:
+                    self.descriptors = tuple(fd for fd in self.descriptors if fd != output.fileno())
+        if descriptor not in (-1, self._channel.fileno(), self._pidfd):
+            return []
+        try:
+            frames = self._channel.receive_all()
+        except EOFError:
+            frames = []
+            self._gone = True
+        messages = [_read(frame) for frame in frames]
+        if not messages and (self._gone or self._process.poll() is not None):
+            raise WorkerGoneError(self._how_it_ended())
+        return messages
+
+    def stop(self) -> None:
+        """Close the socket, which ends a worker that is not in the middle of an item."""
+        self._gone = True
+        self._channel.close()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end; past ``seconds``, kill it."""
+        self.stop()
+        deadline = time.monotonic() + seconds
+        with selectors.PollSelector() as selector:  # takes no descriptor, of which none may be left
+            if self._pidfd is not None:
+                selector.register(self._pidfd, selectors.EVENT_READ)
+            for output in self._outputs:  # a worker that still prints must not be stuck in a full pipe
+                if not output.ended:
+                    selector.register(output.fileno(), selectors.EVENT_READ)
+            while self._process.poll() is None and (rest := deadline - time.monotonic()) > 0:
+                selector.select(rest if self._pidfd is not None else min(rest, 0.01))
+                for output in self._outputs:
+                    output.forward()
+                    if output.ended and output.fileno() in selector.get_map():
+                        selector.unregister(output.fileno())
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for output in self._outputs:
+            output.forward()
+        self._close()
+
+    def abandon(self) -> None:
+        """Close this process's copies of the descriptors."""
+        self._channel.close()
+        self._close()
+
+    def _close(self) -> None:
+        for output in self._outputs:
+            output.close()
+        self._lifeline.close()
+        if self._pidfile is not None:
+            self._pidfile.close()
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "it closed its socket"
+        if code >= 0:
+            return f"it exited with code {code}"
+        try:
+            number = signal.Signals(-code)
+        except ValueError:
+            return f"it was killed by signal {-code}"
+        return f"it was killed by {number.name} ({(signal.strsignal(number) or '').lower()})"
+
+
+class _Output:
+    """Forwards the lines that a worker prints to the main process's stream of the same name."""
+
+    def __init__(self, pipe: Any, name: str, pid: int, number: int) -> None:
+        self._pipe = pipe
+        self._name = name
+        self._writer = pid, number
+        self._fd = int(pipe.fileno())
+        self._rest = b""
+        self.ended = False
+        os.set_blocking(self._fd, False)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def forward(self) -> None:
+        for _ in range(_MOST_READS):  # a worker may print faster than this reads
+            if self.ended:
+                return
+            try:
+                data = os.read(self._fd, _READ)
+            except BlockingIOError:
+                return
+            if not data:
+                self.ended = True
+            lines, newline, rest = (self._rest + data).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE or (self.ended and rest):
+                lines, newline, rest = lines + newline + rest, b"\n", b""
+            self._rest = rest
+            self._write(lines + newline)
+
+    def close(self) -> None:
+        self.ended = True
+        self._pipe.close()
+
+    def _write(self, data: bytes) -> None:
+        if not data:
+            return
+        text = data.decode(errors="backslashreplace")
+        for tell in tuple(listeners):
+            tell(*self._writer, text)
+        stream: TextIO | None = getattr(sys, self._name)
+        if stream is None:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError) as error:
+            _logger.debug("a worker's output is lost, sys.%s cannot be written: %s", self._name, error)
+
+
+def _read(frame: bytes) -> Report:
+    try:
+        report: Report = pickle.loads(frame)
+    except Exception as error:  # noqa: BLE001  whatever a value's own unpickling raises
+        what = "the additional data cannot be unpickled; return plain values such as numbers and strings"
+        report = garbled(what, error)
+    return report
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  as isdir() wants it
+    except FileNotFoundError:  # it was removed
+        return ""
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends; without it, its socket's end tells."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None

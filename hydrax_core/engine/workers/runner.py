@@ -1,0 +1,313 @@
+"""The body of every worker: runs chunks of items through the user's loader, in place.
+
+Promise: whatever the loader raises becomes a failure with an address, never the end of the worker. Views are made once
+for each slot and row and kept, as making them costs more than a trivial item. A loader that keeps its arrays, or sends
+them back, is found and told.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.data.function import is_worker
+from hydrax_core.engine.resources.slots import SlotMemory
+from hydrax_core.engine.workers.wire import Chunk, ChunkResult, GroupSetup, ItemFailure
+from hydrax_core.errors import shorten
+
+__all__ = ["BUSY_CHUNK", "BUSY_ROW", "BUSY_SINCE", "ITEMS", "ChunkRunner"]
+
+BUSY_ROW = 0
+"""Status word: row in work + 1, 0 when idle."""
+BUSY_CHUNK = 1
+"""Status word: number of the chunk in work."""
+BUSY_SINCE = 2
+"""Status word: when the chunk was taken up, ``time.monotonic_ns()``."""
+ITEMS = 3
+"""Status word: items loaded."""
+
+_MOST_VIEWS = 65_536
+"""Views kept; beyond it they are made anew, so that memory stays bounded with many slots, rows and arrays."""
+
+_CLEARED_AT_ONCE = 1 << 17
+"""Bytes of rows that are zeroed together, right before they are filled: the processor's cache still holds them then, so
+that large rows do not cross memory twice."""
+
+_CHECKED_CHUNKS = 2
+"""Chunks whose every row is checked for references the loader keeps; later ones on their first row only."""
+
+
+_SAMPLE = MappingProxyType({"": np.empty(1)})
+_OWN_REFERENCES = sys.getrefcount(_SAMPLE[""])
+
+
+class _SlotViews:
+    """The arrays of a slot in one group's layout, and the views of its rows, made as they are asked for."""
+
+    def __init__(self, memory: SlotMemory, slot: int, setup: GroupSetup) -> None:
+        mapping, start = memory.locate(slot)
+        self.arrays: dict[str, npt.NDArray[Any]] = {
+            name: np.ndarray(layout.shape, layout.numpy_dtype, mapping, start + layout.offset)
+            for name, layout in setup.layouts.items()
+        }
+        self._bytes = [
+            np.ndarray((layout.shape[0], layout.nbytes // layout.shape[0]), np.uint8, mapping, start + layout.offset)
+            for layout in setup.layouts.values()
+        ]
+        self.row_bytes = sum(array.shape[1] for array in self._bytes)
+        batch_size = len(next(iter(self.arrays.values())))
+        self._rows: list[Mapping[str, npt.NDArray[Any]] | None] = [None] * batch_size
+        self.made = 0
+        """Rows that there are views of."""
+        self._references = self._count_references()
+
+    def rows(self, first: int, end: int) -> list[Mapping[str, npt.NDArray[Any]]]:
+        if self.made < len(self._rows):
+            for row in range(first, end):
+                if self._rows[row] is None:
+                    self._rows[row] = MappingProxyType({name: array[row, ...] for name, array in self.arrays.items()})
+                    self.made += 1
+        return self._rows[first:end]  # type: ignore[return-value]  # none of these is None now
+
+    def clear(self, first: int, end: int) -> None:
+        for array in self._bytes:
+            array[first:end].fill(0)
+
+    def kept(self, first: int, end: int) -> bool:
+        """Whether somebody else refers to the views of these rows, or to views made from any."""
+        views = iter(self.rows(first, end))
+        if any(sys.getrefcount(row[name]) > _OWN_REFERENCES for row in views for name in row):
+            return True
+        # Each row's view refers to the array of the slot, and so does each view made from one.
+        return any(
+            now > before + self.made for now, before in zip(self._count_references(), self._references, strict=True)
+        )
+
+    def _count_references(self) -> list[int]:
+        return [sys.getrefcount(array) for array in self.arrays.values()]
+
+
+class ChunkRunner:
+    """Runs chunks.
+
+    Args:
+        loader: The user's ``loader_func``.
+        groups: Setup of each group.
+        memory: The slots.
+        status: This worker's status block.
+        stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
+        batched: Whether the loader takes many items at once.
+    """
+
+    def __init__(
+        self,
+        loader: Callable[..., Any],
+        groups: Sequence[GroupSetup],
+        memory: SlotMemory,
+        status: memoryview,
+        *,
+        stop_at_failure: bool,
+        batched: bool,
+    ) -> None:
+        self._loader = loader
+        self._batched = batched
+        self._groups = groups
+        self._memory = memory
+        self._status = status
+        self._stop_at_failure = stop_at_failure
+        self._slots: dict[tuple[int, int], _SlotViews] = {}
+        self._view_count = 0
+        self._chunks = 0
+        self._said: set[str] = set()
+        self._notices: list[str] = []
+
+    def run(self, chunk: Chunk) -> ChunkResult:
+        """Load the items of a chunk into its rows."""
+        status = self._status
+        views = self._views(chunk.slot, chunk.group)
+        cleared = 0
+        if self._groups[chunk.group].zeroed:
+            cleared = chunk.size if self._batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
+        status[BUSY_CHUNK] = chunk.number
+        status[BUSY_SINCE] = time.monotonic_ns()
+        started = time.perf_counter()
+        if self._batched:
+            if cleared:
+                views.clear(chunk.first_row, chunk.first_row + cleared)
+            additional, failures = self._run_batched(chunk, views)
+        else:
+            additional, failures = self._run_items(chunk, views, cleared)
+        seconds = time.perf_counter() - started
+        status[BUSY_ROW] = 0
+        loaded = chunk.size - len(failures)
+        status[ITEMS] += loaded
+        self._chunks += 1
+        notices, self._notices = tuple(self._notices), []
+        return ChunkResult(chunk.number, seconds, loaded, additional, tuple(failures), notices)
+
+    def _views(self, slot: int, group: int) -> _SlotViews:
+        views = self._slots.get((slot, group))
+        if views is None:
+            views = self._slots[slot, group] = _SlotViews(self._memory, slot, self._groups[group])
+            self._memory.prefault(slot)
+        return views
+
+    def _run_items(
+        self, chunk: Chunk, views: _SlotViews, cleared: int
+    ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
+        loader, status = self._loader, self._status
+        results: list[dict[str, Any] | None] | None = None
+        failures: list[ItemFailure] = []
+        rows = self._rows(chunk, views)
+        items, given = chunk.unpacked()
+        seeds: Sequence[int | None] = given if given is not None else [None] * chunk.size
+        row = chunk.first_row
+        for item, arrays, seed in zip(items, rows, seeds, strict=True):
+            if cleared and (row - chunk.first_row) % cleared == 0:
+                views.clear(row, min(row + cleared, chunk.first_row + chunk.size))
+            row += 1
+            status[BUSY_ROW] = row
+            try:
+                result = loader(item, arrays, seed)
+                if result is not None:
+                    result = self._checked(result, arrays)
+            except BaseException as error:  # noqa: BLE001  SystemExit and the like fail the item, not the worker
+                _pass_interrupt(error)
+                failures.append(_failure(row - 1, error))
+                if self._stop_at_failure:
+                    break
+            else:
+                if result is not None:
+                    if results is None:
+                        results = [None] * chunk.size
+                    results[row - 1 - chunk.first_row] = result
+        del arrays
+        self._look_for_kept(chunk, views)
+        return results, failures
+
+    def _rows(self, chunk: Chunk, views: _SlotViews) -> list[Mapping[str, npt.NDArray[Any]]]:
+        before = views.made
+        rows = views.rows(chunk.first_row, chunk.first_row + chunk.size)
+        self._view_count += (views.made - before) * len(views.arrays)
+        if self._view_count > _MOST_VIEWS:
+            self._slots.clear()
+            self._view_count = 0
+        return rows
+
+    def _run_batched(
+        self, chunk: Chunk, views: _SlotViews
+    ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
+        items, seeds = chunk.unpacked()
+        try:
+            return self._call_batched(chunk.first_row, items, seeds, views), []
+        except BaseException as error:  # noqa: BLE001  see _run_items
+            _pass_interrupt(error)
+            if chunk.size == 1:
+                return None, [_failure(chunk.first_row, error)]
+            first_error = error
+        # Which item is it? Each is loaded alone.
+        results: list[dict[str, Any] | None] = []
+        failures: list[ItemFailure] = []
+        for offset, item in enumerate(items):
+            row = chunk.first_row + offset
+            seed = None if seeds is None else [seeds[offset]]
+            if self._groups[chunk.group].zeroed:
+                views.clear(row, row + 1)
+            try:
+                results.append((self._call_batched(row, [item], seed, views) or [None])[0])
+            except BaseException as error:  # noqa: BLE001  see _run_items
+                _pass_interrupt(error)
+                results.append(None)
+                failures.append(_failure(row, error))
+        if not failures:
+            failures.append(_failure(chunk.first_row, first_error))
+        return (results if any(result is not None for result in results) else None), failures
+
+    def _call_batched(
+        self, first_row: int, items: list[Any], seeds: list[int] | None, views: _SlotViews
+    ) -> list[dict[str, Any] | None] | None:
+        count = len(items)
+        self._status[BUSY_ROW] = first_row + 1
+        arrays = MappingProxyType({name: array[first_row : first_row + count] for name, array in views.arrays.items()})
+        references = [sys.getrefcount(array) for array in arrays.values()]
+        results = self._loader(items, arrays, seeds)
+        if [sys.getrefcount(array) for array in arrays.values()] != references:
+            self._say(_KEPT)
+        if results is None:
+            return None
+        if not isinstance(results, list | tuple) or len(results) != count:
+            raise TypeError(
+                f"a batched loader_func returns None or a list of {count} dicts, one for each item; "
+                f"got {shorten(results, 80)}"
+            )
+        return [None if result is None else self._checked(result, arrays) for result in results]
+
+    def _checked(self, result: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any] | None:
+        """The additional data of an item, refused if it is no dict and copied where it is a view of the arrays."""
+        if not isinstance(result, Mapping):
+            raise TypeError(
+                "loader_func fills `arrays` in place and returns None or a dict of additional data; "
+                f"it returned a {type(result).__name__}: {shorten(result, 80)}"
+            )
+        if not result:
+            return None
+        for name, value in result.items():
+            if not isinstance(name, str):
+                raise TypeError(f"names of additional data are strings, got {name!r}")
+            if isinstance(value, np.ndarray) and any(np.may_share_memory(value, array) for array in arrays.values()):
+                self._say(
+                    f"loader_func returns one of its arrays as the additional data {name!r}: the batch has them anyway "
+                    "(batch.arrays), without the copy; leave it out of the returned dict"
+                )
+                return {key: np.copy(kept) if isinstance(kept, np.ndarray) else kept for key, kept in result.items()}
+        return dict(result)
+
+    def _look_for_kept(self, chunk: Chunk, views: _SlotViews) -> None:
+        if _KEPT in self._said:
+            return
+        rows = chunk.first_row, chunk.first_row + (chunk.size if self._chunks < _CHECKED_CHUNKS else 1)
+        if views.kept(*rows):
+            gc.collect()  # a reference cycle that the loader left behind is no intent to keep
+            if views.kept(*rows):
+                self._say(_KEPT)
+
+    def _say(self, notice: str) -> None:
+        if notice not in self._said:
+            self._said.add(notice)
+            self._notices.append(notice)
+
+
+_KEPT = (
+    "loader_func keeps a reference to its arrays after it returned: their memory is used again for other batches, so "
+    "what it holds will change, and writing to it would damage them; keep a copy (array.copy()) instead"
+)
+
+
+def _pass_interrupt(error: BaseException) -> None:
+    """Let Ctrl-C through where the loader runs in the caller; workers do not get it."""
+    if isinstance(error, KeyboardInterrupt) and not is_worker():
+        raise error
+
+
+def _failure(row: int, error: BaseException) -> ItemFailure:
+    own = __file__
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == own and frames.tb_next is not None:
+        frames = frames.tb_next
+    try:
+        cause = "".join(traceback.format_exception_only(error)).strip()
+        if isinstance(error, TypeError) and "mappingproxy" in cause and "item assignment" in cause:
+            error.add_note("hydrax: fill the arrays in place: arrays[name][...] = value")
+            cause = "".join(traceback.format_exception_only(error)).strip()
+        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    except Exception as own:  # noqa: BLE001  what an exception says of itself may raise anything; no memory may be left
+        return ItemFailure(row, f"{type(error).__name__}, whose text cannot be made: {type(own).__name__}", "")
+    return ItemFailure(row, cause, text)

@@ -1,0 +1,320 @@
+"""What the engine and a worker process say to each other, and how it is framed.
+
+Promise: a frame arrives whole or not at all; a peer that is gone shows as ``EOFError``, also in the middle of a frame.
+Neither end of a frame blocks the engine: what a worker does not take yet is kept.
+
+Descriptors travel as plain pickles, which are a tenth of the cost of cloudpickle's. Classes of the user's ``__main__``
+(and of modules that workers cannot import) are sent once, by value, ahead of the first descriptor that needs them.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import socket
+import struct
+import sys
+import traceback
+import types
+from collections import deque
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+
+from hydrax_core.data.layout import Layouts
+from hydrax_core.engine.workers import pickling
+
+__all__ = [
+    "Channel",
+    "Chunk",
+    "ChunkResult",
+    "Definitions",
+    "DescriptorEncoder",
+    "Garbled",
+    "GroupSetup",
+    "ItemFailure",
+    "Ready",
+    "StartFailure",
+    "WorkerSetup",
+    "define",
+    "garbled",
+]
+
+_HEADER = struct.Struct("<Q")
+_RECEIVE = 1 << 18
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+"""A dead peer is an error, no SIGPIPE: a program may have set that back to its default, which would kill it."""
+
+
+class GroupSetup(NamedTuple):
+    """What a worker needs to know of a group."""
+
+    layouts: dict[str, Any]
+    zeroed: bool
+
+
+class WorkerSetup(NamedTuple):
+    """The first message to a worker process."""
+
+    number: int
+    search_path: list[str]
+    nice: int
+    slot_size: int
+    workers: int
+    base: int
+    groups: bytes
+    """pickle of ``list[GroupSetup]``: after the search path is set, as dtypes may live in extension modules."""
+    functions: bytes
+    """cloudpickle of (loader_func, startup_func)."""
+
+
+class Chunk(NamedTuple):
+    """Items of one batch for one worker.
+
+    Attributes:
+        number: Unique in the run.
+        group: Position in ``WorkerSetup.groups``.
+        slot: Where the batch lies.
+        first_row: Row of the first item.
+        size: How many items.
+        items: Descriptors; where they are their own indices, those as bytes of int64, a tenth of a list's cost.
+        seeds: Seed of each item, as bytes of uint32; ``None`` in validation.
+    """
+
+    number: int
+    group: int
+    slot: int
+    first_row: int
+    size: int
+    items: list[Any] | bytes
+    seeds: bytes | None
+
+    def unpacked(self) -> tuple[list[Any], list[int] | None]:
+        """Descriptors and seeds."""
+        items = np.frombuffer(self.items, np.int64).tolist() if isinstance(self.items, bytes) else self.items
+        return items, None if self.seeds is None else np.frombuffer(self.seeds, np.uint32).tolist()
+
+
+class Definitions(NamedTuple):
+    """Classes and functions that later descriptors refer to: module name -> qualified name -> object."""
+
+    modules: bytes
+    """cloudpickle of ``dict[str, dict[str, object]]``."""
+
+
+class ItemFailure(NamedTuple):
+    """An item that ``loader_func`` failed on."""
+
+    row: int
+    cause: str
+    traceback: str
+
+
+class ChunkResult(NamedTuple):
+    """What became of a chunk.
+
+    Attributes:
+        number: The chunk's.
+        seconds: Time spent in ``loader_func``.
+        loaded: Items loaded.
+        additional: What the loader returned for each item, ``None`` where it returned nothing for any.
+        failures: Items that failed.
+        notices: Remarks on how the loader treats its arrays, each said once by a worker.
+    """
+
+    number: int
+    seconds: float
+    loaded: int
+    additional: list[dict[str, Any] | None] | None
+    failures: tuple[ItemFailure, ...]
+    notices: tuple[str, ...]
+
+
+class Garbled(NamedTuple):
+    """Stands in the place of a result: the chunk, or its result, cannot be unpickled."""
+
+    cause: str
+    traceback: str
+
+
+def garbled(what: str, error: BaseException) -> Garbled:
+    """The message that says so; ``error`` is being handled."""
+    cause = "".join(traceback.format_exception_only(error)).strip()
+    return Garbled(f"{what}: {cause}", traceback.format_exc().rstrip())
+
+
+class Ready(NamedTuple):
+    """A worker has started and takes chunks."""
+
+    pid: int
+
+
+class StartFailure(NamedTuple):
+    """A worker cannot start."""
+
+    cause: str
+    traceback: str
+
+
+class Channel:
+    """Frames over a stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._incoming = bytearray()
+        self._frames: deque[bytes] = deque()
+        self._outgoing = bytearray()
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._socket.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Whether queued frames have not left yet."""
+        return bool(self._outgoing)
+
+    def send(self, payload: bytes) -> None:
+        """Send a frame; returns when it has left (blocking sockets)."""
+        self._socket.sendall(_HEADER.pack(len(payload)) + payload, _FLAGS)
+
+    def queue(self, payload: bytes) -> None:
+        """Have a frame leave with the next ``flush()``: several in one call cost little more than one."""
+        self._outgoing += _HEADER.pack(len(payload))
+        self._outgoing += payload
+
+    def flush(self) -> None:
+        """Send what is queued as far as that is possible without blocking."""
+        while self._outgoing:
+            sent = self._send(self._outgoing)
+            if not sent:
+                return
+            del self._outgoing[:sent]
+
+    def receive(self) -> bytes:
+        """The next frame; waits for it (blocking sockets).
+
+        Raises:
+            EOFError: The peer is gone.
+        """
+        while not self._frames:
+            self._fill()
+        return self._frames.popleft()
+
+    def receive_all(self) -> list[bytes]:
+        """The frames that have arrived (non-blocking sockets).
+
+        Raises:
+            EOFError: The peer is gone, and no frame is left.
+        """
+        try:
+            self._fill()
+        except BlockingIOError:
+            return []
+        frames = list(self._frames)
+        self._frames.clear()
+        return frames
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data, _FLAGS)
+        except BlockingIOError:
+            return 0
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise EOFError("the worker's socket is closed") from error
+
+    def _fill(self) -> None:
+        try:
+            data = self._socket.recv(_RECEIVE)
+        except ConnectionResetError as error:
+            raise EOFError("the worker's socket is closed") from error
+        if not data:
+            raise EOFError("the worker's socket is closed")
+        incoming = self._incoming
+        incoming += data
+        start, length = 0, len(incoming)
+        while length - start >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(incoming, start)
+            end = start + _HEADER.size + size
+            if length < end:
+                break
+            self._frames.append(bytes(memoryview(incoming)[start + _HEADER.size : end]))
+            start = end
+        del incoming[:start]
+
+
+class DescriptorEncoder:
+    """Encodes chunks, and the definitions that they need, for all workers of a loader."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Any] = {}
+        self._plain = True
+
+    def encode(self, chunk: Chunk) -> tuple[bytes, bytes | None]:
+        """The chunk's frame, and a frame of definitions to send to every worker before it, or ``None``."""
+        if self._plain:
+            try:
+                return self._encode_plain(chunk)
+            except (pickle.PicklingError, AttributeError, TypeError):
+                self._plain = False  # e.g. instances of a class made in a function: cloudpickle takes them by value
+        return pickling.dumps(chunk), None
+
+    def definitions(self) -> bytes | None:
+        """All definitions so far, for a worker that starts late."""
+        return self._pack(self._known) if self._known else None
+
+    def _encode_plain(self, chunk: Chunk) -> tuple[bytes, bytes | None]:
+        buffer = io.BytesIO()
+        pickler = _Pickler(buffer)
+        pickler.dump(chunk)
+        new = {key: value for key, value in pickler.by_value.items() if self._known.get(key) is not value}
+        if not new:
+            return buffer.getvalue(), None
+        self._known.update(new)
+        return buffer.getvalue(), self._pack(new)
+
+    @staticmethod
+    def _pack(known: dict[tuple[str, str], Any]) -> bytes:
+        modules: dict[str, dict[str, Any]] = {}
+        for (module, name), value in known.items():
+            modules.setdefault(module, {})[name] = value
+        packed = Definitions(pickling.dumps(modules))
+        return pickle.dumps(packed, protocol=5)
+
+
+class _Pickler(pickle.Pickler):
+    """A pickler that takes note of the classes and functions that a worker cannot import."""
+
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, protocol=5)
+        self.by_value: dict[tuple[str, str], Any] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type | types.FunctionType) and _is_by_value(obj.__module__):
+            if "." in obj.__qualname__:
+                raise pickle.PicklingError(f"{obj.__qualname__} is not at the top of its module")
+            self.by_value[obj.__module__, obj.__qualname__] = obj
+        return NotImplemented
+
+
+def _is_by_value(module: str) -> bool:
+    """Whether cloudpickle sends what is defined in this module by value."""
+    return module == "__main__" or module in cloudpickle.list_registry_pickle_by_value() or module not in sys.modules
+
+
+def define(message: Definitions) -> None:
+    """Make definitions known in this process, under their modules' names."""
+    for module, names in cloudpickle.loads(message.modules).items():
+        namespace = sys.modules.setdefault(module, types.ModuleType(module))
+        for name, value in names.items():
+            setattr(namespace, name, value)
+
+
+def plain_layouts(layouts: Layouts) -> dict[str, Any]:
+    """Layouts as a plain dict, which can be pickled."""
+    return dict(layouts)

@@ -1,0 +1,215 @@
+"""The arguments of a Dataloader, checked where they are given.
+
+Promise: a wrong argument is refused by name, with what came and what was expected; what is accepted can be run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from hydrax_core.data.checks import boolean, choice, integer
+from hydrax_core.data.function import is_batched
+from hydrax_core.data.group import DataGroup
+from hydrax_core.engine.schedule import OnError
+from hydrax_core.plan.order import group_order
+from hydrax_core.plan.plan import Plan
+
+__all__ = ["Arguments", "Auto", "LoaderKind", "check_arguments"]
+
+Auto: TypeAlias = Literal["auto"]
+LoaderKind: TypeAlias = Literal["process", "thread", "inline"]
+_MOST_WORKERS = 1024
+_MOST_AHEAD = 4096
+_LONGEST_NAME = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Checked arguments; the names are those of ``Dataloader``, intervals and positions are in batches."""
+
+    loader_func: Callable[..., Any] | None
+    training: tuple[DataGroup[Any], ...]
+    validation: tuple[DataGroup[Any], ...]
+    validation_interval: int
+    depth: int | Auto
+    loader_count: int | Auto
+    loader_nice: int
+    cacher_count: int
+    first_batch: int
+    last_batch: int | None
+    interleave_groups: bool
+    deterministic: bool
+    timeout_sec: float | None
+    startup_func: Callable[[], Any] | None
+    placement_func: Callable[..., Mapping[str, Any]] | None
+    loader_kind: LoaderKind
+    on_error: OnError
+    max_held: int | None
+    monitor: bool | str | None
+    plan: Plan
+
+
+def check_arguments(
+    *,
+    loader_func: Any,
+    training: Any,
+    validation: Any,
+    depth: Any,
+    loader_count: Any,
+    loader_nice: Any,
+    cacher_count: Any,
+    start_at: Any,
+    end_at: Any,
+    interleave_groups: Any,
+    deterministic: Any,
+    timeout_sec: Any,
+    startup_func: Any,
+    placement_func: Any,
+    loader_kind: Any,
+    on_error: Any,
+    max_held: Any,
+    monitor: Any,
+) -> Arguments:
+    """Check the arguments of ``Dataloader``; see there for their meaning.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a wrong value.
+    """
+    training_groups = _groups("training", training)
+    per_epoch = sum(group.batch_count for group in training_groups)
+    interval, validation_groups = _validation(validation, per_epoch)
+    loads = any(group.loader_layouts for group in (*training_groups, *validation_groups))
+    if loads or loader_func is not None:
+        _check_loader(loader_func)
+    if startup_func is not None:
+        _check_call("startup_func", startup_func, 0, "no argument")
+    if placement_func is not None:
+        _check_call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
+    epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
+    first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
+    interleave = boolean("interleave_groups", interleave_groups)
+    plan = Plan(
+        [(group_order(group, "training", i), group.batch_count) for i, group in enumerate(training_groups)],
+        [(group_order(group, "validation", i), group.batch_count) for i, group in enumerate(validation_groups)],
+        interval,
+        interleave=interleave,
+    )
+    return Arguments(
+        loader_func=loader_func,
+        training=training_groups,
+        validation=validation_groups,
+        validation_interval=interval,
+        depth=_integer_or_auto("depth", depth, 1, _MOST_AHEAD),
+        loader_count=_integer_or_auto("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
+        loader_nice=integer("loader_nice", loader_nice, -20, 19),
+        cacher_count=integer("cacher_count", cacher_count, 0, _MOST_WORKERS),
+        first_batch=first,
+        last_batch=_end(end_at, per_epoch),
+        interleave_groups=interleave,
+        deterministic=boolean("deterministic", deterministic),
+        timeout_sec=_timeout(timeout_sec),
+        startup_func=startup_func,
+        placement_func=placement_func,
+        loader_kind=choice("loader_kind", loader_kind, get_args(LoaderKind)),
+        on_error=choice("on_error", on_error, get_args(OnError)),
+        max_held=None if max_held is None else integer("max_held", max_held, 1),
+        monitor=_monitor(monitor),
+        plan=plan,
+    )
+
+
+def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:
+    if isinstance(groups, DataGroup):
+        return (groups,)
+    try:
+        found = tuple(groups)
+    except TypeError:
+        raise TypeError(f"{argument}: expected a DataGroup or several, got {type(groups).__name__}") from None
+    for position, group in enumerate(found):
+        if not isinstance(group, DataGroup):
+            raise TypeError(f"{argument}: expected DataGroups, got {type(group).__name__} at position {position}")
+    if not found:
+        raise ValueError(f"{argument}: expected at least one DataGroup, got none")
+    return found
+
+
+def _validation(validation: Any, per_epoch: int) -> tuple[int, tuple[DataGroup[Any], ...]]:
+    if validation is None:
+        return 0, ()
+    form = '("epoch", interval, groups) or ("batch", interval, groups)'
+    if not isinstance(validation, tuple | list) or len(validation) != 3:  # noqa: PLR2004  the form above
+        raise TypeError(f"validation: expected {form}, got {validation!r}")
+    kind, interval, groups = validation
+    choice("validation[0]", kind, ("epoch", "batch"))
+    count = integer("validation[1]", interval, 1)
+    return count * (per_epoch if kind == "epoch" else 1), _groups("validation[2]", groups)
+
+
+def _end(end_at: Any, per_epoch: int) -> int | None:
+    if end_at is None:
+        return None
+    kind, end = _pair("end_at", end_at, '("epoch", n) or ("batch", n)')
+    choice("end_at[0]", kind, ("epoch", "batch"))
+    return integer("end_at[1]", end, 0) * (per_epoch if kind == "epoch" else 1)
+
+
+def _integer_or_auto(argument: str, value: Any, least: int, most: int) -> int | Auto:
+    if isinstance(value, str):
+        if value == "auto":
+            return "auto"
+        raise ValueError(f"{argument}: expected an int or 'auto', got {value!r}")
+    return integer(argument, value, least, most)
+
+
+def _check_loader(loader_func: Any) -> None:
+    _check_call(
+        "loader_func", loader_func, 3, "(items, arrays, seeds)" if is_batched(loader_func) else "(item, arrays, seed)"
+    )
+
+
+def _check_call(argument: str, function: Any, count: int, expected: str) -> None:
+    if not callable(function):
+        raise TypeError(f"{argument}: expected a function of {expected}, got {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # some builtins do not tell
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        name = getattr(function, "__name__", repr(function))
+        raise TypeError(
+            f"{argument}: it is called with {expected}, but {name}{signature} does not take that: {error}"
+        ) from None
+
+
+def _timeout(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # noqa: PLR0124  NaN
+        raise TypeError(f"timeout_sec: expected a number of seconds, or None (or 0) for no limit, got {value!r}")
+    if value < 0:
+        raise ValueError(f"timeout_sec: expected a number of seconds, or None (or 0) for no limit, got {value!r}")
+    return float(value) if 0 < value < threading.TIMEOUT_MAX else None
+
+
+def _monitor(value: Any) -> bool | str | None:
+    expected = "expected True, False, a name, or None to have the environment decide (HYDRAX_MONITOR=1)"
+    if value is not None and not isinstance(value, bool | str):
+        raise TypeError(f"monitor: {expected}; got {value!r}")
+    if isinstance(value, str) and (not value.strip() or value.isdigit() or len(value) > _LONGEST_NAME):
+        raise ValueError(
+            f"monitor: {expected}; a name is no number and has 1 to {_LONGEST_NAME} characters; got {value!r}"
+        )
+    return value
+
+
+def _pair(argument: str, value: Any, form: str) -> tuple[Any, Any]:
+    if not isinstance(value, tuple | list) or len(value) != 2:  # noqa: PLR2004  a pair
+        raise TypeError(f"{argument}: expected {form}, got {value!r}")
+    return value[0], value[1]

@@ -1,0 +1,232 @@
+"""From checked arguments to a running engine: slots, workers of the chosen kind, settings."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from hydrax_core.cache import CacheStore
+from hydrax_core.data.function import is_batched
+from hydrax_core.data.layout import aligned
+from hydrax_core.engine.admission import Intake, IntakeSettings
+from hydrax_core.engine.engine import Engine
+from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.jobs import JobGroup
+from hydrax_core.engine.loop import Driver
+from hydrax_core.engine.ready import Handover
+from hydrax_core.engine.resources.autotune import Bounds, Setting, usable_cores
+from hydrax_core.engine.resources.slots import SlotPool, memory_budget
+from hydrax_core.engine.settings import EngineSettings
+from hydrax_core.engine.wakeup import Waker
+from hydrax_core.engine.workers import pickling
+from hydrax_core.engine.workers.inline import InlineWorker
+from hydrax_core.engine.workers.process import ProcessWorkers
+from hydrax_core.engine.workers.protocol import Worker
+from hydrax_core.engine.workers.runner import ChunkRunner
+from hydrax_core.engine.workers.thread import ThreadWorker
+from hydrax_core.engine.workers.wire import GroupSetup, WorkerSetup
+from hydrax_core.loader.arguments import Arguments
+from hydrax_core.plan.plan import Position
+from hydrax_core.plan.position import Progress
+
+__all__ = ["close_from_anywhere", "first_setting", "launch", "slot_bytes"]
+
+_LARGE_FUNCTION = 64 << 20
+_MOST_SLOTS = 1 << 20
+_LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 3, 32, 64
+"""Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
+_TINY_BYTES = 1 << 20
+"""Memory that is not worth saving: so many batches are loaded ahead anyway, up to ``_LEAST_TINY``."""
+_logger = logging.getLogger("hydrax")
+
+
+def slot_bytes(arguments: Arguments) -> int:
+    """Bytes of a slot: the largest batch of any group that lies in one, in whole pages."""
+    groups = (*arguments.training, *arguments.validation)
+    sizes = [max(group.loader_size, group.cache_size if group.cache_by == "item" else 0) for group in groups]
+    return aligned(max(1, *sizes), mmap.PAGESIZE)
+
+
+def launch(arguments: Arguments, progress: Progress) -> Engine:
+    """The engine for a position of the run, not started yet.
+
+    Raises:
+        TypeError: ``loader_func`` or ``startup_func`` cannot be sent to a worker process.
+        CacheError: A cache cannot be opened, or holds something else than its group asks for.
+        MemoryError: Not even the slots of ordinary use fit into memory.
+    """
+    depth, workers = _bounds(arguments)
+    size = slot_bytes(arguments)
+    max_held = arguments.max_held
+    if max_held is None:
+        max_held = max(depth.most + 2, min(memory_budget() // size, _MOST_SLOTS))
+    _check_size(size, depth.least)
+    functions = _functions(arguments) if arguments.loader_kind == "process" else b""
+    groups = [
+        JobGroup(
+            data=group.items,
+            layouts=group.loader_layouts,
+            cache_layouts=group.cache_layouts,
+            stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
+            batch_size=group.batch_size,
+            batch_count=group.batch_count,
+            zeroed=group.zeroed,
+        )
+        for group in (*arguments.training, *arguments.validation)
+    ]
+    plan, last = arguments.plan, arguments.last_batch
+    end = None if last is None else plan.number(Position(last, plan.batches_per_validation))
+    if end is not None and last is not None and progress.next_number >= end and arguments.first_batch >= last:
+        _logger.warning(
+            "start_at, end_at: the run is empty, as it starts at training batch %d of all and stops before %d "
+            "(an epoch has %d)",
+            arguments.first_batch,
+            last,
+            plan.batches_per_epoch,
+        )
+    settings = EngineSettings(
+        depth=depth,
+        workers=workers,
+        max_held=max_held,
+        deterministic=arguments.deterministic,
+        on_error=arguments.on_error,
+        batched=is_batched(arguments.loader_func),
+        threaded=arguments.loader_kind != "inline",
+    )
+    intake_settings = IntakeSettings(
+        first=progress.next_number,
+        end=end,
+        skipped=frozenset(progress.ahead),
+        comfortable=depth.least + 2,
+    )
+    with contextlib.ExitStack() as undo:
+        shelf = _open_shelf(arguments, groups, undo)
+        waker = Waker()
+        undo.callback(waker.close)
+        pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
+        undo.callback(pool.close)
+        start_worker = _worker_starter(arguments, groups, pool, functions)
+        intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)
+        handover = Handover(waker.wake)
+        driver = Driver(plan, groups, intake, shelf, pool, waker, handover, start_worker, settings)
+        engine = Engine(driver, handover, shelf, pool, waker, threaded=settings.threaded)
+        undo.pop_all()
+    return engine
+
+
+def first_setting(arguments: Arguments) -> Setting:
+    """Depth and workers that a run begins with."""
+    depth, workers = _bounds(arguments)
+    return Setting(depth.least, workers.least)
+
+
+def _bounds(arguments: Arguments) -> tuple[Bounds, Bounds]:
+    """Bounds of depth and workers."""
+    if arguments.loader_kind == "inline":
+        return Bounds(1, 1), Bounds(1, 1)
+    depth, count = arguments.depth, arguments.loader_count
+    if depth == "auto":
+        size = max(slot_bytes(arguments), mmap.PAGESIZE)
+        least = max(_LEAST_AHEAD, min(_LEAST_TINY, _TINY_BYTES // size))
+        depths = Bounds(least, max(least, min(_MOST_AHEAD, memory_budget() // 4 // size)))
+    else:
+        depths = Bounds(depth, depth)
+    return depths, Bounds(1, usable_cores()) if count == "auto" else Bounds(count, count)
+
+
+def close_from_anywhere(engine: Engine, pid: int) -> None:
+    """Close the engine of process ``pid`` from a finalizer, which may run in any thread, and in a fork's child."""
+    if os.getpid() != pid:
+        return
+    if threading.current_thread() is threading.main_thread():
+        engine.close()
+    else:  # a garbage collection may run in one of the engine's own threads, which cannot wait for themselves
+        threading.Thread(target=engine.close, name="hydrax-close").start()
+
+
+def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> Shelf:
+    stores: list[CacheStore | None] = []
+    for kind, members in (("training", arguments.training), ("validation", arguments.validation)):
+        for index, group in enumerate(members):
+            store = None
+            if group.cache_location is not None:
+                store = CacheStore.open(group, kind=kind, group_index=index, cacher_count=arguments.cacher_count)
+                undo.callback(store.close)
+            stores.append(store)
+    return Shelf(stores, groups)
+
+
+def _check_size(size: int, depth: int) -> None:
+    memory = 2 * memory_budget()
+    size = max(size, mmap.PAGESIZE)
+    if (depth + 2) * size > memory:
+        raise MemoryError(
+            f"batch_size, depth: a batch takes {size:,} bytes and depth={depth} needs {depth + 2} places for one, "
+            f"{(depth + 2) * size:,} bytes in all; this machine (or its control group) has {memory:,}"
+        )
+
+
+def _functions(arguments: Arguments) -> bytes:
+    stop_at_failure = arguments.on_error != "substitute"
+    try:
+        functions: bytes = pickling.dumps(
+            # The mark goes beside the function: of an importable one only the name is sent.
+            (arguments.loader_func, arguments.startup_func, stop_at_failure, is_batched(arguments.loader_func))
+        )
+    except Exception as error:
+        raise TypeError(
+            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it must not "
+            "capture open files, locks, sockets and the like: open them in startup_func, or use loader_kind='thread'"
+        ) from error
+    if len(functions) > _LARGE_FUNCTION:
+        _logger.warning(
+            "loader_func carries %d MiB of data with it, a copy of which goes to each of the workers; "
+            "open large arrays inside the workers instead, such as numpy.load(path, mmap_mode='r') in startup_func",
+            len(functions) >> 20,
+        )
+    return functions
+
+
+def _worker_starter(
+    arguments: Arguments, groups: list[JobGroup], pool: SlotPool, functions: bytes
+) -> Callable[[int], Worker]:
+    setups = [GroupSetup(dict(group.layouts), group.zeroed) for group in groups]
+    memory = pool.memory
+    if arguments.loader_kind == "process":
+        setup = WorkerSetup(
+            number=0,
+            search_path=list(sys.path),
+            nice=arguments.loader_nice,
+            slot_size=memory.slot_size,
+            workers=memory.workers,
+            base=memory.base,
+            groups=pickle.dumps(setups, protocol=5),
+            functions=functions,
+        )
+        return ProcessWorkers(setup, memory).start
+    loader_func: Any = arguments.loader_func
+    startup_func = arguments.startup_func
+    stop_at_failure = arguments.on_error != "substitute"
+    kind: Any = ThreadWorker if arguments.loader_kind == "thread" else InlineWorker
+
+    def start(number: int) -> Worker:
+        status = memory.status(number)
+        runner = ChunkRunner(
+            loader_func,
+            setups,
+            memory,
+            status,
+            stop_at_failure=stop_at_failure,
+            batched=is_batched(loader_func),
+        )
+        worker: Worker = kind(number, runner, status, startup_func)
+        return worker
+
+    return start

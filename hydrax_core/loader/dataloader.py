@@ -1,0 +1,436 @@
+"""The facade: arguments, ``with``, iteration, state.
+
+Promise: leaving the ``with`` block, however, ends every worker within two seconds; so do the end of the run, garbage
+collection of the loader and the end of the interpreter. The library prints nothing and installs no signal handler.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from hydrax_core.batch.assembly import Assembler
+from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
+from hydrax_core.data.group import DataGroup
+from hydrax_core.engine.engine import Engine
+from hydrax_core.engine.jobs import HostBatch
+from hydrax_core.engine.ready import Ready
+from hydrax_core.engine.resources.autotune import Setting
+from hydrax_core.engine.schedule import OnError
+from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
+from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
+from hydrax_core.monitor import Watched
+from hydrax_core.monitor import start as start_monitor
+from hydrax_core.monitor.counters import Tally
+from hydrax_core.monitor.stats import Stats
+from hydrax_core.plan.plan import Position
+from hydrax_core.plan.position import Progress, restore, save
+
+if TYPE_CHECKING:
+    from hydrax_core.batch.placement import Placement
+    from hydrax_core.monitor.server.server import Monitor
+
+__all__ = ["Dataloader"]
+
+D = TypeVar("D")
+_logger = logging.getLogger("hydrax")
+
+
+class Dataloader(Generic[D]):
+    """Deterministic, zero-copy batches of jax arrays, filled by workers.
+
+    Use it as a context manager and iterate over it; entering again goes on behind the last batch handed out.
+
+    Args:
+        loader_func: ``load(item, arrays, seed)`` fills ``arrays`` (name -> NumPy view of one row) for one item and may
+            return a dict of additional data. ``seed`` is an int in [0, 2**32), ``None`` in validation. It runs in the
+            workers; lambdas, closures and notebook cells are fine. See ``batched`` for loaders of many items at once.
+        training: One DataGroup or several; a pass over all of them is an epoch.
+        validation: ``("epoch" | "batch", interval, groups)``: after every so many epochs or training batches, one
+            validation run over these groups.
+        depth: Batches loaded ahead of the consumer, half of it at least; ``"auto"`` for the least that keeps it from
+            waiting, within a quarter of the memory that loaders may use.
+        loader_count: Workers; ``"auto"`` for the least that keep the consumer from waiting, at most one a core.
+        loader_nice: Niceness of worker processes, 0 to 19 (negative ones need privileges).
+        cacher_count: Threads that write the cache.
+        start_at: ``(epoch, batches)`` to start at; batches beyond an epoch's length carry over into later epochs.
+        end_at: ``("epoch" | "batch", n)``: stop before that epoch or training batch, counted from the start of the
+            first epoch; ``None`` for an endless run.
+        interleave_groups: Whether the least-used training group gives the next batch (ties: the first); else one group
+            follows the other.
+        deterministic: ``False`` hands out batches as they become ready.
+        timeout_sec: Longest wait for a batch, in seconds; ``None`` or 0 for no limit.
+        startup_func: Called once in each worker before it loads.
+        placement_func: ``place(arrays, layouts, additional, group)`` returns a dict of jax arrays; by default arrays
+            are placed uncommitted on jax's default device. The NumPy arrays must not be kept.
+        loader_kind: ``"process"``; ``"thread"`` for loaders that release the GIL; ``"inline"`` in the caller, for
+            debuggers. All give the same batches bit for bit.
+        on_error: What a failing item does: ``"raise"`` a ``LoaderError`` from ``next()``; ``"skip"`` its batch;
+            ``"substitute"`` another item of the group, chosen by the seed.
+        max_held: Most batches that the consumer may hold when it asks for another, the one before not counted; by
+            default what half of the memory has room for.
+        monitor: Whether ``hydrax inspect --attach`` of the same user may watch the run, or a name to be found by;
+            ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for who watches.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has a wrong value.
+    """
+
+    def __init__(
+        self,
+        loader_func: Callable[..., Any],
+        training: DataGroup[D] | Iterable[DataGroup[D]],
+        *,
+        validation: tuple[str, int, DataGroup[D] | Iterable[DataGroup[D]]] | None = None,
+        depth: int | Auto = 3,
+        loader_count: int | Auto = 1,
+        loader_nice: int = 0,
+        cacher_count: int = 1,
+        start_at: tuple[int, int] = (0, 0),
+        end_at: tuple[str, int] | None = None,
+        interleave_groups: bool = True,
+        deterministic: bool = True,
+        timeout_sec: float | None = 60,
+        startup_func: Callable[[], Any] | None = None,
+        placement_func: Callable[..., Mapping[str, Any]] | None = None,
+        loader_kind: LoaderKind = "process",
+        on_error: OnError = "raise",
+        max_held: int | None = None,
+        monitor: bool | str | None = None,
+    ) -> None:
+        given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
+        self._arguments = check_arguments(**given)
+        # Iterables are used up by now: what replace() starts from is what was read from them.
+        given["training"] = self._arguments.training
+        if validation is not None:
+            given["validation"] = (*validation[:2], self._arguments.validation)
+        self._given = given
+        self._groups = (*self._arguments.training, *self._arguments.validation)
+        plan = self._arguments.plan
+        self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
+        self._engine: Engine | None = None
+        self._monitor: Monitor | None = None
+        self._setting = first_setting(self._arguments)
+        self._placement: Placement | None = None
+        self._assembler: Assembler[D] | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._lock = threading.Lock()
+        self._entered = False
+        self._interrupted = False
+        self._ended = False
+        self._asked_after_end = 0
+        self._tally = Tally(self._groups, self.depth, self.loader_count, self.slot_bytes)
+
+    def replace(self, **changes: Any) -> Dataloader[D]:
+        """A new loader, not started, with the same arguments but for the changes."""
+        return type(self)(**{**self._given, **changes})
+
+    # --- what was asked for
+
+    @property
+    def training(self) -> tuple[DataGroup[D], ...]:
+        """The training groups."""
+        return self._arguments.training
+
+    @property
+    def validation(self) -> tuple[DataGroup[D], ...]:
+        """The validation groups."""
+        return self._arguments.validation
+
+    @property
+    def validation_interval(self) -> int:
+        """Training batches between two validation runs; 0 without validation."""
+        return self._arguments.validation_interval
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches in an epoch."""
+        return self._arguments.plan.batches_per_epoch
+
+    @property
+    def batches_per_validation(self) -> int:
+        """Batches in a validation run; 0 without validation."""
+        return self._arguments.plan.batches_per_validation
+
+    @property
+    def first_batch(self) -> int:
+        """Number of the first training batch, as ``start_at`` says."""
+        return self._arguments.first_batch
+
+    @property
+    def last_batch(self) -> int | None:
+        """Number of the training batch to stop before, as ``end_at`` says; ``None`` for an endless run."""
+        return self._arguments.last_batch
+
+    @property
+    def depth(self) -> int:
+        """Batches loaded ahead; with ``"auto"``, what is in use now."""
+        depth = self._arguments.depth
+        return self._in_use.depth if depth == "auto" else depth
+
+    @property
+    def loader_count(self) -> int:
+        """Workers; with ``"auto"``, how many are in use now."""
+        count = self._arguments.loader_count
+        return self._in_use.workers if count == "auto" else count
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Which of ``depth`` and ``loader_count`` are ``"auto"``; ``stats().tuning`` says why they are as they are."""
+        if self.loader_kind == "inline":
+            return ()
+        given = {"depth": self._arguments.depth, "loader_count": self._arguments.loader_count}
+        return tuple(name for name, value in given.items() if value == "auto")
+
+    @property
+    def _in_use(self) -> Setting:
+        engine = self._engine
+        return self._setting if engine is None else engine.setting
+
+    @property
+    def loader_kind(self) -> LoaderKind:
+        """What the workers are."""
+        return self._arguments.loader_kind
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether batches keep the order of the plan."""
+        return self._arguments.deterministic
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a place for one batch in memory; about ``depth + 2`` of them are in use."""
+        return slot_bytes(self._arguments)
+
+    # --- running
+
+    def __enter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("this loader is in use by another `with` block; make a second loader with replace()")
+        self._entered = True
+        try:
+            if self._engine is None:
+                with self._lock:  # a thread in next() may be starting it, too
+                    self._start()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._entered = False
+        if self._monitor is not None:
+            self._monitor.tap.left(error)
+        self.close()
+
+    def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
+        return self
+
+    def __next__(self) -> TrainingBatch[D] | ValidationBatch[D]:
+        caller = sys._getframe(1)  # noqa: SLF001  the only way to say where a held batch was handed out
+        with self._lock:
+            if self._interrupted or self._ended:
+                self._tell_that_it_is_over()
+                raise StopIteration
+            engine = self._engine
+            if engine is None:
+                engine = self._start()
+                if self._interrupted:  # while it started
+                    raise StopIteration
+            ready, waited = engine.ready(), 0.0
+            if ready is None:
+                ready, waited = self._wait(engine)
+            if ready is None:
+                self._finish(engine)
+                raise StopIteration
+            assert self._assembler is not None
+            host = ready.batch
+            made = self._assembler.make(host, ready.prepared)
+            if not engine.take(ready, (caller.f_code, caller.f_lasti), made.holders):
+                raise StopIteration  # another thread closed the loader meanwhile
+            self._pass(engine, host)
+            self._tally.handed_out(host)
+            if (monitor := self._monitor) is not None:
+                monitor.tap.handed_out(host, waited, made.batch)
+            return made.batch
+
+    def _wait(self, engine: Engine) -> tuple[Ready | None, float]:
+        """The next batch, ``None`` for the end of the run, and the seconds that it took."""
+        monitor = self._monitor
+        started = time.perf_counter()
+        if monitor is not None:
+            monitor.tap.asked(started)
+        try:
+            ready = engine.wait(self._arguments.timeout_sec)
+        except BaseException as error:
+            if monitor is not None:
+                monitor.tap.failed(error)
+            if self.loader_kind == "inline" and not isinstance(error, Exception):
+                self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
+            raise
+        finally:
+            waited = time.perf_counter() - started
+            self._tally.waited(waited)
+        return ready, waited
+
+    def interrupt(self) -> None:
+        """Hand out no further batch: ``next()`` ends the iteration. Safe in threads and signal handlers."""
+        self._interrupted = True
+        if self._engine is not None:
+            self._engine.interrupt()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether ``interrupt()`` was called."""
+        return self._interrupted
+
+    def close(self) -> None:
+        """End the workers; batches in hand stay valid. Closing twice is fine."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
+        engine = self._engine
+        if engine is not None:
+            snapshot = self._tally.snapshot(engine.counts())
+            self._setting = engine.setting
+            engine.close()
+            self._tally.keep(snapshot, engine.shelf)
+            self._engine = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
+
+    def _start(self) -> Engine:
+        if self._engine is None:
+            self._tally.start()
+            engine = launch(self._arguments, self._progress)
+            self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
+            self._engine = engine
+            try:
+                self._monitor = start_monitor(
+                    self, self._arguments.monitor, _watched(self._arguments), _snapshots(self._tally, engine)
+                )
+                engine.start()
+                self._prepare_placement(engine)
+            except BaseException:
+                self.close()
+                raise
+        return self._engine
+
+    def _tell_that_it_is_over(self) -> None:
+        """Say once that another pass over an ended run gives nothing: its epochs are all in one iteration."""
+        self._asked_after_end += 1
+        if self._ended and self._asked_after_end == 1:
+            _logger.warning(
+                "this loader has handed out its whole run, all epochs up to end_at, in one iteration; for another run "
+                "make another loader with replace()"
+            )
+
+    def _finish(self, engine: Engine) -> None:
+        self._ended = engine.at_end  # else interrupted, or closed by another thread
+        if (monitor := self._monitor) is not None:  # another thread may close the loader
+            monitor.tap.ended = True
+        if not self._entered:
+            self.close()
+
+    def _prepare_placement(self, engine: Engine) -> None:
+        from hydrax_core.batch.placement import Placement  # noqa: PLC0415  jax is imported while the workers start
+
+        if self._placement is None:
+            placement = Placement(self._groups, self._arguments.placement_func)
+            placement.warm()
+            self._placement = placement
+        totals = (self.batches_per_epoch, self.batches_per_validation)
+        self._assembler = Assembler(self._groups, totals, self._placement, engine.shelf.store)
+        engine.make_ahead(self._assembler.ahead, self._placement.most_ahead)
+
+    def _pass(self, engine: Engine, host: HostBatch) -> None:
+        if self._arguments.deterministic:
+            self._progress.pass_all_up_to(host.planned.number)
+            engine.dropped.clear()  # each is behind, or comes to be with a later batch
+            return
+        self._progress.pass_one(host.planned.number)
+        while engine.dropped:
+            self._progress.pass_one(engine.dropped.popleft())
+
+    # --- looking at it
+
+    def idle_usec(self) -> int:
+        """Microseconds that ``next()`` has waited for batches since the last call of this method."""
+        return self._tally.idle_usec()
+
+    def stats(self) -> Stats:
+        """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
+        engine = self._engine
+        if engine is None:
+            return self._tally.last or self._tally.snapshot(None)
+        return self._tally.snapshot(engine.counts())
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
+        arguments = self._arguments
+        return save(
+            self._progress,
+            arguments.plan,
+            arguments.training,
+            arguments.validation,
+            arguments.validation_interval,
+            interleave=arguments.interleave_groups,
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the last batch of a saved state.
+
+        The number and kind of workers, ``depth`` and ``end_at`` may differ from those of the loader that was saved.
+
+        Raises:
+            TypeError: ``state`` is not what ``state_dict()`` returned.
+            StateMismatchError: It belongs to another dataset, batch size, seed or shuffle; the text shows what differs.
+        """
+        arguments = self._arguments
+        progress = restore(
+            state,
+            arguments.plan,
+            arguments.training,
+            arguments.validation,
+            arguments.validation_interval,
+            interleave=arguments.interleave_groups,
+        )
+        self.close()  # which ends a wait of another thread in next(), too
+        with self._lock:
+            self.close()
+            self._progress = progress
+            self._ended = False
+
+    def __repr__(self) -> str:
+        state = "running" if self._engine is not None else "not running"
+        workers = f"{self.loader_count} {self.loader_kind} workers"
+        return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {workers}>"
+
+
+def _watched(arguments: Arguments) -> Watched:
+    return Watched(
+        training=arguments.training,
+        validation=arguments.validation,
+        batches_per_epoch=arguments.plan.batches_per_epoch,
+        batches_per_validation=arguments.plan.batches_per_validation,
+        validation_interval=arguments.validation_interval,
+        first_batch=arguments.first_batch,
+        last_batch=arguments.last_batch,
+        loader_kind=arguments.loader_kind,
+        places_itself=arguments.placement_func is not None,
+    )
+
+
+def _snapshots(tally: Tally, engine: Engine) -> Callable[[], Stats]:
+    """What gives the stats of a running loader without keeping it alive."""
+    return lambda: tally.snapshot(engine.counts())

@@ -1,0 +1,1 @@
+"""What crosses between a training and whoever watches it."""

@@ -1,0 +1,1 @@
+"""Which batch comes n-th, and what it holds: pure functions of n."""

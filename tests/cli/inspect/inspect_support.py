@@ -1,0 +1,148 @@
+"""Loaders, feeds and waiting for the tests of ``hydrax inspect``."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import textual.app
+import textual.pilot
+from textual._context import active_app
+
+import hydrax_cli.inspect.app
+from hydrax_cli.inspect.app import InspectApp
+from hydrax_cli.inspect.feeds.capture import LogBuffer
+from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
+from hydrax_cli.inspect.numbers.pace import Pace
+from hydrax_core import DataGroup, Dataloader
+
+PATIENCE = 30
+
+
+async def drained(*_):
+    """Until no message waits anywhere and the screen is laid out; a second at most, where something always happens.
+
+    Textual's own way is to wait until the process is idle, which one with a loader in it never is.
+    """
+    app, quiet, deadline = active_app.get(), 0, time.monotonic() + 1
+    while quiet < 3 and time.monotonic() < deadline:
+        await asyncio.sleep(0.0005)
+        screen = app.screen
+        pumps = (app, *screen.walk_children(with_self=True))
+        busy = screen._callbacks or screen._layout_required or any(pump.message_queue_size for pump in pumps)
+        quiet = 0 if busy else quiet + 1
+
+
+textual.app.wait_for_idle = textual.pilot.wait_for_idle = drained
+hydrax_cli.inspect.app._FRAME_SECONDS = 0.05  # a run is drawn as soon as something has happened
+ARRAYS = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32"), "tokens": ((7,), "int32")}
+
+
+def load(item, arrays, seed):
+    arrays["image"][...] = item % 250 + 1
+    arrays["image"][0, 0] = 0
+    arrays["label"][...] = item % 10
+    arrays["tokens"][...] = 97 + item % 20
+    return {"path": f"photo-{item}.jpg"}
+
+
+def make_loader(function=load, *, items=96, **arguments):
+    def group(**more):
+        return DataGroup(8, range(items), loader_arrays=ARRAYS, labels=("label",), seed=5, **more)
+
+    arguments.setdefault("validation", ("epoch", 1, group(shuffle_first=False)))
+    return Dataloader(function, group(), **{"loader_count": 1, **arguments})
+
+
+def failing_at(bad):
+    def load_or_fail(item, arrays, seed):
+        if item == bad:
+            raise ValueError(f"bad header in item {item}")
+        load(item, arrays, seed)
+
+    return load_or_fail
+
+
+def killing_at(bad):
+    def load_or_die(item, arrays, seed):
+        if item == bad:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        load(item, arrays, seed)
+
+    return load_or_die
+
+
+@contextmanager
+def feed_of(make, **arguments):
+    """A feed over what ``make()`` returns, closed at the end."""
+    log = LogBuffer()
+    feed = LoaderFeed(lambda: Opened("the-target", "hydrax run the-target", make()), log, **arguments)
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+class Watcher:
+    """Takes frames and keeps what they bring."""
+
+    def __init__(self, feed):
+        self.feed = feed
+        self.records = []
+        self.lines = []
+        self.frame = None
+
+    def look(self):
+        self.frame = self.feed.frame()
+        self.records.extend(self.frame.records)
+        self.lines.extend(self.frame.lines)
+        return self.frame
+
+    def until(self, condition):
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.look()):
+            assert time.monotonic() < deadline, f"waited in vain; last: {self.frame}"
+            time.sleep(0.005)
+        return self.frame
+
+
+@asynccontextmanager
+async def app_of(make, *, size=(120, 40), **arguments):
+    """A running app over a loader; yields the app and its pilot."""
+    with feed_of(make, **arguments) as feed:
+        app = InspectApp(feed)
+        app._frame_pace = Pace(share=1.0, longest=0.0)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            yield app, pilot
+
+
+async def until(pilot, condition):
+    """Wait until a condition of the app holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain:\n" + "\n".join(texts(pilot.app))
+        await pilot.pause(0.02)
+
+
+def asynchronous(function):
+    """Run an async test."""
+
+    def run(*arguments, **named):
+        asyncio.run(function(*arguments, **named))
+
+    run.__name__ = function.__name__
+    run.__signature__ = __import__("inspect").signature(function)
+    return run
+
+
+def texts(app):
+    """The screen as lines of text."""
+    strips = app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def children():
+    """Processes of this process, those that ended and were not waited for included."""
+    return {child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()}

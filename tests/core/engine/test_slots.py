@@ -1,0 +1,111 @@
+import gc
+import os
+import weakref
+
+import jax
+import numpy as np
+import pytest
+
+from hydrax_core.engine.resources.slots import SlotMemory, SlotPool
+
+
+@pytest.fixture
+def pool():
+    made = SlotPool(1000, limit=6, workers=2, base=2)
+    yield made
+    made.close()
+
+
+def array_over(pool, slot):
+    return np.ndarray((250,), np.float32, pool.lease(slot))
+
+
+def test_a_slot_is_free_only_after_the_last_array_over_it_is_gone(pool):
+    slot = pool.acquire(1)
+    array = array_over(pool, slot)
+    part = array[5:7].reshape(2, 1)
+    del array
+    assert pool.acquire(1) != slot
+    del part
+    assert pool.acquire(1) == slot
+
+
+def test_a_jax_array_holds_its_slot_and_aliases_it(pool):
+    slot = pool.acquire(1)
+    host = array_over(pool, slot)
+    host[...] = 7
+    placed = jax.device_put(host)
+    assert placed.unsafe_buffer_pointer() == host.ctypes.data
+    del host
+    assert pool.acquire(1) != slot
+    assert float(placed[0]) == 7
+    del placed
+    assert pool.acquire(1) == slot, "acquire() must provoke jaxlib to drop its hold"
+
+
+def test_the_limit_is_kept_until_a_slot_is_released(pool):
+    arrays = [array_over(pool, pool.acquire(1)) for _ in range(6)]
+    assert pool.acquire(1) is None
+    assert pool.short
+    arrays.pop(2)
+    assert pool.acquire(1) == 2
+    assert not pool.short
+
+
+def test_held_leases_are_named_once_annotated(pool):
+    first, second = pool.acquire(1), pool.acquire(1)
+    arrays = [array_over(pool, first), array_over(pool, second)]
+    pool.annotate(second, "train.py:7", (weakref.ref(arrays[1]),))
+    assert pool.held() == pool.notes() == ["train.py:7"]
+    assert pool.leased() == {first, second}
+    del arrays
+
+
+def test_another_mapping_of_the_file_sees_the_same_slots(pool):
+    other = SlotMemory(pool.memory.fd, 1000, 2, 2)
+    for slot in range(6):
+        assert pool.acquire(1) == slot
+        mapping, offset = pool.memory.locate(slot)
+        mapping[offset : offset + 4] = b"%04d" % slot
+    for slot in range(6):
+        mapping, offset = other.locate(slot)
+        assert mapping[offset : offset + 4] == b"%04d" % slot
+    pool.memory.status(1)[3] = 99
+    assert list(other.status(1)) == [0, 0, 0, 99, 0, 0, 0, 0]
+    assert list(other.status(0)) == [0] * 8
+
+
+def blocks(fd):
+    return os.fstat(fd).st_blocks
+
+
+def test_memory_is_taken_on_use_and_given_back_when_unused():
+    pool = SlotPool(1 << 20, limit=1000, workers=1, base=2)
+    assert blocks(pool.memory.fd) == 0
+    held = []
+    for _ in range(8):
+        slot = pool.acquire(1)
+        pool.memory.prefault(slot)
+        held.append(array_over(pool, slot))
+    full = blocks(pool.memory.fd)
+    assert full >= 8 * (1 << 20) // 512
+    held.clear()
+    gc.collect()
+    for _ in range(80):
+        pool.release(pool.acquire(1))
+    assert blocks(pool.memory.fd) <= full // 4
+    pool.close()
+
+
+def test_arrays_outlive_the_pool():
+    pool = SlotPool(1000, limit=2, workers=1, base=2)
+    array = array_over(pool, pool.acquire(1))
+    array[...] = 3
+    gone = weakref.ref(pool)
+    pool.close()
+    del pool
+    gc.collect()
+    assert array.sum() == 750
+    del array
+    gc.collect()
+    assert gone() is None

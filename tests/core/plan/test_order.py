@@ -1,0 +1,147 @@
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydrax_core.plan.order import GroupOrder
+from hydrax_core.plan.permutation import derive_key, permute, seeds_of
+
+KEYS = st.integers(0, 2**64 - 1)
+
+
+@given(KEYS, st.integers(1, 5000))
+def test_a_permutation_hits_each_value_once(key, size):
+    assert sorted(permute(key, size, np.arange(size)).tolist()) == list(range(size))
+
+
+@given(KEYS, st.integers(1, 2**40), st.data())
+def test_the_image_of_a_position_does_not_depend_on_what_else_is_asked(key, size, data):
+    positions = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20))
+    together = permute(key, size, positions)
+    alone = [int(permute(key, size, position)) for position in positions]
+    assert together.tolist() == alone
+    assert all(0 <= image < size for image in alone)
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_all_orders_of_a_few_items_are_equally_likely(size):
+    rounds = 3000
+    counts = Counter(tuple(permute(derive_key(key), size, np.arange(size)).tolist()) for key in range(rounds))
+    expected = rounds / math.factorial(size)
+    orders = itertools.permutations(range(size))
+    chi_square = sum((counts[order] - expected) ** 2 / expected for order in orders)
+    freedom = math.factorial(size) - 1
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_neighbours_end_up_anywhere():
+    size, buckets = 5000, 40
+    distances = [np.diff(permute(derive_key(key), size, [17, 18]))[0] % size for key in range(2000)]
+    counts = np.bincount(np.array(distances) * buckets // size, minlength=buckets)
+    expected = len(distances) / buckets
+    assert ((counts - expected) ** 2 / expected).sum() < buckets + 5 * math.sqrt(2 * buckets)
+
+
+@given(KEYS, st.integers(0, 2**62))
+def test_seeds_fit_into_32_bits(key, number):
+    assert 0 <= int(seeds_of(key, number)) < 2**32
+
+
+def test_seeds_are_spread_evenly_and_seldom_collide():
+    seeds = seeds_of(derive_key("x"), np.arange(100_000))
+    assert len(set(seeds.tolist())) > 99_990  # 1.2 collisions are expected of 32 random bits
+    counts = np.bincount(seeds >> 24, minlength=256)
+    expected = len(seeds) / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 256 + 5 * math.sqrt(512)
+
+
+def order(size=100, batch_size=8, *, key=7, first=False, later="itemwise"):
+    return GroupOrder(size, batch_size, size // batch_size, key, shuffle_first=first, shuffle_later=later)
+
+
+def epoch_of(group, epoch, count=12):
+    return [group.batch(epoch, position) for position in range(count)]
+
+
+@given(st.sampled_from(["repeat", "reseed", "itemwise", "batchwise"]), st.booleans(), st.integers(0, 5))
+def test_no_item_appears_twice_in_an_epoch(later, first, epoch):
+    batches = epoch_of(order(first=first, later=later), epoch)
+    indices = np.concatenate([batch.indices for batch in batches])
+    assert len(set(indices.tolist())) == len(indices) == 96
+
+
+@given(st.integers(0, 4), st.integers(0, 11))
+def test_a_batch_does_not_depend_on_the_way_there(epoch, position):
+    walked = order()
+    epoch_of(walked, 0), epoch_of(walked, epoch)
+    direct = order().batch(epoch, position)
+    again = walked.batch(epoch, position)
+    assert contents([again]) == contents([direct])
+
+
+def contents(batches):
+    return [(batch.indices.tolist(), batch.seeds.tolist(), batch.seed) for batch in batches]
+
+
+def flat(batches, what):
+    return [getattr(batch, what).tolist() for batch in batches]
+
+
+def test_the_first_epoch_goes_in_the_order_of_the_data_unless_shuffled():
+    assert np.concatenate(flat(epoch_of(order(), 0), "indices")).tolist() == list(range(96))
+    assert np.concatenate(flat(epoch_of(order(first=True), 0), "indices")).tolist() != list(range(96))
+
+
+def test_repeat_repeats_items_and_seeds():
+    first, second = epoch_of(order(later="repeat"), 0), epoch_of(order(later="repeat"), 3)
+    assert flat(first, "indices") == flat(second, "indices")
+    assert flat(first, "seeds") == flat(second, "seeds")
+
+
+def test_reseed_keeps_the_order_and_changes_every_seed():
+    first, second = epoch_of(order(later="reseed"), 0), epoch_of(order(later="reseed"), 3)
+    assert flat(first, "indices") == flat(second, "indices")
+    assert not set(np.concatenate(flat(first, "seeds"))) & set(np.concatenate(flat(second, "seeds")))
+
+
+def test_itemwise_shuffles_items_and_reseeds():
+    first, second = epoch_of(order(), 1), epoch_of(order(), 2)
+    assert flat(first, "indices") != flat(second, "indices")
+    assert not set(np.concatenate(flat(first, "seeds"))) & set(np.concatenate(flat(second, "seeds")))
+
+
+def test_batchwise_serves_the_same_batches_and_seeds_in_another_order():
+    first, second, third = (contents(epoch_of(order(later="batchwise"), epoch)) for epoch in range(3))
+    assert first != second != third
+    assert sorted(first) == sorted(second) == sorted(third)
+
+
+def test_validation_has_the_order_of_the_data_and_no_seeds():
+    batch = order(key=None, first=True).batch(3, 2)
+    assert batch.indices.tolist() == list(range(16, 24))
+    assert batch.seeds is None
+
+
+def test_a_billion_items_need_no_table():
+    batch = order(size=10**9, batch_size=256, later="itemwise").batch(2, 3_000_000)
+    assert len(set(batch.indices.tolist())) == 256
+
+
+def test_what_a_batch_shares_with_its_neighbours_cannot_be_written():
+    batch = order().batch(1, 2)
+    for numbers in (batch.indices, batch.seeds):
+        with pytest.raises(ValueError, match="read-only"):
+            numbers[0] = 1
+
+
+@given(st.integers(2, 50), st.integers(0, 3), st.data())
+def test_substitutes_are_other_items_each_once(size, epoch, data):
+    index = data.draw(st.integers(0, size - 1))
+    group = order(size=size, batch_size=1)
+    found = [group.substitute(epoch, index, attempt) for attempt in range(size - 1)]
+    assert sorted(other for other, _ in found) == [other for other in range(size) if other != index]
+    assert found == [order(size=size, batch_size=1).substitute(epoch, index, attempt) for attempt in range(size - 1)]
