@@ -1,4 +1,4 @@
-"""The public names are what ``__init__`` says, and the two reference pages find every member under its name here."""
+"""The public names are what ``__init__`` says, and the two reference pages find every handle under its name here."""
 
 import inspect
 
@@ -39,8 +39,8 @@ def test_every_error_is_public_and_drawn_in_the_tree():
 @pytest.mark.parametrize("owner", REFERENCE_MEMBERS)
 def test_the_members_of_the_reference_pages_exist_and_are_explained(owner):
     for name in REFERENCE_MEMBERS[owner].split():
-        member = inspect.getattr_static(owner, name)
-        assert inspect.getdoc(member), f"{owner.__name__}.{name}"
+        handle = inspect.getattr_static(owner, name)
+        assert inspect.getdoc(handle), f"{owner.__name__}.{name}"
 
 
 def test_the_batch_types_are_final_and_abstract_as_said():

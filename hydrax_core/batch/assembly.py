@@ -13,14 +13,14 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.jobs import HostBatch
 
 if TYPE_CHECKING:
-    from hydrax_core.batch.placement import Placed, Placement
+    from hydrax_core.batch.placement import PlacedArrays, Placement
 
-__all__ = ["Assembler", "Made", "assemble"]
+__all__ = ["Assembler", "PreparedBatch", "assemble"]
 
 D = TypeVar("D")
 
 
-class Made(NamedTuple):
+class PreparedBatch(NamedTuple):
     """A batch for the consumer.
 
     Attributes:
@@ -31,7 +31,7 @@ class Made(NamedTuple):
 
     batch: TrainingBatch[Any] | ValidationBatch[Any]
     holders: tuple[weakref.ref[Any], ...]
-    placed: Placed | None = None
+    placed: PlacedArrays | None = None
 
 
 class Assembler(Generic[D]):
@@ -41,7 +41,7 @@ class Assembler(Generic[D]):
         groups: Training before validation.
         totals: Batches of an epoch, and of a validation run.
         placement: Places them.
-        store: Stores one in the cache, see ``Shelf.store``.
+        store: Stores one in the cache, see ``GroupCaches.store``.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Assembler(Generic[D]):
         placed = self._placement.ahead(host)
         return None if placed is None else self._assemble(host, placed.arrays)._replace(placed=placed)
 
-    def make(self, host: HostBatch, ahead: object) -> Made:
+    def make(self, host: HostBatch, ahead: object) -> PreparedBatch:
         """The batch for the consumer.
 
         Args:
@@ -75,15 +75,15 @@ class Assembler(Generic[D]):
         Raises:
             PlacementError: A ``placement_func`` returned something else than declared.
         """
-        if isinstance(ahead, Made) and ahead.placed is not None and self._placement.fits(ahead.placed):
+        if isinstance(ahead, PreparedBatch) and ahead.placed is not None and self._placement.fits(ahead.placed):
             return ahead
         self._consumer = self._placement.context()
         return self._assemble(host, self._placement.place(host))
 
-    def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> Made:
+    def _assemble(self, host: HostBatch, arrays: Mapping[str, Any]) -> PreparedBatch:
         total = self._totals[host.planned.address.kind == "validation"]
         batch = assemble(host, self._groups[host.group], arrays, total, self._store)
-        return Made(batch, tuple(map(weakref.ref, arrays.values())))
+        return PreparedBatch(batch, tuple(map(weakref.ref, arrays.values())))
 
 
 def assemble(
@@ -100,7 +100,7 @@ def assemble(
         group: Its group.
         arrays: Its jax arrays.
         progress_total: Batches in its epoch (or validation run).
-        store: Stores it in the cache, see ``Shelf.store``.
+        store: Stores it in the cache, see ``GroupCaches.store``.
     """
     keep = None
     if not host.cached and group.cache_layouts and not group.cache_readonly:

@@ -28,7 +28,16 @@ except ImportError:
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
 
-__all__ = ["Placed", "Placement", "PlacementFunc", "Placer", "check_layouts", "checked", "host_arrays", "split_rows"]
+__all__ = [
+    "PlacedArrays",
+    "Placement",
+    "PlacementFunc",
+    "Placer",
+    "check_layouts",
+    "checked",
+    "host_arrays",
+    "split_rows",
+]
 
 _SMALL = 1 << 16
 """Bytes of an array up to which it is copied, which costs 1 us more than the alias: then its slot is free at once, and
@@ -61,7 +70,7 @@ def check_layouts(layouts: Layouts) -> None:
             )
 
 
-class _Door(NamedTuple):
+class _FastPut(NamedTuple):
     """Where ``jax.device_put`` put an array, so that others like it can be put there without asking it again."""
 
     aval: Any
@@ -74,7 +83,7 @@ class Placer:
 
     ``jax.device_put`` spends 26 of its 29 us an array in Python, 5 times as much with cold caches; the function of
     jaxlib that it ends in takes 3 (measured, jax 0.10). So it is asked for the first batch, and later ones go by the
-    same door; where there is no such function it is asked each time.
+    same fast path; where there is no such function it is asked each time.
 
     Args:
         group: The group of the batches.
@@ -94,10 +103,10 @@ class Placer:
         self._small = {name for name, layout in layouts.items() if copies and layout.nbytes <= _SMALL}
         self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
         self._narrowed = {name: layouts[name].jax_dtype for name in self._changed if _is_narrowed(layouts[name])}
-        self._doors: tuple[tuple[Any, ...], dict[str, _Door]] = ((), {})
+        self._fast_puts: tuple[tuple[Any, ...], dict[str, _FastPut]] = ((), {})
 
     def warm(self) -> None:
-        """Compile what ``place()`` will call for small arrays, and find their doors, while the workers start."""
+        """Compile what ``place()`` will call for small arrays, and find their known_puts, while the workers start."""
         if self._placement_func is None:
             self._place(
                 {name: np.zeros(self._layouts[name].shape, self._layouts[name].numpy_dtype) for name in self._small}
@@ -130,14 +139,16 @@ class Placer:
         return {name: self._converted(name, array) for name, array in placed.items()} if self._changed else placed
 
     def _put(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        context, (known, doors) = _context(), self._doors
-        if known == context and doors.keys() >= arrays.keys() and not _guarded():
-            return {name: _put_through(array, doors[name]) for name, array in arrays.items()}
+        context, (known, known_puts) = _context(), self._fast_puts
+        if known == context and known_puts.keys() >= arrays.keys() and not _guarded():
+            return {name: _put_through(array, known_puts[name]) for name, array in arrays.items()}
         put: dict[str, jax.Array] = jax.device_put(arrays)
         placed = {name: put[name] for name in arrays}  # jax sorts what it returns
-        if not _guarded() and _has_doors():
-            found = {name: _Door(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()}
-            self._doors = context, {**doors, **found} if known == context else found
+        if not _guarded() and _has_fast_put():
+            found = {
+                name: _FastPut(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()
+            }
+            self._fast_puts = context, {**known_puts, **found} if known == context else found
         return placed
 
     def _place_by_user(
@@ -160,7 +171,7 @@ class Placer:
         return _converter(layout.jax_dtype)(array) if left else array
 
 
-class Placed(NamedTuple):
+class PlacedArrays(NamedTuple):
     """Arrays that another thread placed than the one that gets them."""
 
     context: tuple[Any, ...]
@@ -202,16 +213,16 @@ class Placement:
         """The settings of this thread that decide what ``place()`` gives."""
         return _context()
 
-    def ahead(self, host: HostBatch) -> Placed | None:
+    def ahead(self, host: HostBatch) -> PlacedArrays | None:
         """Place a batch for a consumer in another thread; ``None`` where that is left to it."""
         if not self._places_ahead:
             return None
         try:
-            return Placed(_context(), self.place(host))
+            return PlacedArrays(_context(), self.place(host))
         except Exception:  # noqa: BLE001  the consumer's own attempt will raise it where it can be caught
             return None
 
-    def fits(self, placed: Placed) -> bool:
+    def fits(self, placed: PlacedArrays) -> bool:
         """Whether ``place()`` would give this thread the same."""
         return placed.context == _context()
 
@@ -256,18 +267,18 @@ def _try_dtype(dtype: np.dtype[Any]) -> None:
     jax.device_put(np.empty(1, dtype))
 
 
-def _put_through(array: npt.NDArray[Any], door: _Door) -> jax.Array:
-    placed: jax.Array = batched_device_put(door.aval, door.sharding, [array], door.devices, False)
+def _put_through(array: npt.NDArray[Any], fast: _FastPut) -> jax.Array:
+    placed: jax.Array = batched_device_put(fast.aval, fast.sharding, [array], fast.devices, False)
     return placed
 
 
 @cache
-def _has_doors() -> bool:
+def _has_fast_put() -> bool:
     """Whether jaxlib's own function is there and gives what ``jax.device_put`` does."""
     array = np.zeros(16, np.float32)
     asked = jax.device_put(array)
     try:
-        found = _put_through(array, _Door(asked.aval, asked.sharding, list(asked.devices())))
+        found = _put_through(array, _FastPut(asked.aval, asked.sharding, list(asked.devices())))
     except Exception:  # noqa: BLE001  it is not public and may ask for anything in a later jaxlib
         return False
     return (found.aval, found.sharding, found.committed) == (asked.aval, asked.sharding, asked.committed)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydrax_core.batch.assembly import Made
+from hydrax_core.batch.assembly import PreparedBatch
 from hydrax_core.batch.batch import Batch
 from hydrax_core.errors import shorten
 
@@ -27,7 +27,7 @@ def debug_batch_references() -> str:
     """Which batches are alive and what refers to them, as text."""
     lines = []
     known = gc.get_objects()
-    ahead = {id(found.batch) for found in known if isinstance(found, Made)}  # nobody was given these yet
+    ahead = {id(found.batch) for found in known if isinstance(found, PreparedBatch)}  # nobody was given these yet
     batches = [found for found in known if isinstance(found, Batch) and id(found) not in ahead]
     del known
     for batch in batches:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from hydrax_core.data.layout import Layouts, views
-from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.plan.plan import Plan, PlannedBatch
 
-__all__ = ["Intake", "IntakeSettings", "Nothing"]
+__all__ = ["Admission", "AdmissionSettings", "Nothing"]
 
 _LOOK_AHEAD = 3
 """Batches that the cache checks ahead of the one asked for."""
@@ -31,23 +31,23 @@ class Nothing(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class IntakeSettings:
+class AdmissionSettings:
     """Which batches are asked for.
 
     Attributes:
         first: Number of the first batch, see ``Plan``.
         end: Number of the batch to stop before; ``None`` for none.
         skipped: Numbers to leave out, as they were handed out before.
-        comfortable: How many slots there may be before it is worth looking for garbage that holds one.
+        soft_limit: How many slots there may be before it is worth looking for garbage that holds one.
     """
 
     first: int
     end: int | None
     skipped: frozenset[int]
-    comfortable: int
+    soft_limit: int
 
 
-class Intake:
+class Admission:
     """The batches of a run, one after the other.
 
     Args:
@@ -55,8 +55,8 @@ class Intake:
         groups: Training before validation; ``training_groups`` of them are training.
         training_groups: See ``groups``.
         pool: The slots.
-        shelf: The caches.
-        settings: See ``IntakeSettings``.
+        caches: The caches.
+        settings: See ``AdmissionSettings``.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Intake:
         groups: Sequence[JobGroup],
         training_groups: int,
         pool: SlotPool,
-        shelf: Shelf,
-        settings: IntakeSettings,
+        caches: GroupCaches,
+        settings: AdmissionSettings,
     ) -> None:
         self._plan = plan
         self._groups = groups
         self._training_groups = training_groups
         self._pool = pool
-        self._shelf = shelf
+        self._caches = caches
         self._settings = settings
-        self.comfortable = settings.comfortable
+        self.soft_limit = settings.soft_limit
         """How many slots there may be before it is worth looking for garbage that holds one."""
         self._next = settings.first
         self.last = -1
@@ -102,27 +102,27 @@ class Intake:
         return self._settings.end is not None and self._next >= self._settings.end
 
     def _take(self, planned: PlannedBatch, group: int) -> BatchJob | HostBatch | Nothing:
-        shelf, layouts = self._shelf, self._groups[group].layouts
-        if shelf.keeps_batches(group):
-            batch = shelf.batch(planned, group)
+        caches, layouts = self._caches, self._groups[group].layouts
+        if caches.keeps_batches(group):
+            batch = caches.batch(planned, group)
             if batch is not None or not layouts:
                 return batch or Nothing.DROPPED
-        slot = self._pool.acquire(self.comfortable)
+        slot = self._pool.acquire(self.soft_limit)
         if slot is None:
             return Nothing.NO_SLOT
         indices = planned.content.indices
         job = BatchJob(planned, group, slot, indices, planned.content.seeds)
         if len(indices) < self._groups[group].batch_size:
             self._clear_padding(job, layouts)
-        if shelf.keeps_items(group):
+        if caches.keeps_items(group):
             return self._gather(job)
         return job
 
     def _gather(self, job: BatchJob) -> BatchJob | HostBatch | Nothing:
         """A batch of which the cache holds all items, some or none."""
-        group, shelf = self._groups[job.group], self._shelf
+        group, caches = self._groups[job.group], self._caches
         self._clear_padding(job, group.cache_layouts)
-        missing = shelf.fill(job, views(self._block(job.slot), group.cache_layouts))
+        missing = caches.fill(job, views(self._block(job.slot), group.cache_layouts))
         if not missing:
             arrays = views(self._pool.lease(job.slot), group.cache_layouts)
             return HostBatch(
@@ -149,13 +149,13 @@ class Intake:
 
     def _planned(self) -> PlannedBatch:
         """The next batch of the plan; the cache is told of those that follow."""
-        if self._shelf.empty:
+        if self._caches.empty:
             return self._plan.batch(self._next)
         end = self._settings.end
         for number in range(self._next, self._next + 1 + _LOOK_AHEAD):
             if number not in self._ahead and (end is None or number < end):
                 planned = self._ahead[number] = self._plan.batch(number)
-                self._shelf.look_ahead(planned, self._ordinal(planned))
+                self._caches.look_ahead(planned, self._ordinal(planned))
         return self._ahead[self._next]
 
     def _ordinal(self, planned: PlannedBatch) -> int:

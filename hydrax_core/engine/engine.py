@@ -3,8 +3,8 @@
 Promise: the consumer waits until a batch, an error or the end comes, and for nothing else; closing ends everything
 within two seconds, from whatever thread.
 
-The consumer's thread only takes from the ``Handover``; everything else belongs to the engine's thread, which drives the
-``Driver``. That is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
+The consumer's thread only takes from the ``ReadyQueue``; all else belongs to the engine's thread, which steps the
+``Loop``. That is why a KeyboardInterrupt, which Python raises in the main thread, cannot leave the engine half way.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Callable
 from typing import Any
 
 from hydrax_core.engine.counters import EngineCounts
-from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import HostBatch
-from hydrax_core.engine.loop import Driver
-from hydrax_core.engine.ready import Handover, Ready
+from hydrax_core.engine.loop import Loop
+from hydrax_core.engine.ready import ReadyBatch, ReadyQueue
 from hydrax_core.engine.resources.autotune import Setting
 from hydrax_core.engine.resources.limits import CallSite
 from hydrax_core.engine.resources.slots import SlotPool
-from hydrax_core.engine.wakeup import Waker
+from hydrax_core.engine.wakeup import Wakeup
 from hydrax_core.errors import BatchTimeoutError, HydraxError
 
 __all__ = ["Engine"]
@@ -36,33 +36,33 @@ _logger = logging.getLogger("hydrax")
 
 
 class Engine:
-    """Runs a driver in a thread of its own, or in the consumer's.
+    """Runs a loop in a thread of its own, or in the consumer's.
 
     Args:
-        driver: Loads the batches.
-        handover: Where the driver puts them.
-        shelf: The caches; the engine closes them.
+        loop: Loads the batches.
+        queue: Where the loop puts them.
+        caches: The caches; the engine closes them.
         pool: The slots; the engine closes it.
-        waker: What wakes the driver; the engine closes it.
+        wakeup: What wakes the loop; the engine closes it.
         threaded: Whether a thread drives; else the consumer does, in ``wait()``.
     """
 
     def __init__(
-        self, driver: Driver, handover: Handover, shelf: Shelf, pool: SlotPool, waker: Waker, *, threaded: bool
+        self, loop: Loop, queue: ReadyQueue, caches: GroupCaches, pool: SlotPool, wakeup: Wakeup, *, threaded: bool
     ) -> None:
-        self._driver = driver
-        self._handover = handover
-        self._shelf = shelf
+        self._loop = loop
+        self._queue = queue
+        self._caches = caches
         self._pool = pool
-        self._waker = waker
+        self._wakeup = wakeup
         self._threaded = threaded
         self._born = _forks
-        self._max_held = driver.max_held
+        self._max_held = loop.max_held
         self._stopping = False
         self._left_behind = False
         self._thread: threading.Thread | None = None
         self._closing = threading.RLock()
-        self.dropped = driver.dropped
+        self.dropped = loop.dropped
         """Numbers of batches that failed; whoever keeps the position takes them out."""
 
     def start(self) -> None:
@@ -71,38 +71,38 @@ class Engine:
             self._thread = threading.Thread(target=self._run, name="hydrax-engine", daemon=True)
             self._thread.start()
         else:
-            self._driver.start_workers()
+            self._loop.start_workers()
 
     def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
         """Have ``make`` called with each of the next ``most`` batches in the engine's thread, before it is taken."""
-        self._driver.make_ahead(make, most)
+        self._loop.make_ahead(make, most)
 
     def counts(self) -> EngineCounts:
         """What was done so far, and what is going on."""
-        return self._driver.counts()
+        return self._loop.counts()
 
     @property
     def setting(self) -> Setting:
         """How many batches are loaded ahead, and by how many workers."""
-        return self._driver.setting
+        return self._loop.setting
 
     @property
     def at_end(self) -> bool:
         """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
-        return self._driver.at_end
+        return self._loop.at_end
 
     @property
-    def shelf(self) -> Shelf:
+    def caches(self) -> GroupCaches:
         """The caches, for ``Batch.cache()``."""
-        return self._shelf
+        return self._caches
 
-    def ready(self) -> Ready | None:
+    def ready(self) -> ReadyBatch | None:
         """What ``wait()`` would return at once; ``None`` where it has to be asked."""
         if self._born != _forks or self._pool.count > self._max_held:
             return None
-        return self._handover.ready()
+        return self._queue.ready()
 
-    def wait(self, seconds: float | None) -> Ready | None:
+    def wait(self, seconds: float | None) -> ReadyBatch | None:
         """The next batch, and what ``make`` made of it; it stays here until ``take()``; ``None`` at the end of the run.
 
         Raises:
@@ -112,23 +112,23 @@ class Engine:
         if self._born != _forks:
             raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
         deadline = None
-        handover = self._handover
+        queue = self._queue
         while True:
-            ended = handover.ended  # read before looking: the last batch comes right before the end
-            ready = handover.first()
-            if ready is not None and (error := self._driver.excess()) is not None:
+            ended = queue.ended  # read before looking: the last batch comes right before the end
+            ready = queue.first()
+            if ready is not None and (error := self._loop.excess()) is not None:
                 raise error
             if ready is not None or ended:
                 return ready
             if not self._threaded:
-                self._driver.turn(block=False)
+                self._loop.step(block=False)
                 continue
             if deadline is None and seconds is not None:
                 deadline = time.monotonic() + seconds
-            if not handover.await_news(deadline, knock=lambda: self._pool.short):
-                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._driver.report()}")
+            if not queue.await_news(deadline, notify=lambda: self._pool.short):
+                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._loop.report()}")
 
-    def take(self, ready: Ready, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
+    def take(self, ready: ReadyBatch, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
         """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
 
         Args:
@@ -136,7 +136,7 @@ class Engine:
             note: Where it is handed out, for error texts.
             holders: Weak references to the objects that are; as long as one lives, the consumer is said to hold it.
         """
-        if not self._handover.take(ready):
+        if not self._queue.take(ready):
             return False
         if ready.batch.slot is not None:
             self._pool.annotate(ready.batch.slot, note, holders)
@@ -148,33 +148,33 @@ class Engine:
             return
         with self._closing:  # several threads may leave at once
             self._stopping = True
-            self._driver.stop()
+            self._loop.stop()
             if self._thread not in (None, threading.current_thread()) and self._thread.is_alive():
                 self._thread.join(_GRACE_SECONDS)
                 self._left_behind = self._thread.is_alive()
-            self._driver.close(_GRACE_SECONDS)
-            self._waker.close()
-            self._handover.clear()
+            self._loop.close(_GRACE_SECONDS)
+            self._wakeup.close()
+            self._queue.clear()
             self.interrupt()
-            self._shelf.close()
+            self._caches.close()
             self._pool.close()
 
     def interrupt(self) -> None:
         """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
-        self._handover.end()
+        self._queue.end()
 
     def _run(self) -> None:
         try:
-            self._driver.start()
-            while not self._stopping and self._handover.fatal is None:
-                self._driver.turn(block=True)
+            self._loop.start()
+            while not self._stopping and self._queue.fatal is None:
+                self._loop.step(block=True)
         except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
             if not self._stopping:
                 if not isinstance(error, HydraxError):
                     _logger.exception("the engine failed")
-                self._handover.fail(error)
+                self._queue.fail(error)
         if self._left_behind:  # a worker may have been started after close() had ended the others
-            self._driver.end_workers(0)
+            self._loop.end_workers(0)
 
 
 _forks = 0

@@ -20,13 +20,13 @@ from hydrax_core.engine.resources.slots import memory_budget
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.plan.plan import PlannedBatch
 
-__all__ = ["Shelf"]
+__all__ = ["GroupCaches"]
 
 _EPOCHS_REMEMBERED = 64
 _logger = logging.getLogger("hydrax")
 
 
-class Shelf:
+class GroupCaches:
     """One store a group, or none.
 
     Args:
@@ -37,7 +37,7 @@ class Shelf:
     def __init__(self, stores: Sequence[CacheStore | None], groups: Sequence[JobGroup]) -> None:
         self._stores = stores
         self._groups = groups
-        self._told: set[int] = set()
+        self._warned: set[int] = set()
         self._closed = False
         self._looked_at: dict[tuple[int, int], int] = {}
         self.empty = not any(stores)
@@ -114,8 +114,8 @@ class Shelf:
                 content = job.planned.content
                 store.write(content.content_epoch, content.content_batch, arrays, job.additional)
         except TypeError as error:
-            if job.group not in self._told:
-                self._told.add(job.group)
+            if job.group not in self._warned:
+                self._warned.add(job.group)
                 _logger.warning("%s: a batch is not cached (further ones are not mentioned): %s", job.address, error)
 
     def store(

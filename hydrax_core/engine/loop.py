@@ -2,7 +2,7 @@
 
 Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead,
 where one that the consumer waits for counts as taken; a dead worker is replaced and its items are done again; an error
-of any kind goes to the handover, so that the consumer never waits for something that cannot come. Nothing here polls: a
+of any kind goes to the queue, so that the consumer never waits for something that cannot come. Nothing here polls: a
 turn sleeps until a worker or the consumer wakes it; only at the limit of held batches it looks for slots a hundred
 times a second.
 
@@ -18,24 +18,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from hydrax_core.data.layout import views
-from hydrax_core.engine.admission import Intake, Nothing
+from hydrax_core.engine.admission import Admission, Nothing
 from hydrax_core.engine.counters import EngineCounts, slot_states
-from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
-from hydrax_core.engine.ready import Handover
+from hydrax_core.engine.ready import ReadyQueue
 from hydrax_core.engine.resources.autotune import Load, Setting, Tuner
-from hydrax_core.engine.resources.limits import HoardWatch
+from hydrax_core.engine.resources.limits import HeldBatches
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.engine.schedule import Schedule
 from hydrax_core.engine.settings import EngineSettings
-from hydrax_core.engine.wakeup import Waker
-from hydrax_core.engine.workers.pool import Crew, Member
+from hydrax_core.engine.wakeup import Wakeup
+from hydrax_core.engine.workers.pool import WorkerHandle, WorkerPool
 from hydrax_core.engine.workers.protocol import Worker, WorkerGoneError
 from hydrax_core.engine.workers.wire import ChunkResult, Garbled, StartFailure
 from hydrax_core.errors import CacheError, HydraxError, WorkerDiedError, WorkerStartError
 from hydrax_core.plan.plan import Plan
 
-__all__ = ["Driver", "may_be_missing"]
+__all__ = ["Loop", "may_be_missing"]
 
 _LEASE_POLL_SECONDS = 0.01
 _SHORT_SECONDS, _TINY_SECONDS = 0.02, 0.002
@@ -52,17 +52,17 @@ def may_be_missing(depth: int, batch_seconds: float) -> int:
     return depth // 4 if batch_seconds < _SHORT_SECONDS else 0
 
 
-class Driver:
+class Loop:
     """Loads the batches of a plan, a turn at a time.
 
     Args:
         plan: The plan.
         groups: Training before validation.
-        intake: Where batches begin.
-        shelf: The caches.
+        admission: Where batches begin.
+        caches: The caches.
         pool: The slots.
-        waker: What wakes a turn.
-        handover: Where batches go.
+        wakeup: What wakes a turn.
+        queue: Where batches go.
         start_worker: Starts a worker of a number.
         settings: See ``EngineSettings``.
     """
@@ -71,36 +71,36 @@ class Driver:
         self,
         plan: Plan,
         groups: Sequence[JobGroup],
-        intake: Intake,
-        shelf: Shelf,
+        admission: Admission,
+        caches: GroupCaches,
         pool: SlotPool,
-        waker: Waker,
-        handover: Handover,
+        wakeup: Wakeup,
+        queue: ReadyQueue,
         start_worker: Callable[[int], Worker],
         settings: EngineSettings,
     ) -> None:
         self._plan = plan
         self._groups = groups
-        self._intake = intake
-        self._shelf = shelf
+        self._admission = admission
+        self._caches = caches
         self._pool = pool
-        self._waker = waker
-        self._handover = handover
+        self._wakeup = wakeup
+        self._queue = queue
         self._settings = settings
         self._tuner = Tuner(settings.depth, settings.workers)
         self._depth = settings.depth.least
         self._schedule = Schedule(
             groups, settings.workers.least, settings.on_error, plan.substitute, batched=settings.batched
         )
-        self._crew = Crew(start_worker, settings.workers.least)
+        self._workers = WorkerPool(start_worker, settings.workers.least)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(waker, selectors.EVENT_READ)
-        self._hoard = HoardWatch(pool, self._depth, settings.max_held)
+        self._selector.register(wakeup, selectors.EVENT_READ)
+        self._held = HeldBatches(pool, self._depth, settings.max_held)
         self._jobs: dict[int, BatchJob | HostBatch] = {}
         self._make: Callable[[HostBatch], object] | None = None
         self._most_made = 0
         self._stopping = False
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._skipped_batches = 0
         self._skipped_in_a_row = 0
         self._dropped_batches = 0
@@ -126,13 +126,13 @@ class Driver:
             substituted_items=self._schedule.substituted,
             skipped_batches=self._skipped_batches,
             dropped_batches=self._dropped_batches,
-            worker_restarts=self._crew.restarts,
-            loaded_items=self._crew.loaded_items,
-            load_seconds=self._crew.busy_seconds,
-            workers=self._crew.stats(self._schedule.describe),
-            slots=slot_states(self._pool.count, self._filling(), self._handover.slots(), self._pool.leased()),
-            cache_corrupt=self._shelf.corrupt,
-            cache_error=self._shelf.error,
+            worker_restarts=self._workers.restarts,
+            loaded_items=self._workers.loaded_items,
+            load_seconds=self._workers.busy_seconds,
+            workers=self._workers.stats(self._schedule.describe),
+            slots=slot_states(self._pool.count, self._filling(), self._queue.slots(), self._pool.leased()),
+            cache_corrupt=self._caches.corrupt,
+            cache_error=self._caches.error,
             started=self._started,
             first_ready=self._first_ready,
             first_complete=self._first_complete,
@@ -150,22 +150,22 @@ class Driver:
 
     def excess(self) -> HydraxError | None:
         """The error for a consumer that holds too many batches to get another, or ``None``."""
-        return self._hoard.excess()
+        return self._held.excess()
 
     def report(self) -> str:
         """What every worker does now, in words."""
-        return self._crew.report(self._schedule.describe)
+        return self._workers.report(self._schedule.describe)
 
     def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
         """Have ``make`` called with each of the next ``most`` batches before the consumer takes it."""
         self._most_made = most
         self._make = make
-        self._waker.wake()
+        self._wakeup.wake()
 
     def stop(self) -> None:
         """Let a turn end soon, and let it start nothing any more."""
         self._stopping = True
-        self._waker.wake()
+        self._wakeup.wake()
 
     def _filling(self) -> frozenset[int]:
         return frozenset(job.slot for job in list(self._jobs.values()) if isinstance(job, BatchJob))
@@ -174,16 +174,16 @@ class Driver:
 
     def start(self) -> None:
         """Start the workers, have the first work done, and their memory mapped while they start."""
-        for _ in self._crew.start():
+        for _ in self._workers.start():
             if self._stopping:
                 return
-        self.turn(block=False)
+        self.step(block=False)
         if self._first_ready is None:  # the workers are still starting
             self._pool.prefault(self._filling())
 
     def start_workers(self) -> None:
         """Start the workers and nothing else."""
-        deque(self._crew.start(), maxlen=0)
+        deque(self._workers.start(), maxlen=0)
 
     def close(self, seconds: float) -> None:
         """End all workers; those that take longer than ``seconds`` are killed. No turn may come after."""
@@ -194,35 +194,35 @@ class Driver:
 
     def end_workers(self, seconds: float) -> None:
         """End all workers; those that take longer than ``seconds`` are killed."""
-        self._crew.close(seconds)
+        self._workers.close(seconds)
 
     # --- a turn
 
-    def turn(self, *, block: bool) -> None:
+    def step(self, *, block: bool) -> None:
         """Hand out work, wait for something to happen, take in what came."""
         settled = False
-        if self._handover.fatal is None:
+        if self._queue.fatal is None:
             self._admit()
             self._feed()
             settled = self._deliver()  # a batch whose items cannot even be sent is done already
         if self._tuner.tunes:
             self._tune()
-        self._crew.watch(self._selector)
+        self._workers.watch(self._selector)
         hungry_below = self._hungry_below()
-        self._handover.sleeping(hungry_below)
+        self._queue.sleeping(hungry_below)
         # The consumer may have taken a batch just before it could know of the hunger: look once more.
-        late = len(self._handover) < hungry_below and self._can_admit
+        late = len(self._queue) < hungry_below and self._can_admit
         sleep = block and not settled and not late
         if sleep and self._make is not None:
-            self._handover.prepare(self._make, self._most_made)
+            self._queue.prepare(self._make, self._most_made)
         for key, _ in self._selector.select(self._patience() if sleep else 0):
             if key.data is None:
-                self._waker.clear()
+                self._wakeup.clear()
             elif key.fd in key.data.watched:  # not one that was replaced a moment ago
                 self._hear(key.data, key.fd)
-        for member in self._crew.members:
-            if not member.worker.descriptors:
-                self._hear(member, -1)
+        for handle in self._workers.handles:
+            if not handle.worker.descriptors:
+                self._hear(handle, -1)
         self._deliver()
 
     def _hungry_below(self) -> int:
@@ -233,13 +233,13 @@ class Driver:
 
     @property
     def _can_admit(self) -> bool:
-        return self._has_room and not self._intake.at_end and not self._pool.short and self._handover.fatal is None
+        return self._has_room and not self._admission.at_end and not self._pool.short and self._queue.fatal is None
 
     @property
     def _has_room(self) -> bool:
         """Whether fewer than ``depth`` batches (or errors in their place) are ahead."""
-        ready = len(self._handover)
-        if ready and self._handover.waiting:  # who waits for one has it as good as taken
+        ready = len(self._queue)
+        if ready and self._queue.waiting:  # who waits for one has it as good as taken
             ready -= 1
         return len(self._jobs) + ready < self._depth
 
@@ -248,42 +248,42 @@ class Driver:
         return _LEASE_POLL_SECONDS if self._pool.short else None
 
     def _tune(self) -> None:
-        self._crew.see_off(self._selector)
-        handover = self._handover
-        if not handover.taken or not self._crew.complete:
+        self._workers.reap(self._selector)
+        queue = self._queue
+        if not queue.taken or not self._workers.complete:
             self._tuner.restart()
             return
-        load = Load(time.monotonic(), handover.taken, handover.waited, self._crew.busy_seconds)
+        load = Load(time.monotonic(), queue.taken, queue.waited, self._workers.busy_seconds)
         setting = self._tuner.look(load)
         if setting is None:
             return
-        self._depth = self._hoard.depth = setting.depth
-        self._intake.comfortable = setting.depth + 2
+        self._depth = self._held.depth = setting.depth
+        self._admission.soft_limit = setting.depth + 2
         try:
-            self._crew.resize(setting.workers)
+            self._workers.resize(setting.workers)
         except WorkerStartError as error:
             _logger.warning("loader_count='auto': %s", error)
-            self._tuner.confine(self._crew.count)
+            self._tuner.confine(self._workers.count)
         self._schedule.workers = self._tuner.setting.workers
 
     def _admit(self) -> None:
         while self._has_room:
-            batch = self._intake.take()
+            batch = self._admission.take()
             if batch is Nothing.NO_SLOT:
-                waiting = self._handover.waiting or not self._settings.threaded
-                error = self._hoard.starve(waiting=waiting and not self._jobs and not self._handover)
+                waiting = self._queue.waiting or not self._settings.threaded
+                error = self._held.starve(waiting=waiting and not self._jobs and not self._queue)
                 if error is not None:
-                    self._handover.offer(error)
+                    self._queue.offer(error)
                 return
             if batch is Nothing.END:
                 return
             if batch is Nothing.DROPPED:
-                self._drop(self._intake.last)
-                if self._stopping or self._handover.fatal is not None:
+                self._drop(self._admission.last)
+                if self._stopping or self._queue.fatal is not None:
                     return
                 continue
             self._dropped_in_a_row = 0
-            self._hoard.look()
+            self._held.look()
             self._jobs[batch.planned.number] = batch
             if isinstance(batch, BatchJob):
                 self._schedule.add(batch)
@@ -294,7 +294,7 @@ class Driver:
         self._dropped_in_a_row += 1
         epoch = self._plan.batches_per_epoch + self._plan.batches_per_validation
         if self._dropped_in_a_row >= epoch:
-            self._handover.fail(
+            self._queue.fail(
                 CacheError(
                     f"the cache holds none of {epoch} batches in a row, and there are no loader_arrays to load them "
                     "into: fill it with a loader first, or look at it with `hydrax cache verify`"
@@ -302,62 +302,62 @@ class Driver:
             )
 
     def _feed(self) -> None:
-        while (member := self._crew.least_busy()) is not None:
+        while (handle := self._workers.least_busy()) is not None:
             chunk = self._schedule.next_chunk()
             if chunk is None:
                 return
             try:
-                member.send(chunk, self._schedule.estimate(chunk))
+                handle.send(chunk, self._schedule.estimate(chunk))
             except WorkerGoneError:
                 raise
             except Exception as error:  # noqa: BLE001  a descriptor's own pickling may raise anything
-                row, cause = self._crew.find_unsendable(chunk, error)
+                row, cause = self._workers.find_unsendable(chunk, error)
                 self._schedule.refuse(chunk, row, cause)
 
-    def _hear(self, member: Member, descriptor: int) -> None:
+    def _hear(self, handle: WorkerHandle, descriptor: int) -> None:
         try:
-            reports = member.worker.reports(descriptor)
+            reports = handle.worker.reports(descriptor)
         except WorkerGoneError as gone:
-            self._replace(member, str(gone))
+            self._replace(handle, str(gone))
             return
         for report in reports:
             if isinstance(report, ChunkResult):
-                member.done(report)
-                self._crew.progress()
+                handle.done(report)
+                self._workers.progress()
                 self._schedule.accept(report)
                 for notice in report.notices:
-                    self._say_once(notice)
+                    self._log_once(notice)
             elif isinstance(report, Garbled):
-                self._schedule.reject(member.oldest(), report)
+                self._schedule.reject(handle.oldest(), report)
             elif isinstance(report, StartFailure):
                 trace = f"\n\nIn the worker:\n{report.traceback}"
-                text = f"worker {member.worker.number} could not start: {report.cause}{trace}"
-                self._handover.fail(WorkerStartError(text))
+                text = f"worker {handle.worker.number} could not start: {report.cause}{trace}"
+                self._queue.fail(WorkerStartError(text))
             else:
-                member.ready = True
+                handle.ready = True
                 if self._first_ready is None:
                     self._first_ready = time.perf_counter()
 
-    def _replace(self, member: Member, how: str) -> None:
-        if self._stopping or self._handover.fatal is not None:
+    def _replace(self, handle: WorkerHandle, how: str) -> None:
+        if self._stopping or self._queue.fatal is not None:
             return
-        busy = member.busy()
+        busy = handle.busy()
         what = self._schedule.describe(*busy) if busy is not None else None
         doing = "idle" if what is None else f"at item {what[1]} of {what[0]}"
-        _logger.warning("worker %d ended: %s; it was %s; it is replaced", member.worker.number, how, doing)
-        self._schedule.lose(member.unanswered(), busy, how)
-        if not self._crew.replace(member, self._selector, idle=busy is None):
+        _logger.warning("worker %d ended: %s; it was %s; it is replaced", handle.worker.number, how, doing)
+        self._schedule.lose(handle.unanswered(), busy, how)
+        if not self._workers.replace(handle, self._selector, idle=busy is None):
             which = (
-                "workers end before they do any work; of the last" if member.worker.replaceable else "a worker ended"
+                "workers end before they do any work; of the last" if handle.worker.replaceable else "a worker ended"
             )
             message = f"{which}: {how}"
-            self._handover.fail(WorkerDiedError(message, None, None, None, how))
+            self._queue.fail(WorkerDiedError(message, None, None, None, how))
 
     def _deliver(self) -> bool:
         """Pass on the batches that are complete; whether there were any."""
         before = len(self._jobs)
         for number, batch in list(self._jobs.items()):
-            if self._handover.fatal is not None:
+            if self._queue.fatal is not None:
                 break  # nothing comes behind it, whatever is complete by chance
             if isinstance(batch, HostBatch):
                 del self._jobs[number]
@@ -367,9 +367,9 @@ class Driver:
                 self._settle(batch)
             elif self._settings.deterministic:
                 break
-        if not self._jobs and self._intake.at_end:
+        if not self._jobs and self._admission.at_end:
             self.at_end = True
-            self._handover.end()
+            self._queue.end()
         return len(self._jobs) < before
 
     def _settle(self, job: BatchJob) -> None:
@@ -377,7 +377,7 @@ class Driver:
         if error is None:
             group = self._groups[job.group]
             arrays = views(self._pool.lease(job.slot), group.layouts)
-            self._shelf.keep(job, arrays)
+            self._caches.keep(job, arrays)
             as_cached = group.stores_itself
             self._offer(
                 HostBatch(
@@ -399,21 +399,21 @@ class Driver:
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= self._plan.batches_per_epoch + self._plan.batches_per_validation:
                 error.add_note(f"hydrax: {self._skipped_in_a_row} batches in a row were skipped: no item can be loaded")
-                self._handover.fail(error)
+                self._queue.fail(error)
             self._skipped_batches += 1
-            self._say_once(
+            self._log_once(
                 f"a batch is skipped, as on_error='skip' asks (later ones are only counted): {error}", key="skip"
             )
             return
-        self._handover.offer(error)
+        self._queue.offer(error)
 
     def _offer(self, batch: HostBatch) -> None:
         self._skipped_in_a_row = 0
-        self._handover.offer(batch)
+        self._queue.offer(batch)
         if self._first_complete is None:
             self._first_complete = time.perf_counter()
 
-    def _say_once(self, text: str, key: str | None = None) -> None:
-        if (key or text) not in self._said:
-            self._said.add(key or text)
+    def _log_once(self, text: str, key: str | None = None) -> None:
+        if (key or text) not in self._logged:
+            self._logged.add(key or text)
             _logger.warning("%s", text)

@@ -14,10 +14,10 @@ from typing import Any
 
 from hydrax_core.engine.jobs import HostBatch
 
-__all__ = ["Handover", "Ready"]
+__all__ = ["ReadyBatch", "ReadyQueue"]
 
 
-class Ready:
+class ReadyBatch:
     """A batch that is complete.
 
     Attributes:
@@ -34,7 +34,7 @@ class Ready:
         self.tried = False
 
 
-class Handover:
+class ReadyQueue:
     """A queue of batches and errors with one consumer at a time.
 
     Args:
@@ -43,8 +43,8 @@ class Handover:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._ready: deque[Ready | Exception] = deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._ready: deque[ReadyBatch | Exception] = deque()
+        self._event: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._hungry_below = 0
         self._owes_wake = False
         """Whether Ctrl-C came between taking something out and waking the engine for that."""
@@ -63,19 +63,19 @@ class Handover:
 
     def offer(self, item: HostBatch | Exception) -> None:
         """Pass on a batch, or an error in its place."""
-        self._ready.append(Ready(item) if isinstance(item, HostBatch) else item)
-        self._ring()
+        self._ready.append(ReadyBatch(item) if isinstance(item, HostBatch) else item)
+        self._notify()
 
     def end(self) -> None:
         """Nothing comes after what is here. Safe in any thread, in signal handlers too."""
         self.ended = True
-        self._bell.put(None)
+        self._event.put(None)
 
     def fail(self, error: BaseException) -> None:
         """Nothing comes after what is here but this error, again and again."""
         if self.fatal is None:
             self.fatal = error
-        self._bell.put(None)
+        self._event.put(None)
 
     def sleeping(self, hungry_below: int) -> None:
         """The engine is about to sleep; it wants to be woken when fewer batches than that are here."""
@@ -88,7 +88,7 @@ class Handover:
                 entry = self._ready[position]  # no copy of the queue: what is taken meanwhile is held by nobody here
             except IndexError:
                 return
-            if isinstance(entry, Ready) and not entry.tried:
+            if isinstance(entry, ReadyBatch) and not entry.tried:
                 entry.tried = True
                 entry.prepared = make(entry.batch)
 
@@ -98,23 +98,23 @@ class Handover:
 
     def slots(self) -> frozenset[int]:
         """Slots of the batches that are here."""
-        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, Ready)]
+        batches = [entry.batch for entry in list(self._ready) if isinstance(entry, ReadyBatch)]
         return frozenset(batch.slot for batch in batches if batch.slot is not None)
 
     # --- the consumer's side
 
-    def ready(self) -> Ready | None:
+    def ready(self) -> ReadyBatch | None:
         """The first batch where nothing else, such as an error, comes before it."""
         try:
             item = self._ready[0]
         except IndexError:
             return None
-        if not isinstance(item, Ready):
+        if not isinstance(item, ReadyBatch):
             return None
         item.tried = True
         return item
 
-    def first(self) -> Ready | None:
+    def first(self) -> ReadyBatch | None:
         """The first batch, which stays here; ``None`` when there is none, or the run has ended.
 
         Raises:
@@ -135,23 +135,23 @@ class Handover:
         item.tried = True
         return item
 
-    def await_news(self, deadline: float | None, *, knock: Callable[[], bool]) -> bool:
+    def await_news(self, deadline: float | None, *, notify: Callable[[], bool]) -> bool:
         """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
 
         Args:
             deadline: When to give up.
-            knock: Whether to have the engine see that somebody waits; asked when that can be seen already.
+            notify: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
         self.waiting = True  # set before looking again: the bell rings only for who waits
         began = time.monotonic()
         try:
-            if knock() or self._owes_wake:
+            if notify() or self._owes_wake:
                 self._wake()
                 self._owes_wake = False
             if self._ready or self.ended or self.fatal is not None:
                 return True
             # SimpleQueue, unlike Event and Condition, can be rung in signal handlers.
-            self._bell.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            self._event.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             return False
         finally:
@@ -159,7 +159,7 @@ class Handover:
             self.waited += time.monotonic() - began
         return True
 
-    def take(self, ready: Ready) -> bool:
+    def take(self, ready: ReadyBatch) -> bool:
         """Take what ``first()`` returned; false when it is gone, as another thread closed the loader."""
         self._owes_wake = True
         try:
@@ -172,6 +172,6 @@ class Handover:
         self._owes_wake = False
         return taken
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         if self.waiting:
-            self._bell.put(None)
+            self._event.put(None)

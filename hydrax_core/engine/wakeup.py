@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import socket
 
-__all__ = ["Waker"]
+__all__ = ["Wakeup"]
 
 _send = ctypes.PyDLL(None).send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
@@ -14,7 +14,7 @@ _send.restype = ctypes.c_ssize_t
 _FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
-class Waker:
+class Wakeup:
     """Wakes a selector from any thread, and from a garbage collection in the middle of anything."""
 
     def __init__(self) -> None:

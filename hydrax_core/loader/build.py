@@ -15,16 +15,16 @@ from typing import Any
 from hydrax_core.cache import CacheStore
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.layout import aligned
-from hydrax_core.engine.admission import Intake, IntakeSettings
+from hydrax_core.engine.admission import Admission, AdmissionSettings
 from hydrax_core.engine.engine import Engine
-from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import JobGroup
-from hydrax_core.engine.loop import Driver
-from hydrax_core.engine.ready import Handover
+from hydrax_core.engine.loop import Loop
+from hydrax_core.engine.ready import ReadyQueue
 from hydrax_core.engine.resources.autotune import Bounds, Setting, usable_cores
 from hydrax_core.engine.resources.slots import SlotPool, memory_budget
 from hydrax_core.engine.settings import EngineSettings
-from hydrax_core.engine.wakeup import Waker
+from hydrax_core.engine.wakeup import Wakeup
 from hydrax_core.engine.workers import pickling
 from hydrax_core.engine.workers.inline import InlineWorker
 from hydrax_core.engine.workers.process import ProcessWorkers
@@ -100,23 +100,23 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         batched=is_batched(arguments.loader_func),
         threaded=arguments.loader_kind != "inline",
     )
-    intake_settings = IntakeSettings(
+    admission_settings = AdmissionSettings(
         first=progress.next_number,
         end=end,
         skipped=frozenset(progress.ahead),
-        comfortable=depth.least + 2,
+        soft_limit=depth.least + 2,
     )
     with contextlib.ExitStack() as undo:
-        shelf = _open_shelf(arguments, groups, undo)
-        waker = Waker()
-        undo.callback(waker.close)
+        caches = _open_caches(arguments, groups, undo)
+        wakeup = Wakeup()
+        undo.callback(wakeup.close)
         pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
-        intake = Intake(plan, groups, len(arguments.training), pool, shelf, intake_settings)
-        handover = Handover(waker.wake)
-        driver = Driver(plan, groups, intake, shelf, pool, waker, handover, start_worker, settings)
-        engine = Engine(driver, handover, shelf, pool, waker, threaded=settings.threaded)
+        admission = Admission(plan, groups, len(arguments.training), pool, caches, admission_settings)
+        queue = ReadyQueue(wakeup.wake)
+        loop = Loop(plan, groups, admission, caches, pool, wakeup, queue, start_worker, settings)
+        engine = Engine(loop, queue, caches, pool, wakeup, threaded=settings.threaded)
         undo.pop_all()
     return engine
 
@@ -151,7 +151,7 @@ def close_from_anywhere(engine: Engine, pid: int) -> None:
         threading.Thread(target=engine.close, name="hydrax-close").start()
 
 
-def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> Shelf:
+def _open_caches(arguments: Arguments, groups: list[JobGroup], undo: contextlib.ExitStack) -> GroupCaches:
     stores: list[CacheStore | None] = []
     for kind, members in (("training", arguments.training), ("validation", arguments.validation)):
         for index, group in enumerate(members):
@@ -160,7 +160,7 @@ def _open_shelf(arguments: Arguments, groups: list[JobGroup], undo: contextlib.E
                 store = CacheStore.open(group, kind=kind, group_index=index, cacher_count=arguments.cacher_count)
                 undo.callback(store.close)
             stores.append(store)
-    return Shelf(stores, groups)
+    return GroupCaches(stores, groups)
 
 
 def _check_size(size: int, depth: int) -> None:

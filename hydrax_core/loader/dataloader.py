@@ -20,14 +20,14 @@ from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.engine import Engine
 from hydrax_core.engine.jobs import HostBatch
-from hydrax_core.engine.ready import Ready
+from hydrax_core.engine.ready import ReadyBatch
 from hydrax_core.engine.resources.autotune import Setting
 from hydrax_core.engine.schedule import OnError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
-from hydrax_core.monitor.counters import Tally
+from hydrax_core.monitor.counters import Counters
 from hydrax_core.monitor.stats import Stats
 from hydrax_core.plan.plan import Position
 from hydrax_core.plan.position import Progress, restore, save
@@ -126,7 +126,7 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._tally = Tally(self._groups, self.depth, self.loader_count, self.slot_bytes)
+        self._counters = Counters(self._groups, self.depth, self.loader_count, self.slot_bytes)
 
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
@@ -256,12 +256,12 @@ class Dataloader(Generic[D]):
             if not engine.take(ready, (caller.f_code, caller.f_lasti), made.holders):
                 raise StopIteration  # another thread closed the loader meanwhile
             self._pass(engine, host)
-            self._tally.handed_out(host)
+            self._counters.handed_out(host)
             if (monitor := self._monitor) is not None:
                 monitor.tap.handed_out(host, waited, made.batch)
             return made.batch
 
-    def _wait(self, engine: Engine) -> tuple[Ready | None, float]:
+    def _wait(self, engine: Engine) -> tuple[ReadyBatch | None, float]:
         """The next batch, ``None`` for the end of the run, and the seconds that it took."""
         monitor = self._monitor
         started = time.perf_counter()
@@ -277,7 +277,7 @@ class Dataloader(Generic[D]):
             raise
         finally:
             waited = time.perf_counter() - started
-            self._tally.waited(waited)
+            self._counters.waited(waited)
         return ready, waited
 
     def interrupt(self) -> None:
@@ -298,10 +298,10 @@ class Dataloader(Generic[D]):
             monitor.close()
         engine = self._engine
         if engine is not None:
-            snapshot = self._tally.snapshot(engine.counts())
+            snapshot = self._counters.snapshot(engine.counts())
             self._setting = engine.setting
             engine.close()
-            self._tally.keep(snapshot, engine.shelf)
+            self._counters.keep(snapshot, engine.caches)
             self._engine = None
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -309,13 +309,13 @@ class Dataloader(Generic[D]):
 
     def _start(self) -> Engine:
         if self._engine is None:
-            self._tally.start()
+            self._counters.start()
             engine = launch(self._arguments, self._progress)
             self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine
             try:
                 self._monitor = start_monitor(
-                    self, self._arguments.monitor, _watched(self._arguments), _snapshots(self._tally, engine)
+                    self, self._arguments.monitor, _watched(self._arguments), _snapshots(self._counters, engine)
                 )
                 engine.start()
                 self._prepare_placement(engine)
@@ -348,7 +348,7 @@ class Dataloader(Generic[D]):
             placement.warm()
             self._placement = placement
         totals = (self.batches_per_epoch, self.batches_per_validation)
-        self._assembler = Assembler(self._groups, totals, self._placement, engine.shelf.store)
+        self._assembler = Assembler(self._groups, totals, self._placement, engine.caches.store)
         engine.make_ahead(self._assembler.ahead, self._placement.most_ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
@@ -364,14 +364,14 @@ class Dataloader(Generic[D]):
 
     def idle_usec(self) -> int:
         """Microseconds that ``next()`` has waited for batches since the last call of this method."""
-        return self._tally.idle_usec()
+        return self._counters.idle_usec()
 
     def stats(self) -> Stats:
         """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
         engine = self._engine
         if engine is None:
-            return self._tally.last or self._tally.snapshot(None)
-        return self._tally.snapshot(engine.counts())
+            return self._counters.last or self._counters.snapshot(None)
+        return self._counters.snapshot(engine.counts())
 
     # --- state
 
@@ -431,6 +431,6 @@ def _watched(arguments: Arguments) -> Watched:
     )
 
 
-def _snapshots(tally: Tally, engine: Engine) -> Callable[[], Stats]:
+def _snapshots(counters: Counters, engine: Engine) -> Callable[[], Stats]:
     """What gives the stats of a running loader without keeping it alive."""
-    return lambda: tally.snapshot(engine.counts())
+    return lambda: counters.snapshot(engine.counts())

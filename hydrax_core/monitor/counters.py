@@ -9,14 +9,14 @@ from typing import Any
 
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.counters import EngineCounts
-from hydrax_core.engine.group_caches import Shelf
+from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.monitor.stats import FirstBatch, Stats
 
-__all__ = ["Tally"]
+__all__ = ["Counters"]
 
 
-class Tally:
+class Counters:
     """Counts of one loader since its start; ``last`` is the snapshot kept when it was closed.
 
     Args:
@@ -76,9 +76,9 @@ class Tally:
         self._idle_told = self._idle
         return int(since * 1e6)
 
-    def keep(self, snapshot: Stats, shelf: Shelf) -> None:
+    def keep(self, snapshot: Stats, caches: GroupCaches) -> None:
         """Keep the last snapshot of a loader, with what closing the caches brought to light."""
-        self.last = replace(snapshot, running=False, cache_corrupt=shelf.corrupt, cache_error=shelf.error)
+        self.last = replace(snapshot, running=False, cache_corrupt=caches.corrupt, cache_error=caches.error)
 
     def snapshot(self, counts: EngineCounts | None) -> Stats:
         """All counts now."""

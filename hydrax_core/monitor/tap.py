@@ -87,7 +87,7 @@ class Tap:
     """
 
     def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
+        self._notify = ring
         self._serial = 0
         self.records: deque[Seen] = deque(maxlen=MOST_RECORDS)
         self.waiting_since: float | None = None
@@ -155,7 +155,7 @@ class Tap:
             _logger.debug("rows of %s could not be copied: %s", seen.address, error)
         finally:
             self.order = None
-        self._ring()
+        self._notify()
 
 
 def _copied(order: Order, host: HostBatch, seen: Seen) -> Copied:

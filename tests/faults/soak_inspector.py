@@ -36,7 +36,7 @@ class Inspectors:
         self.started = self.quits = self.kills = self.shown = 0
         self.wrong = []
 
-    def turn(self):
+    def step(self):
         """Start one, or end the one there is; how long until the next turn."""
         if self._process is None:
             self._start()

@@ -165,7 +165,7 @@ def test_leaving_while_another_thread_waits_ends_its_wait_and_loses_nothing():
     with loader:
         reader.start()
         begun.wait()
-        wait_until(lambda: loader._engine._handover.waiting)
+        wait_until(lambda: loader._engine._queue.waiting)
         go.set()
     reader.join()
     with loader:
@@ -174,11 +174,11 @@ def test_leaving_while_another_thread_waits_ends_its_wait_and_loses_nothing():
 
 
 def test_the_last_batch_is_not_lost_to_the_end_that_follows_it(monkeypatch):
-    from hydrax_core.engine.ready import Handover  # noqa: PLC0415  the fault is injected there
+    from hydrax_core.engine.ready import ReadyQueue  # noqa: PLC0415  the fault is injected there
 
     few = group(24)
     expected = undisturbed(few)
-    look = Handover.first
+    look = ReadyQueue.first
 
     def look_and_dawdle(self):
         found = look(self)
@@ -186,7 +186,7 @@ def test_the_last_batch_is_not_lost_to_the_end_that_follows_it(monkeypatch):
             wait_until(lambda: self.ended)
         return found
 
-    monkeypatch.setattr(Handover, "first", look_and_dawdle)
+    monkeypatch.setattr(ReadyQueue, "first", look_and_dawdle)
     with Dataloader(fill, few, end_at=("epoch", 1), depth=4, loader_kind="thread") as loader:
         assert contents(loader) == expected
 
@@ -324,7 +324,7 @@ def test_interrupt_wakes_a_thread_that_waits_for_a_batch():
     with Dataloader(load, group(), loader_count=2) as loader:
         reader = threading.Thread(target=lambda: next(loader, None))
         reader.start()
-        wait_until(lambda: loader._engine is not None and loader._engine._handover.waiting)
+        wait_until(lambda: loader._engine is not None and loader._engine._queue.waiting)
         loader.interrupt()
         reader.join()
 
@@ -382,7 +382,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_workers_alive():
     # The child inherits the lifelines; it must let go of them, or the workers would survive a killed parent.
     with Dataloader(fill, group(), loader_count=2) as loader:
         next(loader)
-        lifelines = [member.worker._lifeline.fileno() for member in loader._engine._driver._crew.members]
+        lifelines = [handle.worker._lifeline.fileno() for handle in loader._engine._loop._workers.handles]
         pipes = {Path(f"/proc/self/fd/{fd}").readlink() for fd in lifelines}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -112,7 +112,7 @@ class Index:
         self._writing = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._told = False
+        self._warned = False
         self._mended = 0
         self.damage = ""
         try:
@@ -278,8 +278,8 @@ class Index:
         """A read, or a removal, failed: mend what is damaged, and say so once."""
         if is_damage(error):
             self._mend(error)
-        elif not self._told:
-            self._told = True
+        elif not self._warned:
+            self._warned = True
             _log.warning("%s cannot be read, so the cache counts as empty for now: %s", self._path, error)
 
     def _mend(self, error: Exception) -> None:

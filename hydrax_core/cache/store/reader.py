@@ -92,7 +92,7 @@ class Reader:
         self._writable = writable
         self._lock = threading.Lock()
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._told = False
+        self._warned = False
         self.corrupt = 0
 
     def find(self, epoch: int, number: int) -> Found | None:
@@ -234,6 +234,6 @@ class Reader:
 
     def _cannot_open(self, error: OSError) -> None:
         with self._lock:
-            first, self._told = not self._told, True
+            first, self._warned = not self._warned, True
         if first:
             _log.warning("%s: its entries cannot be read for now: %s", self._folder, error)

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.errors import BatchesHeldError
 
-__all__ = ["CallSite", "HoardWatch"]
+__all__ = ["CallSite", "HeldBatches"]
 
 CallSite: TypeAlias = tuple[CodeType, int]
 """Where a batch was handed out: the caller's code, and the offset in it (``frame.f_lasti``). The line is looked up for
@@ -26,7 +26,7 @@ _STARVED_SECONDS = 2.0
 _logger = logging.getLogger("hydrax")
 
 
-class HoardWatch:
+class HeldBatches:
     """Looks at the leases of a pool.
 
     Args:
@@ -40,16 +40,16 @@ class HoardWatch:
         self._most = most
         self.depth = depth
         """Batches that may be held without remark."""
-        self._told = False
+        self._warned = False
         self._starved_since: float | None = None
 
     def look(self) -> None:
         """Say once that more batches are held than ``depth``."""
-        if self._told or self._pool.count <= 2 * self.depth + 1:
+        if self._warned or self._pool.count <= 2 * self.depth + 1:
             return
         notes = self._pool.held()
         if len(notes) > self.depth + 1:  # the one that the consumer works on is none too many
-            self._told = True
+            self._warned = True
             _logger.warning(
                 "%d batches are held, more than depth=%d: the loader takes more memory for new ones and gives it back "
                 "later; they were handed out: %s",

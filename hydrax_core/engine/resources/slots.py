@@ -167,14 +167,14 @@ class SlotPool:
         """The slots under a lease."""
         return frozenset(slot for slot, lease in list(self._leases.items()) if lease() is not None)
 
-    def acquire(self, comfortable: int) -> int | None:
+    def acquire(self, soft_limit: int) -> int | None:
         """A slot for a new batch, or ``None`` at the limit; then it is worth asking again soon.
 
         Args:
-            comfortable: How many slots there may be before it is worth looking for garbage that holds one.
+            soft_limit: How many slots there may be before it is worth looking for garbage that holds one.
         """
         self._reclaim()
-        if not self._free and self.count >= comfortable:
+        if not self._free and self.count >= soft_limit:
             gc.collect(0)
             self._reclaim()
         if not self._free and self.count < self.limit:

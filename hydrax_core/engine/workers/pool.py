@@ -1,7 +1,7 @@
 """The workers of an engine: who has what in hand, who is free, who has to be replaced.
 
-Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a crew
-whose members end again and again without doing any work is given up.
+Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a pool
+whose workers end again and again without doing any work is given up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydrax_core.engine.workers.runner import BUSY_CHUNK, BUSY_ROW, BUSY_SINCE
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult
 from hydrax_core.errors import BatchAddress
 
-__all__ = ["Crew", "Member"]
+__all__ = ["WorkerHandle", "WorkerPool"]
 
 Describe: TypeAlias = Callable[[int, int], tuple[BatchAddress, int] | None]
 """Gives the batch and the index of the item at a row of a chunk in work."""
@@ -31,12 +31,12 @@ _AHEAD_SECONDS = 0.01
 """Work that a worker has in hand: more than the interpreter's switch interval of 5 ms, for which a busy main thread may
 keep the engine from answering."""
 _MOST_IDLE_DEATHS = 3
-_FAREWELL_SECONDS = 1.0
+_GRACE_SECONDS = 1.0
 """How long a worker that is not needed any more may take to end."""
 
 
 @dataclass(slots=True)
-class Member:
+class WorkerHandle:
     """A worker and what the engine knows of it."""
 
     worker: Worker
@@ -97,7 +97,7 @@ class Member:
         return (chunk, row - 1) if row and chunk in self.sent else None
 
 
-class Crew:
+class WorkerPool:
     """All workers of an engine.
 
     Args:
@@ -109,17 +109,17 @@ class Crew:
         self._start_worker = start_worker
         self._count = count
         self._idle_deaths = 0
-        self.members: list[Member] = []
+        self.handles: list[WorkerHandle] = []
         self.restarts = 0
         self._leaving: list[tuple[Worker, float]] = []
         self._before = (0, 0.0)
         """Items and seconds of workers that have left."""
-        _crews.add(self)
+        _pools.add(self)
 
     def start(self) -> Iterator[None]:
         """Start all workers, one a step; ``close()`` ends those that did start."""
         for number in range(self._count):
-            self.members.append(Member(self._start_worker(number)))
+            self.handles.append(WorkerHandle(self._start_worker(number)))
             yield
 
     @property
@@ -130,17 +130,17 @@ class Crew:
     @property
     def complete(self) -> bool:
         """Whether as many workers as wanted are ready."""
-        return sum(member.ready and not member.retiring for member in self.members) == self._count
+        return sum(handle.ready and not handle.retiring for handle in self.handles) == self._count
 
     @property
     def busy_seconds(self) -> float:
         """Time spent in the loader by all workers there ever were."""
-        return self._before[1] + sum(member.busy_seconds for member in list(self.members))
+        return self._before[1] + sum(handle.busy_seconds for handle in list(self.handles))
 
     @property
     def loaded_items(self) -> int:
         """Items loaded by all workers there ever were."""
-        return self._before[0] + sum(member.items for member in list(self.members))
+        return self._before[0] + sum(handle.items for handle in list(self.handles))
 
     def resize(self, count: int) -> None:
         """Start workers until there are ``count``, or have the last ones end when they have done what is in hand.
@@ -148,72 +148,72 @@ class Crew:
         Raises:
             WorkerStartError: There is no room for another.
         """
-        for position, member in enumerate(self.members):
-            member.retiring = position >= count
-        self._count = min(count, len(self.members))
+        for position, handle in enumerate(self.handles):
+            handle.retiring = position >= count
+        self._count = min(count, len(self.handles))
         while self._count < count:
-            self.members.append(Member(self._start_worker(len(self.members))))
+            self.handles.append(WorkerHandle(self._start_worker(len(self.handles))))
             self._count += 1
 
-    def see_off(self, selector: selectors.BaseSelector) -> None:
+    def reap(self, selector: selectors.BaseSelector) -> None:
         """Let go of workers that are not needed any more."""
-        while self.members and self.members[-1].retiring and not self.members[-1].sent:
-            member = self.members.pop()
-            for fd in member.watched:
+        while self.handles and self.handles[-1].retiring and not self.handles[-1].sent:
+            handle = self.handles.pop()
+            for fd in handle.watched:
                 selector.unregister(fd)
-            self._before = (self._before[0] + member.items, self._before[1] + member.busy_seconds)
-            member.worker.stop()
-            self._leaving.append((member.worker, time.monotonic() + _FAREWELL_SECONDS))
+            self._before = (self._before[0] + handle.items, self._before[1] + handle.busy_seconds)
+            handle.worker.stop()
+            self._leaving.append((handle.worker, time.monotonic() + _GRACE_SECONDS))
         while self._leaving and time.monotonic() > self._leaving[0][1]:
             self._leaving.pop(0)[0].join(0)
 
-    def least_busy(self) -> Member | None:
-        """The member with the least work in hand, or ``None`` when all have enough."""
-        return min((m for m in self.members if m.has_room), key=lambda m: (m.backlog, len(m.sent)), default=None)
+    def least_busy(self) -> WorkerHandle | None:
+        """The worker with the least work in hand, or ``None`` when all have enough."""
+        return min((m for m in self.handles if m.has_room), key=lambda m: (m.backlog, len(m.sent)), default=None)
 
     def progress(self) -> None:
         """Take note that some work was done."""
         self._idle_deaths = 0
 
-    def replace(self, member: Member, selector: selectors.BaseSelector, *, idle: bool) -> bool:
-        """Start a worker in the place of one that ended (when it was ``idle``); false when the crew is given up."""
+    def replace(self, handle: WorkerHandle, selector: selectors.BaseSelector, *, idle: bool) -> bool:
+        """Start a worker in the place of one that ended (when it was ``idle``); false when the pool is given up."""
         if idle:  # the schedule counts the others against their items
             self._idle_deaths += 1
-        if not member.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
+        if not handle.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
             return False
-        for fd in member.watched:
+        for fd in handle.watched:
             selector.unregister(fd)
-        member.watched, member.descriptors, member.writing = {}, (), False  # the new one's may have the same numbers
-        number = member.worker.number
-        member.worker.join(0)
-        member.worker = self._start_worker(number)
-        member.ready = False
-        member.forget()
-        member.restarts += 1
+        handle.watched, handle.descriptors, handle.writing = {}, (), False  # the new one's may have the same numbers
+        number = handle.worker.number
+        handle.worker.join(0)
+        handle.worker = self._start_worker(number)
+        handle.ready = False
+        handle.forget()
+        handle.restarts += 1
         self.restarts += 1
         return True
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Have the selector watch what every worker has to be watched for now."""
-        for member in self.members:
-            worker = member.worker
+        for handle in self.handles:
+            worker = handle.worker
             if worker.unsent is not None:
                 worker.flush()
             unsent = worker.unsent
-            if unsent is None and not member.writing and worker.descriptors == member.descriptors:
+            if unsent is None and not handle.writing and worker.descriptors == handle.descriptors:
                 continue
-            member.writing, member.descriptors = unsent is not None, worker.descriptors
+            handle.writing, handle.descriptors = unsent is not None, worker.descriptors
             wanted = {
                 fd: selectors.EVENT_READ | (selectors.EVENT_WRITE if fd == unsent else 0) for fd in worker.descriptors
             }
-            for fd in member.watched.keys() - wanted.keys():
+            for fd in handle.watched.keys() - wanted.keys():
                 selector.unregister(fd)
             for fd, events in wanted.items():
-                if fd not in member.watched:
-                    selector.register(fd, events, member)
-                elif member.watched[fd] != events:
-                    selector.modify(fd, events, member)
-            member.watched = wanted
+                if fd not in handle.watched:
+                    selector.register(fd, events, handle)
+                elif handle.watched[fd] != events:
+                    selector.modify(fd, events, handle)
+            handle.watched = wanted
 
     def find_unsendable(self, chunk: Chunk, error: Exception) -> tuple[int, str]:
         """The row of the descriptor that cannot be sent, and why."""
@@ -227,7 +227,7 @@ class Crew:
 
     def stats(self, describe: Describe) -> tuple[WorkerStats, ...]:
         """What every worker does now."""
-        return tuple(self._member_stats(member, describe) for member in list(self.members))
+        return tuple(self._handle_stats(handle, describe) for handle in list(self.handles))
 
     def report(self, describe: Describe) -> str:
         """What every worker does now, in words."""
@@ -245,57 +245,57 @@ class Crew:
 
     def close(self, seconds: float) -> None:
         """End all workers; those that take longer than ``seconds`` are killed."""
-        for member in self.members:
-            member.worker.stop()
+        for handle in self.handles:
+            handle.worker.stop()
         deadline = time.monotonic() + seconds
-        while self.members:
-            self.members[-1].worker.join(max(0.0, deadline - time.monotonic()))
-            del self.members[-1:]  # a signal handler may have closed all meanwhile
+        while self.handles:
+            self.handles[-1].worker.join(max(0.0, deadline - time.monotonic()))
+            del self.handles[-1:]  # a signal handler may have closed all meanwhile
         while self._leaving:
             self._leaving[-1][0].join(max(0.0, deadline - time.monotonic()))
             del self._leaving[-1:]
 
     def abandon(self) -> None:
         """Let go of the workers in a fork's child, without ending them."""
-        for member in self.members:
-            member.worker.abandon()
+        for handle in self.handles:
+            handle.worker.abandon()
         for worker, _ in self._leaving:
             worker.abandon()
-        self.members, self._leaving = [], []
+        self.handles, self._leaving = [], []
 
-    def _member_stats(self, member: Member, describe: Describe) -> WorkerStats:
-        busy = member.busy()
+    def _handle_stats(self, handle: WorkerHandle, describe: Describe) -> WorkerStats:
+        busy = handle.busy()
         what = describe(*busy) if busy is not None else None
         now = time.monotonic()
         if busy is None or what is None:
-            state = "starting" if not member.ready else "busy" if member.sent else "idle"
+            state = "starting" if not handle.ready else "busy" if handle.sent else "idle"
             address, item, seconds = "", None, 0.0
         else:
-            if member.seen[:2] != busy:
+            if handle.seen[:2] != busy:
                 # The chunk's start is known exactly, that of a later item only since it was first seen in work.
-                since = int(member.worker.status[BUSY_SINCE]) / 1e9 if member.seen[0] != busy[0] else now
-                member.seen = (*busy, since)
-            state, address, item, seconds = "busy", str(what[0]), what[1], now - member.seen[2]
+                since = int(handle.worker.status[BUSY_SINCE]) / 1e9 if handle.seen[0] != busy[0] else now
+                handle.seen = (*busy, since)
+            state, address, item, seconds = "busy", str(what[0]), what[1], now - handle.seen[2]
         return WorkerStats(
-            member.worker.number,
-            member.worker.pid,
+            handle.worker.number,
+            handle.worker.pid,
             state,  # type: ignore[arg-type]  # one of the literals above
-            member.items,
-            member.busy_seconds,
-            member.restarts,
+            handle.items,
+            handle.busy_seconds,
+            handle.restarts,
             address,
             item,
             seconds,
         )
 
 
-_crews: weakref.WeakSet[Crew] = weakref.WeakSet()
+_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 """Crews at work, so that a fork's child lets go of their workers."""
 
 
 def _after_fork_in_child() -> None:
-    for crew in list(_crews):
-        crew.abandon()
+    for pool in list(_pools):
+        pool.abandon()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

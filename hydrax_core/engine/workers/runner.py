@@ -126,7 +126,7 @@ class ChunkRunner:
         self._slots: dict[tuple[int, int], _SlotViews] = {}
         self._view_count = 0
         self._chunks = 0
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._notices: list[str] = []
 
     def run(self, chunk: Chunk) -> ChunkResult:
@@ -271,7 +271,7 @@ class ChunkRunner:
         return dict(result)
 
     def _look_for_kept(self, chunk: Chunk, views: _SlotViews) -> None:
-        if _KEPT in self._said:
+        if _KEPT in self._logged:
             return
         rows = chunk.first_row, chunk.first_row + (chunk.size if self._chunks < _CHECKED_CHUNKS else 1)
         if views.kept(*rows):
@@ -280,8 +280,8 @@ class ChunkRunner:
                 self._say(_KEPT)
 
     def _say(self, notice: str) -> None:
-        if notice not in self._said:
-            self._said.add(notice)
+        if notice not in self._logged:
+            self._logged.add(notice)
             self._notices.append(notice)
 
 

@@ -40,10 +40,10 @@ class ThreadWorker:
         self._chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
         self._reports: deque[Report] = deque()
         self._end = ""
-        self._bell, self._ring = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ring.setblocking(False)
-        self.descriptors: tuple[int, ...] = (self._bell.fileno(),)
+        self._event, self._notify = socket.socketpair()
+        self._event.setblocking(False)
+        self._notify.setblocking(False)
+        self.descriptors: tuple[int, ...] = (self._event.fileno(),)
         self._thread = threading.Thread(target=self._run, name=f"hydrax-worker-{number}", daemon=True)
         self._thread.start()
 
@@ -62,7 +62,7 @@ class ThreadWorker:
     def reports(self, descriptor: int = -1) -> list[Report]:  # noqa: ARG002  one bell, one descriptor
         """What the thread has said since the last call."""
         with contextlib.suppress(BlockingIOError):
-            self._bell.recv(4096)
+            self._event.recv(4096)
         found: list[Report] = []
         while self._reports:
             found.append(self._reports.popleft())
@@ -84,12 +84,12 @@ class ThreadWorker:
 
     def abandon(self) -> None:
         """Close the bell; the thread closes its end of it, whenever it ends."""
-        self._bell.close()
+        self._event.close()
         if not self._thread.is_alive():
-            self._ring.close()
+            self._notify.close()
 
     def _run(self) -> None:
-        with self._ring:
+        with self._notify:
             self._serve()
 
     def _serve(self) -> None:
@@ -116,4 +116,4 @@ class ThreadWorker:
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # a full bell rings already; a closed one has nobody to hear it
-            self._ring.send(b"\0")
+            self._notify.send(b"\0")

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.engine.wakeup import Waker
+from hydrax_core.engine.wakeup import Wakeup
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor.protocol import address
 from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello, Moment, Record, Refusal
@@ -62,8 +62,8 @@ class Monitor:
     """
 
     def __init__(self, watched: Watched, snapshot: Callable[[], Stats], name: str) -> None:
-        self._waker = Waker()
-        self.tap = Tap(self._waker.wake)
+        self._wakeup = Wakeup()
+        self.tap = Tap(self._wakeup.wake)
         self._watched = watched
         self._sizes = describe.sizes(watched)
         self._snapshot = snapshot
@@ -107,11 +107,11 @@ class Monitor:
 
     def _stop(self) -> None:
         self._closing = True
-        self._waker.wake()
+        self._wakeup.wake()
 
     def abandon(self) -> None:
         """Close this process's copies of the descriptors: it is a fork of the one that they belong to."""
-        self._waker.close()
+        self._wakeup.close()
         if self._listening is not None:
             self._listening.close()
         for peer in self._peers:
@@ -124,7 +124,7 @@ class Monitor:
             self._listening, bound = address.bind()
             self._path = bound.path
             self._listening.listen(_MOST_CLIENTS)
-            self._selector.register(self._waker, selectors.EVENT_READ)
+            self._selector.register(self._wakeup, selectors.EVENT_READ)
             self._selector.register(self._listening, selectors.EVENT_READ)
             while not self._closing:
                 self._turn()
@@ -151,7 +151,7 @@ class Monitor:
                 peer.say(bye, now=now)
             self._drop(peer)
         self._selector.close()
-        self._waker.close()
+        self._wakeup.close()
         self.tap.order = None
 
     def _bye(self) -> Bye:
@@ -168,8 +168,8 @@ class Monitor:
         now = time.monotonic()
         due = min(self._dues(), default=None)
         for key, events in self._selector.select(None if due is None else max(0.0, due - now)):
-            if key.fileobj is self._waker:
-                self._waker.clear()
+            if key.fileobj is self._wakeup:
+                self._wakeup.clear()
             elif key.fileobj is self._listening:
                 self._let_in()
             else:

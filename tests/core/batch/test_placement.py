@@ -30,7 +30,7 @@ def host_batch():
 def test_small_and_large_arrays_are_placed_side_by_side_in_the_order_of_the_declaration():
     placement = Placement([GROUP], None)
     placement.warm()
-    for _ in range(2):  # by jax.device_put, and by its door
+    for _ in range(2):  # by jax.device_put, and by its fast path
         arrays = placement.place(host_batch())
         assert list(arrays) == ["label", "image", "x"]
         assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {

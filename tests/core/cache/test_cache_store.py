@@ -325,7 +325,7 @@ def test_own_memory_and_files_do_not_grow_with_the_cache(tmp_path):
         arrays = {"x": ((1024, 256), "float32")}
         with kit.open_store(arguments[0], loader_arrays=arrays) as store:
             batch = {"x": np.ones((kit.BATCH, 1024, 256), np.float32)}
-            def turn(number):
+            def step(number):
                 store.write(0, number, batch, {"name": ["n" * 100] * kit.BATCH})
                 store.flush()
                 assert store.read(0, number).arrays["x"][0, 0, 0] == 1

@@ -8,7 +8,7 @@ import pytest
 
 from hydrax_core.engine import ready
 from hydrax_core.engine.jobs import HostBatch
-from hydrax_core.engine.ready import Handover
+from hydrax_core.engine.ready import ReadyQueue
 from hydrax_core.plan import order, plan
 from hydrax_core.plan.order import BatchContent, GroupOrder
 from hydrax_core.plan.plan import Interleaving, Plan, PlannedBatch
@@ -98,7 +98,7 @@ def test_the_engine_hears_of_every_batch_taken_wherever_ctrl_c_comes():
     step, interrupted = 0, True
     while interrupted:
         woken = []
-        made = Handover(lambda woken=woken: woken.append(True))
+        made = ReadyQueue(lambda woken=woken: woken.append(True))
         made.offer(HostBatch(SimpleNamespace(number=0), 0, None, {}, [], None, {}, cached=False))
         ready = made.first()
         made.sleeping(1)

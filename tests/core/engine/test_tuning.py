@@ -188,7 +188,7 @@ def test_workers_that_did_not_help_end_and_leave_nothing(monkeypatch):
 
     with Dataloader(load, group, loader_count="auto") as loader:
         next(loader)
-        driver = loader._engine._driver
+        loop = loader._engine._loop
         choices = iter([2, 1])
         seen = []
 
@@ -196,13 +196,13 @@ def test_workers_that_did_not_help_end_and_leave_nothing(monkeypatch):
             number = next(choices, None)
             if number is None:
                 return None
-            driver._tuner.setting = hydrax_core.engine.resources.autotune.Setting(3, number)
-            return driver._tuner.setting
+            loop._tuner.setting = hydrax_core.engine.resources.autotune.Setting(3, number)
+            return loop._tuner.setting
 
-        monkeypatch.setattr(driver._tuner, "look", look)
+        monkeypatch.setattr(loop._tuner, "look", look)
         for batch in loader:
             seen.append(float(batch.arrays["x"][0]))
-            if len(loader.stats().workers) == 1 and next(choices, None) is None and not driver._crew._leaving:
+            if len(loader.stats().workers) == 1 and next(choices, None) is None and not loop._workers._leaving:
                 break
         assert seen == [4.0 * (position + 1) for position in range(len(seen))]
         assert loader.stats().loaded_items >= 4 * len(seen)

@@ -72,7 +72,7 @@ def test_later_epochs_come_from_the_cache_within_a_run(tmp_path, load, loaded):
             with pytest.raises(RuntimeError, match="it is cached already"):
                 batch.cache({})
             if batch.batch_num == 4:
-                for store in loader._engine.shelf._stores:
+                for store in loader._engine.caches._stores:
                     store.flush()
         assert loader.stats().cache_hits >= 9  # the next one or two were asked for before the flush
     assert len(loaded) <= 24

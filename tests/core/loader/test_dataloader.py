@@ -808,7 +808,7 @@ def test_live_batches_and_their_holders_are_listed():
         generator = waiting(next(loader))
         next(generator)
         function = using(next(loader))
-        members = {next(loader)}
+        handles = {next(loader)}
         text = hydrax_core.debug_batch_references()
     holders = {int(number): line.strip() for number, line in re.findall(r"batch (\d+):.*\n(.*)", text)}
     where = f"test_live_batches_and_their_holders_are_listed, {__file__}:"
@@ -823,12 +823,12 @@ def test_live_batches_and_their_holders_are_listed():
             "a deque, at 0 (attribute ring of a Trainer)",
             f"variable batch in waiting, {__file__}:",
             "a cell (variable batch that test_live_batches_and_their_holders_are_listed.<locals>.using.",
-            f"a set (variable members in {where}",
+            f"a set (variable handles in {where}",
         ]
     ):
         assert holders[number].startswith(expected)
     assert "training group 0, epoch 0, batch 0" in text
-    del mine, several, by_name, trainer, generator, function, members
+    del mine, several, by_name, trainer, generator, function, handles
 
 
 def test_batches_that_are_only_made_ahead_are_none_that_somebody_holds():
