@@ -110,7 +110,7 @@ def test_the_engine_hears_of_every_batch_taken_wherever_ctrl_c_comes():
             interrupted = True
         if len(made) == 0:
             made.ended = True  # so that there is nothing to wait for
-            assert made.await_news(None, knock=lambda: False)
+            assert made.await_news(None, notify=lambda: False)
             assert woken, step
         step += 1
     assert step > 10
