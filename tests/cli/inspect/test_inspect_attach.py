@@ -70,7 +70,11 @@ def _runtime(tmp_path_factory):
         patch.setattr("tempfile.tempdir", str(folder))
         patch.setitem(ENVIRONMENT, "XDG_RUNTIME_DIR", str(folder))
         patch.setitem(ENVIRONMENT, "TMPDIR", str(folder))
-        for place in ("app._FRAME_SECONDS", "app._PREVIEW_SECONDS", "talk._ASK_SECONDS"):  # for an impatient user
+        for place in (
+            "app._FRAME_SECONDS",
+            "app._PREVIEW_SECONDS",
+            "feeds.conversation._ASK_SECONDS",
+        ):  # for an impatient user
             patch.setattr(f"hydrax_cli.inspect.{place}", 0.1)
         patch.setattr("hydrax_cli.inspect.numbers.pace.Pace.due", lambda pace: True)
         yield

@@ -7,7 +7,7 @@ import pytest
 
 from hydrax_core import DataGroup, Dataloader
 from hydrax_core.batch.assembly import Assembler
-from hydrax_core.batch.placement import Placement, _has_fast_puts
+from hydrax_core.batch.placement import Placement, _has_fast_put
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -48,7 +48,7 @@ def test_an_array_is_the_same_whether_jax_is_asked_or_its_own_function_is(monkey
     device_put = mock.Mock(side_effect=jax.device_put)
     monkeypatch.setattr(jax, "device_put", device_put)
     again = placement.place(host)
-    assert device_put.called is not _has_fast_puts()
+    assert device_put.called is not _has_fast_put()
     for name, array in asked.items():
         for other in (through[name], again[name]):
             assert (other.aval, other.sharding, other.committed) == (array.aval, array.sharding, array.committed)
@@ -72,14 +72,14 @@ def test_small_arrays_are_copies_and_large_ones_are_not():
 
 def test_without_the_fast_function_jax_is_asked_for_every_batch(monkeypatch):
     monkeypatch.setattr("hydrax_core.batch.placement.batched_device_put", None)
-    _has_fast_puts.cache_clear()
+    _has_fast_put.cache_clear()
     try:
         placement = Placement([GROUP], None)
         for _ in range(3):
             assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
-        assert not _has_fast_puts()
+        assert not _has_fast_put()
     finally:
-        _has_fast_puts.cache_clear()
+        _has_fast_put.cache_clear()
 
 
 def test_a_guard_against_transfers_lets_those_of_the_loader_pass():
@@ -130,12 +130,12 @@ def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
 
 
 def test_a_guard_at_the_first_batch_costs_the_later_ones_nothing():
-    _has_fast_puts.cache_clear()
+    _has_fast_put.cache_clear()
     placement = Placement([GROUP], None)
     with jax.transfer_guard("disallow"):
         placement.place(host_batch())
     placement.place(host_batch())
-    assert _has_fast_puts()
+    assert _has_fast_put()
 
 
 def test_what_was_placed_ahead_fits():
