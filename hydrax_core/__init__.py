@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hydrax_core.data.function import batched, is_worker
     from hydrax_core.data.group import DataGroup
     from hydrax_core.data.layout import ArrayLayout, ArraySpec
-    from hydrax_core.engine.counters import WorkerStats
+    from hydrax_core.engine.counters import FirstBatch, WorkerStats
     from hydrax_core.errors import (
         BatchAddress,
         BatchClosedError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         WorkerStartError,
     )
     from hydrax_core.loader.dataloader import Dataloader
-    from hydrax_core.monitor.stats import FirstBatch, Stats
+    from hydrax_core.monitor.stats import Stats
 
 __all__ = [
     "ArrayLayout",
@@ -94,8 +94,8 @@ _HOMES = {
     "data.group": ("DataGroup",),
     "data.layout": ("ArrayLayout", "ArraySpec"),
     "batch.references": ("debug_batch_references",),
-    "engine.counters": ("WorkerStats",),
-    "monitor.stats": ("FirstBatch", "Stats"),
+    "engine.counters": ("FirstBatch", "WorkerStats"),
+    "monitor.stats": ("Stats",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

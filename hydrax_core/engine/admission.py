@@ -5,10 +5,9 @@ Promise: each number of the run is asked for once, in order; a slot is taken onl
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
+from typing import Literal, TypeAlias
 
 from hydrax_core.data.layout import Layouts, views
 from hydrax_core.engine.group_caches import GroupCaches
@@ -16,35 +15,13 @@ from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.plan.plan import Plan, PlannedBatch
 
-__all__ = ["Admission", "AdmissionSettings", "Nothing"]
+__all__ = ["Admission"]
+
+NoBatch: TypeAlias = Literal["no free slot", "not cached"]
+"""Why there is no batch: ask again when a slot may be free; or only a cache can serve it and does not hold it."""
 
 _LOOK_AHEAD = 3
 """Batches that the cache checks ahead of the one asked for."""
-
-
-class Nothing(enum.Enum):
-    """Why there is no batch."""
-
-    END = enum.auto()
-    NO_SLOT = enum.auto()
-    DROPPED = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionSettings:
-    """Which batches are asked for.
-
-    Attributes:
-        first: Number of the first batch, see ``Plan``.
-        end: Number of the batch to stop before; ``None`` for none.
-        skipped: Numbers to leave out, as they were handed out before.
-        soft_limit: How many slots there may be before it is worth looking for garbage that holds one.
-    """
-
-    first: int
-    end: int | None
-    skipped: frozenset[int]
-    soft_limit: int
 
 
 class Admission:
@@ -56,7 +33,9 @@ class Admission:
         training_groups: See ``groups``.
         pool: The slots.
         caches: The caches.
-        settings: See ``AdmissionSettings``.
+        first: Number of the first batch, see ``Plan``.
+        end: Number of the batch to stop before; ``None`` for none.
+        skipped: Numbers to leave out, as they were handed out before.
     """
 
     def __init__(
@@ -66,50 +45,57 @@ class Admission:
         training_groups: int,
         pool: SlotPool,
         caches: GroupCaches,
-        settings: AdmissionSettings,
+        *,
+        first: int,
+        end: int | None,
+        skipped: Collection[int],
     ) -> None:
         self._plan = plan
         self._groups = groups
         self._training_groups = training_groups
         self._pool = pool
         self._caches = caches
-        self._settings = settings
-        self.soft_limit = settings.soft_limit
-        """How many slots there may be before it is worth looking for garbage that holds one."""
-        self._next = settings.first
-        self.last = -1
-        """Number of the batch that ``take()`` gave last, or said to be dropped."""
+        self._end = end
+        self._skipped = skipped
         self._ahead: dict[int, PlannedBatch] = {}
+        self.last = -1
+        """Number of the batch that ``take()`` gave last, or found in no cache."""
+        self._next = first
+        self._pass_skipped()
 
-    def take(self) -> BatchJob | HostBatch | Nothing:
-        """The next batch: complete, to be loaded, or the reason why there is none now."""
-        while self._next in self._settings.skipped:
-            self._next += 1
-        if self.at_end:
-            return Nothing.END
+    def take(self, soft_limit: int) -> BatchJob | HostBatch | NoBatch:
+        """The next batch, complete or to be loaded, or why there is none; not to be asked at the end.
+
+        Args:
+            soft_limit: How many slots there may be before it is worth looking for garbage that holds one.
+        """
         planned = self._planned()
-        group = self._ordinal(planned)
-        batch = self._take(planned, group)
-        if batch is not Nothing.NO_SLOT:
+        batch = self._take(planned, self._ordinal(planned), soft_limit)
+        if batch != "no free slot":
             self._ahead.pop(self._next, None)
             self.last = self._next
             self._next += 1
+            self._pass_skipped()
         return batch
 
     @property
     def at_end(self) -> bool:
         """Whether every batch of the run was asked for."""
-        return self._settings.end is not None and self._next >= self._settings.end
+        return self._end is not None and self._next >= self._end
 
-    def _take(self, planned: PlannedBatch, group: int) -> BatchJob | HostBatch | Nothing:
+    def _pass_skipped(self) -> None:
+        while self._next in self._skipped:
+            self._next += 1
+
+    def _take(self, planned: PlannedBatch, group: int, soft_limit: int) -> BatchJob | HostBatch | NoBatch:
         caches, layouts = self._caches, self._groups[group].layouts
         if caches.keeps_batches(group):
             batch = caches.batch(planned, group)
             if batch is not None or not layouts:
-                return batch or Nothing.DROPPED
-        slot = self._pool.acquire(self.soft_limit)
+                return batch or "not cached"
+        slot = self._pool.acquire(soft_limit)
         if slot is None:
-            return Nothing.NO_SLOT
+            return "no free slot"
         indices = planned.content.indices
         job = BatchJob(planned, group, slot, indices, planned.content.seeds)
         if len(indices) < self._groups[group].batch_size:
@@ -118,7 +104,7 @@ class Admission:
             return self._gather(job)
         return job
 
-    def _gather(self, job: BatchJob) -> BatchJob | HostBatch | Nothing:
+    def _gather(self, job: BatchJob) -> BatchJob | HostBatch | NoBatch:
         """A batch of which the cache holds all items, some or none."""
         group, caches = self._groups[job.group], self._caches
         self._clear_padding(job, group.cache_layouts)
@@ -138,7 +124,7 @@ class Admission:
             )
         if not group.layouts:
             self._pool.release(job.slot)
-            return Nothing.DROPPED
+            return "not cached"
         if group.stores_itself:  # what is here has the loader's layout, so the rest is enough
             job.uncut = _runs(missing)
             job.loaded_rows = missing
@@ -148,10 +134,10 @@ class Admission:
         return job
 
     def _planned(self) -> PlannedBatch:
-        """The next batch of the plan; the cache is told of those that follow."""
+        """The next batch of the plan; the cache checks those that follow."""
         if self._caches.empty:
             return self._plan.batch(self._next)
-        end = self._settings.end
+        end = self._end
         for number in range(self._next, self._next + 1 + _LOOK_AHEAD):
             if number not in self._ahead and (end is None or number < end):
                 planned = self._ahead[number] = self._plan.batch(number)

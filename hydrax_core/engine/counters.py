@@ -1,4 +1,4 @@
-"""What an engine has counted, as one value."""
+"""What the engine shows of itself at one moment: frozen values, of which ``Stats`` takes over every one by its name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["EngineCounts", "SlotState", "WorkerState", "WorkerStats", "slot_states"]
+__all__ = ["EngineStats", "FirstBatch", "SlotState", "WorkerState", "WorkerStats", "slot_states"]
 
 SlotState: TypeAlias = Literal["free", "filling", "ready", "held"]
 WorkerState: TypeAlias = Literal["starting", "idle", "busy", "ended"]
@@ -40,46 +40,47 @@ class WorkerStats:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineCounts:
-    """An engine at one moment; the names are those of ``Stats``.
+class FirstBatch:
+    """Seconds to the first batch, by phase; the phases follow one another.
 
     Attributes:
-        depth: Batches loaded ahead.
-        loader_count: Workers.
-        tuning: Why depth and workers are as many as they are, ``None`` where both were given.
-        errors: Items that failed.
-        substituted_items: Items that stand in for others.
-        skipped_batches: Batches given up.
-        dropped_batches: Batches that only a cache could have served.
-        worker_restarts: Workers replaced.
-        loaded_items: Items loaded.
-        load_seconds: Time in the loader for them, over all workers.
-        workers: One entry a worker.
-        slots: State of each slot in use.
-        cache_corrupt: Entries of caches that were found to be bad.
-        cache_error: Why a cache takes no more, empty where it does.
-        started: When the engine was made, of ``time.perf_counter()``.
-        first_ready: When the first worker was.
-        first_complete: When the first batch was.
+        start: From the start of the loader to the first worker that is ready (processes, imports, startup_func), or to
+            the first batch where the cache served it before that.
+        load: From then to the first complete batch.
+        place: From then to its jax arrays, jax's own start included where it was not imported before.
     """
 
-    depth: int
-    loader_count: int
-    tuning: str | None
-    errors: int
-    substituted_items: int
-    skipped_batches: int
-    dropped_batches: int
-    worker_restarts: int
-    loaded_items: int
-    load_seconds: float
-    workers: tuple[WorkerStats, ...]
-    slots: tuple[SlotState, ...]
-    cache_corrupt: int
-    cache_error: str
-    started: float
-    first_ready: float | None
-    first_complete: float | None
+    start: float
+    load: float
+    place: float
+
+    @property
+    def total(self) -> float:
+        """Seconds from the start of the loader to the first batch in hand."""
+        return self.start + self.load + self.place
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """The engine's part of ``hydrax_core.Stats``, which says what each value is."""
+
+    depth: int = 0
+    loader_count: int = 0
+    tuning: str | None = None
+    slot_bytes: int = 0
+    slots: tuple[SlotState, ...] = ()
+    held_batches: int = 0
+    workers: tuple[WorkerStats, ...] = ()
+    worker_restarts: int = 0
+    loaded_items: int = 0
+    load_seconds: float = 0.0
+    errors: int = 0
+    skipped_batches: int = 0
+    substituted_items: int = 0
+    dropped_batches: int = 0
+    cache_corrupt: int = 0
+    cache_error: str = ""
+    first_batch: FirstBatch | None = None
 
 
 def slot_states(

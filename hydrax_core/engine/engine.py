@@ -14,18 +14,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
-from hydrax_core.engine.counters import EngineCounts
 from hydrax_core.engine.group_caches import GroupCaches
-from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.engine.loop import Loop
-from hydrax_core.engine.ready import ReadyBatch, ReadyQueue
-from hydrax_core.engine.resources.autotune import Setting
+from hydrax_core.engine.ready import ReadyBatch, ReadyQueue, Wakeup
 from hydrax_core.engine.resources.limits import CallSite
 from hydrax_core.engine.resources.slots import SlotPool
-from hydrax_core.engine.wakeup import Wakeup
 from hydrax_core.errors import BatchTimeoutError, HydraxError
 
 __all__ = ["Engine"]
@@ -50,9 +45,9 @@ class Engine:
     def __init__(
         self, loop: Loop, queue: ReadyQueue, caches: GroupCaches, pool: SlotPool, wakeup: Wakeup, *, threaded: bool
     ) -> None:
-        self._loop = loop
+        self.loop = loop
         self._queue = queue
-        self._caches = caches
+        self.caches = caches
         self._pool = pool
         self._wakeup = wakeup
         self._threaded = threaded
@@ -62,8 +57,6 @@ class Engine:
         self._left_behind = False
         self._thread: threading.Thread | None = None
         self._closing = threading.RLock()
-        self.dropped = loop.dropped
-        """Numbers of batches that failed; whoever keeps the position takes them out."""
 
     def start(self) -> None:
         """Start the thread, which starts the workers: Ctrl-C, which hits the main thread, cannot cut that short."""
@@ -71,30 +64,7 @@ class Engine:
             self._thread = threading.Thread(target=self._run, name="hydrax-engine", daemon=True)
             self._thread.start()
         else:
-            self._loop.start_workers()
-
-    def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
-        """Have ``make`` called with each of the next ``most`` batches in the engine's thread, before it is taken."""
-        self._loop.make_ahead(make, most)
-
-    def counts(self) -> EngineCounts:
-        """What was done so far, and what is going on."""
-        return self._loop.counts()
-
-    @property
-    def setting(self) -> Setting:
-        """How many batches are loaded ahead, and by how many workers."""
-        return self._loop.setting
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the last batch of the run is loaded; ``wait()`` also ends after ``interrupt()`` and ``close()``."""
-        return self._loop.at_end
-
-    @property
-    def caches(self) -> GroupCaches:
-        """The caches, for ``Batch.cache()``."""
-        return self._caches
+            self.loop.start_workers()
 
     def ready(self) -> ReadyBatch | None:
         """What ``wait()`` would return at once; ``None`` where it has to be asked."""
@@ -116,17 +86,17 @@ class Engine:
         while True:
             ended = queue.ended  # read before looking: the last batch comes right before the end
             ready = queue.first()
-            if ready is not None and (error := self._loop.excess()) is not None:
+            if ready is not None and (error := self.loop.excess()) is not None:
                 raise error
             if ready is not None or ended:
                 return ready
             if not self._threaded:
-                self._loop.step(block=False)
+                self.loop.step(block=False)
                 continue
             if deadline is None and seconds is not None:
                 deadline = time.monotonic() + seconds
             if not queue.await_news(deadline, notify=lambda: self._pool.short):
-                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self._loop.report()}")
+                raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self.loop.report()}")
 
     def take(self, ready: ReadyBatch, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
         """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
@@ -148,15 +118,15 @@ class Engine:
             return
         with self._closing:  # several threads may leave at once
             self._stopping = True
-            self._loop.stop()
+            self.loop.stop()
             if self._thread not in (None, threading.current_thread()) and self._thread.is_alive():
                 self._thread.join(_GRACE_SECONDS)
                 self._left_behind = self._thread.is_alive()
-            self._loop.close(_GRACE_SECONDS)
+            self.loop.close(_GRACE_SECONDS)
             self._wakeup.close()
             self._queue.clear()
             self.interrupt()
-            self._caches.close()
+            self.caches.close()
             self._pool.close()
 
     def interrupt(self) -> None:
@@ -165,16 +135,16 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._loop.start()
+            self.loop.start()
             while not self._stopping and self._queue.fatal is None:
-                self._loop.step(block=True)
+                self.loop.step(block=True)
         except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
             if not self._stopping:
                 if not isinstance(error, HydraxError):
                     _logger.exception("the engine failed")
                 self._queue.fail(error)
         if self._left_behind:  # a worker may have been started after close() had ended the others
-            self._loop.end_workers(0)
+            self.loop.end_workers(0)
 
 
 _forks = 0

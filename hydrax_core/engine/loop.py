@@ -16,26 +16,25 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from hydrax_core.data.layout import views
-from hydrax_core.engine.admission import Admission, Nothing
-from hydrax_core.engine.counters import EngineCounts, slot_states
+from hydrax_core.engine.admission import Admission
+from hydrax_core.engine.counters import EngineStats, FirstBatch, slot_states
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
-from hydrax_core.engine.ready import ReadyQueue
-from hydrax_core.engine.resources.autotune import Load, Setting, Tuner
+from hydrax_core.engine.ready import ReadyQueue, Wakeup
+from hydrax_core.engine.resources.autotune import Bounds, Load, Setting, Tuner
 from hydrax_core.engine.resources.limits import HeldBatches
 from hydrax_core.engine.resources.slots import SlotPool
-from hydrax_core.engine.schedule import Schedule
-from hydrax_core.engine.settings import EngineSettings
-from hydrax_core.engine.wakeup import Wakeup
+from hydrax_core.engine.schedule import OnError, Schedule
 from hydrax_core.engine.workers.pool import WorkerHandle, WorkerPool
 from hydrax_core.engine.workers.protocol import Worker, WorkerGoneError
 from hydrax_core.engine.workers.wire import ChunkResult, Garbled, StartFailure
 from hydrax_core.errors import CacheError, HydraxError, WorkerDiedError, WorkerStartError
 from hydrax_core.plan.plan import Plan
 
-__all__ = ["Loop", "may_be_missing"]
+__all__ = ["EngineSettings", "Loop", "may_be_missing"]
 
 _LEASE_POLL_SECONDS = 0.01
 _SHORT_SECONDS, _TINY_SECONDS = 0.02, 0.002
@@ -50,6 +49,29 @@ def may_be_missing(depth: int, batch_seconds: float) -> int:
     if batch_seconds < _TINY_SECONDS and depth >= _SEVERAL:
         return depth // 2
     return depth // 4 if batch_seconds < _SHORT_SECONDS else 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine runs; the names are those of ``Dataloader``.
+
+    Attributes:
+        depth: Batches loaded ahead; the least and the most.
+        workers: Workers; the least and the most.
+        max_held: Batches that the consumer may hold while it asks for another.
+        deterministic: Whether batches keep the order of the plan.
+        on_error: What to do about a failing item.
+        batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
+        threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
+    """
+
+    depth: Bounds
+    workers: Bounds
+    max_held: int
+    deterministic: bool
+    on_error: OnError
+    batched: bool
+    threaded: bool
 
 
 class Loop:
@@ -115,28 +137,37 @@ class Loop:
 
     # --- for other threads
 
-    def counts(self) -> EngineCounts:
+    def stats(self) -> EngineStats:
         """What was done so far, and what is going on."""
-        setting = self._tuner.setting
-        return EngineCounts(
+        setting, schedule, workers, pool = self._tuner.setting, self._schedule, self._workers, self._pool
+        slots = slot_states(pool.count, self._filling(), self._queue.slots(), pool.leased())
+        return EngineStats(
             depth=setting.depth,
             loader_count=setting.workers,
             tuning=setting.why if self._tuner.tunes else None,
-            errors=self._schedule.errors,
-            substituted_items=self._schedule.substituted,
+            slot_bytes=pool.memory.slot_size,
+            slots=slots,
+            held_batches=slots.count("held"),
+            workers=workers.stats(schedule.describe),
+            worker_restarts=workers.restarts,
+            loaded_items=workers.loaded_items,
+            load_seconds=workers.busy_seconds,
+            errors=schedule.errors,
             skipped_batches=self._skipped_batches,
+            substituted_items=schedule.substituted,
             dropped_batches=self._dropped_batches,
-            worker_restarts=self._workers.restarts,
-            loaded_items=self._workers.loaded_items,
-            load_seconds=self._workers.busy_seconds,
-            workers=self._workers.stats(self._schedule.describe),
-            slots=slot_states(self._pool.count, self._filling(), self._queue.slots(), self._pool.leased()),
             cache_corrupt=self._caches.corrupt,
             cache_error=self._caches.error,
-            started=self._started,
-            first_ready=self._first_ready,
-            first_complete=self._first_complete,
+            first_batch=self._first_batch(),
         )
+
+    def _first_batch(self) -> FirstBatch | None:
+        complete, taken = self._first_complete, self._queue.first_taken
+        if complete is None or taken is None:
+            return None
+        # A batch of the cache waits for no worker.
+        ready = complete if self._first_ready is None else min(complete, self._first_ready)
+        return FirstBatch(start=ready - self._started, load=complete - ready, place=taken - complete)
 
     @property
     def setting(self) -> Setting:
@@ -258,7 +289,6 @@ class Loop:
         if setting is None:
             return
         self._depth = self._held.depth = setting.depth
-        self._admission.soft_limit = setting.depth + 2
         try:
             self._workers.resize(setting.workers)
         except WorkerStartError as error:
@@ -267,17 +297,15 @@ class Loop:
         self._schedule.workers = self._tuner.setting.workers
 
     def _admit(self) -> None:
-        while self._has_room:
-            batch = self._admission.take()
-            if batch is Nothing.NO_SLOT:
+        while self._has_room and not self._admission.at_end:
+            batch = self._admission.take(soft_limit=self._depth + 2)
+            if batch == "no free slot":
                 waiting = self._queue.waiting or not self._settings.threaded
                 error = self._held.starve(waiting=waiting and not self._jobs and not self._queue)
                 if error is not None:
                     self._queue.offer(error)
                 return
-            if batch is Nothing.END:
-                return
-            if batch is Nothing.DROPPED:
+            if batch == "not cached":
                 self._drop(self._admission.last)
                 if self._stopping or self._queue.fatal is not None:
                     return

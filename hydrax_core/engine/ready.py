@@ -1,4 +1,4 @@
-"""Complete batches between the engine's thread and the consumer's.
+"""Complete batches between the engine's thread and the consumer's, and what wakes a thread that waits in a selector.
 
 Promise: the consumer wakes for every batch, error and end, and never misses one; a batch stays here until it is taken,
 so that a KeyboardInterrupt on the way to the consumer loses nothing.
@@ -6,7 +6,10 @@ so that a KeyboardInterrupt on the way to the consumer loses nothing.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import queue
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +17,43 @@ from typing import Any
 
 from hydrax_core.engine.jobs import HostBatch
 
-__all__ = ["ReadyBatch", "ReadyQueue"]
+__all__ = ["ReadyBatch", "ReadyQueue", "Wakeup"]
+
+_send = ctypes.PyDLL(None).send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
+_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class Wakeup:
+    """Wakes a selector from any thread, and from a garbage collection in the middle of anything."""
+
+    def __init__(self) -> None:
+        self._receive, self._send = socket.socketpair()
+        self._receive.setblocking(False)
+        self._send.setblocking(False)
+        self._fd = self._send.fileno()
+
+    def fileno(self) -> int:
+        """The descriptor, readable after ``wake()``."""
+        return self._receive.fileno()
+
+    def wake(self) -> None:
+        """Make the descriptor readable."""
+        # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole turn,
+        # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
+        _send(self._fd, b"\0", 1, _FLAGS)
+
+    def clear(self) -> None:
+        """Make the descriptor unreadable."""
+        with contextlib.suppress(OSError):
+            self._receive.recv(4096)
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._fd = -1
+        self._send.close()
+        self._receive.close()
 
 
 class ReadyBatch:
@@ -51,6 +90,8 @@ class ReadyQueue:
         self.waiting = False
         self.taken = 0
         """Batches taken."""
+        self.first_taken: float | None = None
+        """When the first was, on the clock of ``time.perf_counter()``."""
         self.waited = 0.0
         """Seconds that the consumer has waited, all times together."""
         self.ended = False
@@ -167,6 +208,8 @@ class ReadyQueue:
         except IndexError:
             return False
         self.taken += 1
+        if self.first_taken is None:
+            self.first_taken = time.perf_counter()
         if len(self._ready) < self._hungry_below:
             self._wake()
         self._owes_wake = False

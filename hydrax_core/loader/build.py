@@ -15,16 +15,14 @@ from typing import Any
 from hydrax_core.cache import CacheStore
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.layout import aligned
-from hydrax_core.engine.admission import Admission, AdmissionSettings
+from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.engine import Engine
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import JobGroup
-from hydrax_core.engine.loop import Loop
-from hydrax_core.engine.ready import ReadyQueue
+from hydrax_core.engine.loop import EngineSettings, Loop
+from hydrax_core.engine.ready import ReadyQueue, Wakeup
 from hydrax_core.engine.resources.autotune import Bounds, Setting, usable_cores
 from hydrax_core.engine.resources.slots import SlotPool, memory_budget
-from hydrax_core.engine.settings import EngineSettings
-from hydrax_core.engine.wakeup import Wakeup
 from hydrax_core.engine.workers import pickling
 from hydrax_core.engine.workers.inline import InlineWorker
 from hydrax_core.engine.workers.process import ProcessWorkers
@@ -100,12 +98,6 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         batched=is_batched(arguments.loader_func),
         threaded=arguments.loader_kind != "inline",
     )
-    admission_settings = AdmissionSettings(
-        first=progress.next_number,
-        end=end,
-        skipped=frozenset(progress.ahead),
-        soft_limit=depth.least + 2,
-    )
     with contextlib.ExitStack() as undo:
         caches = _open_caches(arguments, groups, undo)
         wakeup = Wakeup()
@@ -113,7 +105,9 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, functions)
-        admission = Admission(plan, groups, len(arguments.training), pool, caches, admission_settings)
+        first, ahead = progress.next_number, frozenset(progress.ahead)
+        training = len(arguments.training)
+        admission = Admission(plan, groups, training, pool, caches, first=first, end=end, skipped=ahead)
         queue = ReadyQueue(wakeup.wake)
         loop = Loop(plan, groups, admission, caches, pool, wakeup, queue, start_worker, settings)
         engine = Engine(loop, queue, caches, pool, wakeup, threaded=settings.threaded)

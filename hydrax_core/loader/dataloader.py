@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from hydrax_core.batch.assembly import Assembler
@@ -27,8 +28,7 @@ from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_argu
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
-from hydrax_core.monitor.counters import Counters
-from hydrax_core.monitor.stats import Stats
+from hydrax_core.monitor.stats import Counters, Stats
 from hydrax_core.plan.plan import Position
 from hydrax_core.plan.position import Progress, restore, save
 
@@ -126,7 +126,8 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._counters = Counters(self._groups, self.depth, self.loader_count, self.slot_bytes)
+        self._counters = Counters(self._groups)
+        self._last_stats: Stats | None = None
 
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
@@ -192,7 +193,7 @@ class Dataloader(Generic[D]):
     @property
     def _in_use(self) -> Setting:
         engine = self._engine
-        return self._setting if engine is None else engine.setting
+        return self._setting if engine is None else engine.loop.setting
 
     @property
     def loader_kind(self) -> LoaderKind:
@@ -298,10 +299,11 @@ class Dataloader(Generic[D]):
             monitor.close()
         engine = self._engine
         if engine is not None:
-            snapshot = self._counters.snapshot(engine.counts())
-            self._setting = engine.setting
+            snapshot = self._counters.snapshot(engine.loop.stats())
+            self._setting = engine.loop.setting
             engine.close()
-            self._counters.keep(snapshot, engine.caches)
+            caches = engine.caches  # closing them may have brought more to light
+            self._last_stats = replace(snapshot, running=False, cache_corrupt=caches.corrupt, cache_error=caches.error)
             self._engine = None
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -334,7 +336,7 @@ class Dataloader(Generic[D]):
             )
 
     def _finish(self, engine: Engine) -> None:
-        self._ended = engine.at_end  # else interrupted, or closed by another thread
+        self._ended = engine.loop.at_end  # else interrupted, or closed by another thread
         if (monitor := self._monitor) is not None:  # another thread may close the loader
             monitor.tap.ended = True
         if not self._entered:
@@ -349,16 +351,16 @@ class Dataloader(Generic[D]):
             self._placement = placement
         totals = (self.batches_per_epoch, self.batches_per_validation)
         self._assembler = Assembler(self._groups, totals, self._placement, engine.caches.store)
-        engine.make_ahead(self._assembler.ahead, self._placement.most_ahead)
+        engine.loop.make_ahead(self._assembler.ahead, self._placement.most_ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self._arguments.deterministic:
             self._progress.pass_all_up_to(host.planned.number)
-            engine.dropped.clear()  # each is behind, or comes to be with a later batch
+            engine.loop.dropped.clear()  # each is behind, or comes to be with a later batch
             return
         self._progress.pass_one(host.planned.number)
-        while engine.dropped:
-            self._progress.pass_one(engine.dropped.popleft())
+        while engine.loop.dropped:
+            self._progress.pass_one(engine.loop.dropped.popleft())
 
     # --- looking at it
 
@@ -370,8 +372,9 @@ class Dataloader(Generic[D]):
         """A snapshot of counts, workers and slots; cheap enough to take ten times a second."""
         engine = self._engine
         if engine is None:
-            return self._counters.last or self._counters.snapshot(None)
-        return self._counters.snapshot(engine.counts())
+            last = self._last_stats
+            return last or Stats(depth=self.depth, loader_count=self.loader_count, slot_bytes=self.slot_bytes)
+        return self._counters.snapshot(engine.loop.stats())
 
     # --- state
 
@@ -433,4 +436,4 @@ def _watched(arguments: Arguments) -> Watched:
 
 def _snapshots(counters: Counters, engine: Engine) -> Callable[[], Stats]:
     """What gives the stats of a running loader without keeping it alive."""
-    return lambda: counters.snapshot(engine.counts())
+    return lambda: counters.snapshot(engine.loop.stats())

@@ -1,37 +1,24 @@
-"""What a loader tells about itself: frozen snapshots, made by ``Dataloader.stats()``."""
+"""What a loader says of itself: frozen snapshots, made by ``Dataloader.stats()``, and what the consumer's side counts.
+
+Promise: a snapshot costs some ten microseconds and waits for nothing; a number of the engine has the same name there.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hydrax_core.engine.counters import SlotState, WorkerStats
+from hydrax_core.data.group import DataGroup
+from hydrax_core.engine.counters import EngineStats
+from hydrax_core.engine.jobs import HostBatch
 
-__all__ = ["FirstBatch", "Stats"]
-
-
-@dataclass(frozen=True, slots=True)
-class FirstBatch:
-    """Seconds to the first batch, by phase; the phases follow one another.
-
-    Attributes:
-        start: From the start of the loader to the first worker that is ready (processes, imports, startup_func), or to
-            the first batch where the cache served it before that.
-        load: From then to the first complete batch.
-        place: From then to its jax arrays, jax's own start included where it was not imported before.
-    """
-
-    start: float
-    load: float
-    place: float
-
-    @property
-    def total(self) -> float:
-        """Seconds from the start of the loader to the first batch in hand."""
-        return self.start + self.load + self.place
+__all__ = ["Counters", "Stats"]
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+@dataclass(frozen=True)
+class Stats(EngineStats):
     """A loader at one moment; counts are since its start, sizes in bytes, times in seconds.
 
     Attributes:
@@ -47,45 +34,90 @@ class Stats:
         dropped_batches: Batches not served because only a cache may serve them and it does not hold them.
         cache_hits: Batches handed out that the cache served.
         cache_misses: Batches that a cache was asked for and did not hold: loaded and handed out, or dropped.
+        cache_corrupt: How often an entry of a cache was found damaged; it was loaded anew.
+        cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
         loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
         depth: How many batches are loaded ahead.
         loader_count: Workers.
-        slot_bytes: Size of one slot, a place for one batch.
+        tuning: Why ``depth`` and ``loader_count`` are what they are, where ``"auto"`` chose one; else ``None``.
+        slot_bytes: Size of one slot, the memory of one batch.
         slots: State of each slot in use.
         held_batches: Batches handed out whose arrays are still alive.
         worker_restarts: Workers replaced.
         workers: One entry a worker.
         first_batch: Time to the first batch, ``None`` before it.
         running: Whether workers are up.
-        cache_corrupt: How often an entry of a cache was found damaged; it was loaded anew.
-        cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
-        tuning: Why ``depth`` and ``loader_count`` are what they are, where ``"auto"`` chose one; else ``None``.
     """
 
-    seconds: float
-    idle_seconds: float
-    training_batches: int
-    validation_batches: int
-    items: int
-    bytes: int
-    errors: int
-    skipped_batches: int
-    substituted_items: int
-    dropped_batches: int
-    cache_hits: int
-    cache_misses: int
-    loaded_items: int
-    load_seconds: float
-    depth: int
-    loader_count: int
-    slot_bytes: int
-    slots: tuple[SlotState, ...]
-    held_batches: int
-    worker_restarts: int
-    workers: tuple[WorkerStats, ...]
-    first_batch: FirstBatch | None
-    running: bool
-    cache_corrupt: int = 0
-    cache_error: str = ""
-    tuning: str | None = None
+    seconds: float = 0.0
+    idle_seconds: float = 0.0
+    training_batches: int = 0
+    validation_batches: int = 0
+    items: int = 0
+    bytes: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    running: bool = False
+
+
+class Counters:
+    """What the consumer of one loader got since the loader's start.
+
+    Args:
+        groups: Training before validation.
+    """
+
+    def __init__(self, groups: Sequence[DataGroup[Any]]) -> None:
+        self._batch_bytes = {
+            (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
+            for ordinal, group in enumerate(groups)
+            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
+        }
+        self._caching = [group.cache_location is not None for group in groups]
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._started = time.perf_counter()
+        self._idle = 0.0
+        self._idle_reported = 0.0
+        self._batches = {"training": 0, "validation": 0}
+        self._items = 0
+        self._bytes = 0
+        self._hits = 0
+        self._misses = 0
+
+    def waited(self, seconds: float) -> None:
+        """The consumer waited for a batch."""
+        self._idle += seconds
+
+    def handed_out(self, host: HostBatch) -> None:
+        """A batch was handed out."""
+        self._batches[host.planned.address.kind] += 1
+        self._items += len(host.indices)
+        self._bytes += self._batch_bytes[host.group, host.cached]
+        if self._caching[host.group]:
+            self._hits += host.from_cache
+            self._misses += not host.from_cache
+
+    def idle_usec(self) -> int:
+        """Microseconds waited since the last call."""
+        since = self._idle - self._idle_reported
+        self._idle_reported = self._idle
+        return int(since * 1e6)
+
+    def snapshot(self, engine: EngineStats) -> Stats:
+        """All counts of a running loader."""
+        return Stats(
+            **vars(engine),
+            seconds=time.perf_counter() - self._started,
+            idle_seconds=self._idle,
+            training_batches=self._batches["training"],
+            validation_batches=self._batches["validation"],
+            items=self._items,
+            bytes=self._bytes,
+            cache_hits=self._hits,
+            cache_misses=self._misses + engine.dropped_batches,
+            running=True,
+        )

@@ -382,7 +382,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_workers_alive():
     # The child inherits the lifelines; it must let go of them, or the workers would survive a killed parent.
     with Dataloader(fill, group(), loader_count=2) as loader:
         next(loader)
-        lifelines = [handle.worker._lifeline.fileno() for handle in loader._engine._loop._workers.handles]
+        lifelines = [handle.worker._lifeline.fileno() for handle in loader._engine.loop._workers.handles]
         pipes = {Path(f"/proc/self/fd/{fd}").readlink() for fd in lifelines}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.engine.wakeup import Wakeup
+from hydrax_core.engine.ready import Wakeup
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor.protocol import address
 from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello, Moment, Record, Refusal

@@ -188,7 +188,7 @@ def test_workers_that_did_not_help_end_and_leave_nothing(monkeypatch):
 
     with Dataloader(load, group, loader_count="auto") as loader:
         next(loader)
-        loop = loader._engine._loop
+        loop = loader._engine.loop
         choices = iter([2, 1])
         seen = []
 

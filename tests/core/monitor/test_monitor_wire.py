@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_core.engine.counters import WorkerStats
+from hydrax_core.engine.counters import FirstBatch, WorkerStats
 from hydrax_core.monitor.protocol.messages import (
     About,
     ArrayHead,
@@ -25,7 +25,7 @@ from hydrax_core.monitor.protocol.messages import (
     Sample,
 )
 from hydrax_core.monitor.protocol.wire import WireError, arrays_of, client_reader, dtype_of, encode, server_reader
-from hydrax_core.monitor.stats import FirstBatch, Stats
+from hydrax_core.monitor.stats import Stats
 
 RECORD = Record(7, "training", 0, 3, 14, 1000, 32, 2**32 - 1, 0.001, None, True, "")
 WORKERS = (
