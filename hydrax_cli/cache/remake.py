@@ -153,7 +153,7 @@ def _refusal(path: Path, held: Manifest, misfit: _Misfit, *, sized: bool) -> str
             beyond = True
     parts = [
         f"{path}: this cache was not made by this TARGET with these options",
-        side_by_side([("", "cache", "TARGET"), *misfit.differences]),
+        side_by_side(misfit.differences, "TARGET"),
     ]
     if options:
         parts.append(f"For what the cache holds, give {' '.join(options)}.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.fingerprint import IdentifiedItems
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
 
@@ -45,8 +46,8 @@ def uci_digits(batch_size: int = 64, seed: int = 0) -> Digits:
         ValueError: The batch is larger than the data.
     """
     numbers = range(len(_data()["label"]))
-    validation = numbers[::_VALIDATION_STEP]
-    training = [number for number in numbers if number % _VALIDATION_STEP]
+    validation = IdentifiedItems(numbers[::_VALIDATION_STEP], _name)
+    training = IdentifiedItems([number for number in numbers if number % _VALIDATION_STEP], _name)
     arrays = {"image": ((8, 8), "uint8", "float32"), "label": ((), "int32", "int32")}
     return Digits(
         load_digits,
@@ -61,6 +62,10 @@ def load_digits(items: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]], se
     data = _data()
     for name, array in arrays.items():
         array[...] = data[name][items]
+
+
+def _name() -> str:
+    return "the digits that ship with hydrax"
 
 
 @lru_cache(maxsize=1)

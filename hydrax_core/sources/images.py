@@ -8,6 +8,7 @@ Reading needs Pillow, the extra ``image``. Pillow is imported where it is used, 
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
 from hydrax_core.data.group import DataGroup
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def image_folder(
         ImageLoader(str(root.resolve())),
         DataGroup(
             batch_size,
-            items,
+            IdentifiedItems(items, functools.partial(files_fingerprint, [path for path, _ in items], root.resolve())),
             loader_arrays=arrays,
             seed=seed,
             shuffle_first=True,

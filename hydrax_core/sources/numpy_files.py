@@ -6,6 +6,7 @@ process unpacks for itself. Pickled (object) arrays are refused: unpickling runs
 
 from __future__ import annotations
 
+import functools
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
 from hydrax_core.data.group import DataGroup
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ def numpy_rows(path: str | os.PathLike[str], *, batch_size: int = 64, seed: int 
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "it holds none"
         raise ValueError(f"{path}: expected arrays of one length; {told}")
     specs = {name: (array.shape[1:], _narrow(array.dtype)) for name, array in arrays.items()}
-    rows = range(next(iter(lengths.values())))
+    file = Path(loader.path)
+    source = functools.partial(files_fingerprint, [file.name], file.parent)
+    rows = IdentifiedItems(range(next(iter(lengths.values()))), source)
     return NumpyRows(
         loader, DataGroup(batch_size, rows, loader_arrays=specs, seed=seed, shuffle_first=True, remainder="pad")
     )

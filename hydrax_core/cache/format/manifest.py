@@ -42,6 +42,10 @@ __all__ = [
 
 CacheBy = Literal["batch", "item"]
 
+_OTHER_DATA: Final = (
+    "settings.data is the identity of the data: path, size and time of the last change of each file, or what the "
+    "items are."
+)
 _FORMAT: Final = "hydrax-cache"
 _VERSION: Final = 1
 _LARGEST: Final = 2**26
@@ -160,9 +164,9 @@ class Manifest:
         """
         differences = self.differences(wanted)
         if differences:
-            rows = [("", "cache", "group"), *differences]
             raise CacheMismatchError(
-                f"{folder}: this cache holds something else than the group asks for\n\n{side_by_side(rows)}\n\n"
+                f"{folder}: this cache holds something else than the group asks for\n\n"
+                f"{side_by_side(differences, 'group')}\n\n"
                 "Every group needs a cache_location of its own. If the cache is of no more use, remove it: "
                 f"hydrax cache clear {folder}"
             )
@@ -299,8 +303,10 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def side_by_side(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Rows of three texts as lines of three columns."""
+def side_by_side(differences: Sequence[tuple[str, str, str]], other: str) -> str:
+    """What ``Manifest.differences`` found, as lines of three columns; ``other`` is what differs from the cache."""
+    rows = [("", "cache", other), *differences]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
+    table = "\n".join(f"  {line.rstrip()}" for line in lines)
+    return f"{table}\n\n{_OTHER_DATA}" if any(field == "settings.data" for field, _, _ in differences) else table
