@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hydrax_core.data.function import batched, is_worker
     from hydrax_core.data.group import DataGroup
     from hydrax_core.data.layout import ArrayLayout, ArraySpec
+    from hydrax_core.data.source import Items, Source
     from hydrax_core.engine.counters import FirstBatch, WorkerStats
     from hydrax_core.errors import (
         BatchAddress,
@@ -51,9 +52,11 @@ __all__ = [
     "Dataloader",
     "FirstBatch",
     "HydraxError",
+    "Items",
     "LoaderError",
     "NotACacheError",
     "PlacementError",
+    "Source",
     "StateMismatchError",
     "Stats",
     "TrainingBatch",
@@ -92,6 +95,7 @@ _HOMES = {
         "WorkerStartError",
     ),
     "data.group": ("DataGroup",),
+    "data.source": ("Items", "Source"),
     "data.layout": ("ArrayLayout", "ArraySpec"),
     "batch.references": ("debug_batch_references",),
     "engine.counters": ("FirstBatch", "WorkerStats"),

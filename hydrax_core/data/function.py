@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["active", "batched", "is_batched", "is_worker", "local"]
+from hydrax_core.data.checks import call
+
+__all__ = ["active", "batched", "check_loader_func", "is_batched", "is_worker", "local"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,10 +31,10 @@ def is_worker() -> bool:
 def batched(loader_func: F) -> F:
     """Mark a loader that loads several items at once.
 
-    It is called as ``load(items, arrays, seeds)``: a list of items of one batch, arrays with the leading dimension
-    ``len(items)``, and a list of seeds (``None`` in validation). It returns ``None`` or a list of dicts, one an item.
-    How many items a call gets varies; the result must not depend on it. Methods and other callables that take no
-    attributes come back as a ``functools.partial`` that has the mark.
+    It is called as ``load(items, arrays, seeds)``: the items of a part of a batch (a list, or ``Items`` of a
+    ``Source``), arrays with the leading dimension ``len(items)``, and a list of seeds (``None`` in validation). It
+    returns ``None`` or a list of dicts, one an item. How many items a call gets varies; the result must not depend on
+    it. Methods and other callables that take no attributes come back as a ``functools.partial`` that has the mark.
 
     Raises:
         TypeError: ``loader_func`` cannot be called.
@@ -55,3 +57,12 @@ def is_batched(loader_func: Any) -> bool:
             return False
         loader_func = loader_func.func
     return True
+
+
+def check_loader_func(argument: str, loader_func: Any) -> None:
+    """Refuse what cannot be called as a loader.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    call(argument, loader_func, 3, "(items, arrays, seeds)" if is_batched(loader_func) else "(item, arrays, seed)")

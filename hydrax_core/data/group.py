@@ -6,14 +6,16 @@ Promise: a wrong argument is refused here, by name. What a group says never chan
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from hydrax_core.data.checks import boolean, choice, integer
 from hydrax_core.data.fingerprint import data_digest
+from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
+from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 
 __all__ = ["DataGroup", "Shuffle"]
@@ -31,8 +33,10 @@ class DataGroup(Sequence[D], Generic[D]):
 
     Args:
         batch_size: Rows of a batch, at least 1.
-        data: The items ("descriptors"): any sequence, or a finite iterable, which is read into a list. Each item must
-            be picklable, as it travels to the worker that loads it. Do not change the data afterwards.
+        data: The items: a ``Source``, which is read in the workers; else any sequence, or a finite iterable, which is
+            read into a list: each item must be picklable, as it travels to the worker that loads it. Do not change the
+            data afterwards.
+        loader_func: What loads this group, see ``Dataloader``, whose function is for the groups without one.
         loader_arrays: Arrays that the loader fills, ``name -> (shape of one item, numpy dtype[, jax dtype])``. Where
             the dtypes differ the conversion runs on the device.
         cache_arrays: Arrays of a cached batch, where they differ from ``loader_arrays``.
@@ -60,8 +64,9 @@ class DataGroup(Sequence[D], Generic[D]):
     def __init__(
         self,
         batch_size: int,
-        data: Iterable[D],
+        data: Iterable[D] | Source[D],
         *,
+        loader_func: Callable[..., Any] | None = None,
         loader_arrays: Mapping[str, Any] | None = None,
         cache_arrays: Mapping[str, Any] | None = None,
         cache_location: str | os.PathLike[str] | None = None,
@@ -78,6 +83,9 @@ class DataGroup(Sequence[D], Generic[D]):
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._batch_size = integer("batch_size", batch_size, minimum=1)
         self._data = self._given["data"] = _sequence(data)
+        if loader_func is not None:
+            check_loader_func("loader_func", loader_func)
+        self._loader_func = loader_func
         self._seed = integer("seed", seed)
         self._shuffle_first = boolean("shuffle_first", shuffle_first)
         self._remainder: Remainder = choice("remainder", remainder, get_args(Remainder))
@@ -167,6 +175,11 @@ class DataGroup(Sequence[D], Generic[D]):
     def items(self) -> Sequence[D]:
         """The data as it was given."""
         return self._data
+
+    @property
+    def loader_func(self) -> Callable[..., Any] | None:
+        """What loads this group; ``None`` for the function of the ``Dataloader``."""
+        return self._loader_func
 
     @property
     def batch_size(self) -> int:

@@ -31,6 +31,8 @@ class JobGroup:
         batch_size: Rows of a batch.
         batch_count: Batches an epoch.
         zeroed: Whether rows are zeroed before the loader gets them.
+        batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
+        indexed: Whether the workers are sent indices: the data is a source, or the items are their own indices.
     """
 
     data: Sequence[Any]
@@ -40,6 +42,8 @@ class JobGroup:
     batch_size: int
     batch_count: int
     zeroed: bool
+    batched: bool
+    indexed: bool
 
 
 class HostBatch(NamedTuple):

@@ -61,7 +61,6 @@ class EngineSettings:
         max_held: Batches that the consumer may hold while it asks for another.
         deterministic: Whether batches keep the order of the plan.
         on_error: What to do about a failing item.
-        batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
         threaded: Whether a thread drives the engine; else the consumer does, in ``wait()``.
     """
 
@@ -70,7 +69,6 @@ class EngineSettings:
     max_held: int
     deterministic: bool
     on_error: OnError
-    batched: bool
     threaded: bool
 
 
@@ -111,9 +109,7 @@ class Loop:
         self._settings = settings
         self._tuner = Tuner(settings.depth, settings.workers)
         self._depth = settings.depth.least
-        self._schedule = Schedule(
-            groups, settings.workers.least, settings.on_error, plan.substitute, batched=settings.batched
-        )
+        self._schedule = Schedule(groups, settings.workers.least, settings.on_error, plan.substitute)
         self._workers = WorkerPool(start_worker, settings.workers.least)
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup, selectors.EVENT_READ)

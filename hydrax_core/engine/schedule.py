@@ -45,7 +45,6 @@ class Schedule:
         workers: How many workers share the work.
         on_error: What to do about a failing item.
         substitute: Gives the item that stands in for a failing one, see ``GroupOrder.substitute``.
-        batched: Whether a loader takes many items at once, so that it is not known which of them it is at.
     """
 
     def __init__(
@@ -54,17 +53,12 @@ class Schedule:
         workers: int,
         on_error: OnError,
         substitute: Substitute,
-        *,
-        batched: bool = False,
     ) -> None:
         self._groups = groups
-        self._batched = batched
         self.workers = workers
         """How many share the work."""
         self._on_error = on_error
         self._substitute = substitute
-        self._counts = [isinstance(group.data, range) and group.data == range(len(group.data)) for group in groups]
-        """Whether the descriptors of a group are their own indices: then there is nothing to look up."""
         self._uncut: deque[BatchJob] = deque()
         self._again: deque[_Rows] = deque()
         self._sent: dict[int, _Rows] = {}
@@ -157,7 +151,7 @@ class Schedule:
             rows = self._sent.pop(number)
             jobs.append(rows.job)
             row = busy[1] if busy is not None and busy[0] == number else -1
-            if row >= 0 and self._batched and rows.size > 1:
+            if row >= 0 and self._groups[rows.job.group].batched and rows.size > 1:
                 self._go_singly(rows)  # which of them it is will show
             elif rows.first <= row < rows.first + rows.size and self._died_of(rows.job, row, how):
                 after = rows.first + rows.size - row - 1
@@ -179,7 +173,7 @@ class Schedule:
         if before:
             self._again.appendleft(_Rows(job, rows.first, before))
         job.open -= 1
-        self._fail(job, row, job.failed(row, chunk.unpacked()[0][before], cause, ""))
+        self._fail(job, row, job.failed(row, chunk.descriptors()[before], cause, ""))
         return job
 
     def reject(self, number: int, garbled: Garbled) -> None:
@@ -221,7 +215,7 @@ class Schedule:
         try:
             indices = job.indices[rows.first : end]
             items: list[Any] | bytes
-            if self._counts[job.group]:
+            if self._groups[job.group].indexed:
                 items = indices.tobytes()
             else:
                 items = list(map(self._groups[job.group].data.__getitem__, indices.tolist()))
@@ -255,7 +249,9 @@ class Schedule:
         return items
 
     def _descriptor(self, job: BatchJob, row: int) -> Any:
-        """The item of a row for an error; ``None`` where the data, which gave it once, now fails."""
+        """The item of a row for an error; its index where only workers read it, ``None`` where the data now fails."""
+        if self._groups[job.group].indexed:
+            return job.index(row)
         try:
             return self._groups[job.group].data[job.index(row)]
         except Exception:  # noqa: BLE001  see _chunk

@@ -5,14 +5,13 @@ Promise: a wrong argument is refused by name, with what came and what was expect
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from hydrax_core.data.checks import boolean, choice, integer
-from hydrax_core.data.function import is_batched
+from hydrax_core.data.checks import boolean, call, choice, integer
+from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.schedule import OnError
 from hydrax_core.plan.order import group_order
@@ -80,16 +79,25 @@ def check_arguments(
         TypeError: An argument has the wrong type.
         ValueError: An argument has a wrong value.
     """
+    if training is None:  # Dataloader(group): the groups bring their loader functions
+        loader_func, training = None, loader_func
     training_groups = _groups("training", training)
     per_epoch = sum(group.batch_count for group in training_groups)
     interval, validation_groups = _validation(validation, per_epoch)
     loads = any(group.loader_layouts for group in (*training_groups, *validation_groups))
-    if loads or loader_func is not None:
-        _check_loader(loader_func)
+    if loader_func is not None:
+        check_loader_func("loader_func", loader_func)
+    for kind, groups in (("training", training_groups), ("validation", validation_groups)):
+        for position, group in enumerate(groups):
+            if group.loader_layouts and group.loader_func is None and loader_func is None:
+                raise TypeError(
+                    f"loader_func: {kind} group {position} has loader_arrays and nothing that fills them; "
+                    "give Dataloader(loader_func, ...) or DataGroup(loader_func=...)"
+                )
     if startup_func is not None:
-        _check_call("startup_func", startup_func, 0, "no argument")
+        call("startup_func", startup_func, 0, "no argument")
     if placement_func is not None:
-        _check_call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
+        call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
     epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
     first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
     interleave = boolean("interleave_groups", interleave_groups)
@@ -164,28 +172,6 @@ def _integer_or_auto(argument: str, value: Any, least: int, most: int) -> int | 
             return "auto"
         raise ValueError(f"{argument}: expected an int or 'auto', got {value!r}")
     return integer(argument, value, least, most)
-
-
-def _check_loader(loader_func: Any) -> None:
-    _check_call(
-        "loader_func", loader_func, 3, "(items, arrays, seeds)" if is_batched(loader_func) else "(item, arrays, seed)"
-    )
-
-
-def _check_call(argument: str, function: Any, count: int, expected: str) -> None:
-    if not callable(function):
-        raise TypeError(f"{argument}: expected a function of {expected}, got {function!r}")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # some builtins do not tell
-    try:
-        signature.bind(*[None] * count)
-    except TypeError as error:
-        name = getattr(function, "__name__", repr(function))
-        raise TypeError(
-            f"{argument}: it is called with {expected}, but {name}{signature} does not take that: {error}"
-        ) from None
 
 
 def _timeout(value: Any) -> float | None:

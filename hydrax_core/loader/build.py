@@ -14,7 +14,9 @@ from typing import Any
 
 from hydrax_core.cache import CacheStore
 from hydrax_core.data.function import is_batched
+from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import aligned
+from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.engine import Engine
 from hydrax_core.engine.group_caches import GroupCaches
@@ -29,7 +31,7 @@ from hydrax_core.engine.workers.process import ProcessWorkers
 from hydrax_core.engine.workers.protocol import Worker
 from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.thread import ThreadWorker
-from hydrax_core.engine.workers.wire import GroupSetup, WorkerSetup
+from hydrax_core.engine.workers.wire import Functions, GroupLoader, GroupSetup, WorkerSetup
 from hydrax_core.loader.arguments import Arguments
 from hydrax_core.plan.plan import Position
 from hydrax_core.plan.position import Progress
@@ -66,7 +68,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     if max_held is None:
         max_held = max(depth.most + 2, min(memory_budget() // size, _MOST_SLOTS))
     _check_size(size, depth.least)
-    functions = _functions(arguments) if arguments.loader_kind == "process" else b""
+    packed = _packed(_functions(arguments, own_sources=False)) if arguments.loader_kind == "process" else b""
     groups = [
         JobGroup(
             data=group.items,
@@ -76,6 +78,8 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
             batch_size=group.batch_size,
             batch_count=group.batch_count,
             zeroed=group.zeroed,
+            batched=is_batched(_loader_of(group, arguments)),
+            indexed=isinstance(group.items, Source) or _is_count(group.items),
         )
         for group in (*arguments.training, *arguments.validation)
     ]
@@ -95,7 +99,6 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         max_held=max_held,
         deterministic=arguments.deterministic,
         on_error=arguments.on_error,
-        batched=is_batched(arguments.loader_func),
         threaded=arguments.loader_kind != "inline",
     )
     with contextlib.ExitStack() as undo:
@@ -104,7 +107,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         undo.callback(wakeup.close)
         pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
         undo.callback(pool.close)
-        start_worker = _worker_starter(arguments, groups, pool, functions)
+        start_worker = _worker_starter(arguments, groups, pool, packed)
         first, ahead = progress.next_number, frozenset(progress.ahead)
         training = len(arguments.training)
         admission = Admission(plan, groups, training, pool, caches, first=first, end=end, skipped=ahead)
@@ -167,29 +170,65 @@ def _check_size(size: int, depth: int) -> None:
         )
 
 
-def _functions(arguments: Arguments) -> bytes:
-    stop_at_failure = arguments.on_error != "substitute"
+def _loader_of(group: DataGroup[Any], arguments: Arguments) -> Callable[..., Any] | None:
+    return group.loader_func or arguments.loader_func
+
+
+def _is_count(items: Any) -> bool:
+    """Whether items are their own indices: then there is nothing to look up."""
+    return isinstance(items, range) and items == range(len(items))
+
+
+def _functions(arguments: Arguments, *, own_sources: bool) -> Functions:
+    """What workers have from the user.
+
+    Args:
+        arguments: The loader's.
+        own_sources: Whether sources are copied, as they are not pickled on the way.
+    """
+    loaders: list[GroupLoader | None] = []
+    for group in (*arguments.training, *arguments.validation):
+        function = _loader_of(group, arguments)
+        items: Any = group.items
+        source: Source[Any] | None = items if isinstance(items, Source) else None
+        if source is not None and own_sources:
+            source = _copied(source)
+        loaded = group.loader_layouts and function is not None
+        loaders.append(GroupLoader(function, is_batched(function), source) if loaded and function else None)
+    return Functions(tuple(loaders), arguments.startup_func, arguments.on_error != "substitute")
+
+
+def _copied(source: Source[Any]) -> Source[Any]:
     try:
-        functions: bytes = pickling.dumps(
-            # The mark goes beside the function: of an importable one only the name is sent.
-            (arguments.loader_func, arguments.startup_func, stop_at_failure, is_batched(arguments.loader_func))
-        )
+        copied: Source[Any] = pickle.loads(pickling.dumps(source))
     except Exception as error:
         raise TypeError(
-            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it must not "
-            "capture open files, locks, sockets and the like: open them in startup_func, or use loader_kind='thread'"
+            f"data: a {type(source).__name__} cannot be copied for each worker ({type(error).__name__}: {error}); "
+            "a Source must not hold open files, locks and the like when it is pickled"
         ) from error
-    if len(functions) > _LARGE_FUNCTION:
+    return copied
+
+
+def _packed(functions: Functions) -> bytes:
+    try:
+        packed: bytes = pickling.dumps(functions)
+    except Exception as error:
+        raise TypeError(
+            f"loader_func: it cannot be sent to worker processes ({type(error).__name__}: {error}); it, and a Source "
+            "given as data, must not capture open files, locks, sockets and the like: open them in startup_func (a "
+            "Source: at its first read), or use loader_kind='thread'"
+        ) from error
+    if len(packed) > _LARGE_FUNCTION:
         _logger.warning(
             "loader_func carries %d MiB of data with it, a copy of which goes to each of the workers; "
             "open large arrays inside the workers instead, such as numpy.load(path, mmap_mode='r') in startup_func",
-            len(functions) >> 20,
+            len(packed) >> 20,
         )
-    return functions
+    return packed
 
 
 def _worker_starter(
-    arguments: Arguments, groups: list[JobGroup], pool: SlotPool, functions: bytes
+    arguments: Arguments, groups: list[JobGroup], pool: SlotPool, packed: bytes
 ) -> Callable[[int], Worker]:
     setups = [GroupSetup(dict(group.layouts), group.zeroed) for group in groups]
     memory = pool.memory
@@ -202,25 +241,18 @@ def _worker_starter(
             workers=memory.workers,
             base=memory.base,
             groups=pickle.dumps(setups, protocol=5),
-            functions=functions,
+            functions=packed,
         )
         return ProcessWorkers(setup, memory).start
-    loader_func: Any = arguments.loader_func
-    startup_func = arguments.startup_func
-    stop_at_failure = arguments.on_error != "substitute"
+    own_sources = arguments.loader_kind == "thread"
+    _functions(arguments, own_sources=own_sources)  # what cannot be copied is refused here, in the caller's thread
     kind: Any = ThreadWorker if arguments.loader_kind == "thread" else InlineWorker
 
     def start(number: int) -> Worker:
         status = memory.status(number)
-        runner = ChunkRunner(
-            loader_func,
-            setups,
-            memory,
-            status,
-            stop_at_failure=stop_at_failure,
-            batched=is_batched(loader_func),
-        )
-        worker: Worker = kind(number, runner, status, startup_func)
+        functions = _functions(arguments, own_sources=own_sources)
+        runner = ChunkRunner(functions.loaders, setups, memory, status, stop_at_failure=functions.stop_at_failure)
+        worker: Worker = kind(number, runner, status, functions.startup)
         return worker
 
     return start

@@ -51,6 +51,7 @@ class Dataloader(Generic[D]):
         loader_func: ``load(item, arrays, seed)`` fills ``arrays`` (name -> NumPy view of one row) for one item and may
             return a dict of additional data. ``seed`` is an int in [0, 2**32), ``None`` in validation. It runs in the
             workers; lambdas, closures and notebook cells are fine. See ``batched`` for loaders of many items at once.
+            ``None``, or left out as in ``Dataloader(group)``, where every group brings its own.
         training: One DataGroup or several; a pass over all of them is an epoch.
         validation: ``("epoch" | "batch", interval, groups)``: after every so many epochs or training batches, one
             validation run over these groups.
@@ -85,8 +86,8 @@ class Dataloader(Generic[D]):
 
     def __init__(
         self,
-        loader_func: Callable[..., Any],
-        training: DataGroup[D] | Iterable[DataGroup[D]],
+        loader_func: Callable[..., Any] | DataGroup[D] | Iterable[DataGroup[D]] | None,
+        training: DataGroup[D] | Iterable[DataGroup[D]] | None = None,
         *,
         validation: tuple[str, int, DataGroup[D] | Iterable[DataGroup[D]]] | None = None,
         depth: int | Auto = 3,
@@ -108,6 +109,7 @@ class Dataloader(Generic[D]):
         given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._arguments = check_arguments(**given)
         # Iterables are used up by now: what replace() starts from is what was read from them.
+        given["loader_func"] = self._arguments.loader_func
         given["training"] = self._arguments.training
         if validation is not None:
             given["validation"] = (*validation[:2], self._arguments.validation)

@@ -49,10 +49,11 @@ def uci_digits(batch_size: int = 64, seed: int = 0) -> Digits:
     validation = IdentifiedItems(numbers[::_VALIDATION_STEP], _name)
     training = IdentifiedItems([number for number in numbers if number % _VALIDATION_STEP], _name)
     arrays = {"image": ((8, 8), "uint8", "float32"), "label": ((), "int32", "int32")}
+    shared: dict[str, Any] = {"loader_func": load_digits, "loader_arrays": arrays, "labels": ("label",)}
     return Digits(
         load_digits,
-        DataGroup(batch_size, training, loader_arrays=arrays, seed=seed, shuffle_first=True, labels=("label",)),
-        DataGroup(batch_size, validation, loader_arrays=arrays, remainder="pad", labels=("label",)),
+        DataGroup(batch_size, training, seed=seed, shuffle_first=True, **shared),
+        DataGroup(batch_size, validation, remainder="pad", **shared),
     )
 
 

@@ -77,11 +77,13 @@ def image_folder(
     arrays: dict[str, Any] = {"image": ((height, width, 3), "uint8")}
     if classes:
         arrays["label"] = ((), "int32")
+    loader = ImageLoader(str(root.resolve()))
     return ImageFolder(
-        ImageLoader(str(root.resolve())),
+        loader,
         DataGroup(
             batch_size,
             IdentifiedItems(items, functools.partial(files_fingerprint, [path for path, _ in items], root.resolve())),
+            loader_func=loader,
             loader_arrays=arrays,
             seed=seed,
             shuffle_first=True,

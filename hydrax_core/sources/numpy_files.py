@@ -66,7 +66,10 @@ def numpy_rows(path: str | os.PathLike[str], *, batch_size: int = 64, seed: int 
     source = functools.partial(files_fingerprint, [file.name], file.parent)
     rows = IdentifiedItems(range(next(iter(lengths.values()))), source)
     return NumpyRows(
-        loader, DataGroup(batch_size, rows, loader_arrays=specs, seed=seed, shuffle_first=True, remainder="pad")
+        loader,
+        DataGroup(
+            batch_size, rows, loader_func=loader, loader_arrays=specs, seed=seed, shuffle_first=True, remainder="pad"
+        ),
     )
 
 

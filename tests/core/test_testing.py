@@ -2,8 +2,8 @@ import random
 
 import numpy as np
 
-from hydrax_core import DataGroup, batched
-from hydrax_core.testing import check_loader, load_item
+from hydrax_core import DataGroup, Source, batched
+from hydrax_core.testing import check_loader, check_source, load_item
 
 GROUP = DataGroup(4, range(10), loader_arrays={"x": ((3,), "float32"), "y": ((), "int32")})
 
@@ -47,3 +47,99 @@ def test_mistakes_that_show_late_are_found():
         "item 2: 'x' is not filled entirely; with zeroed=False the rest is old data",
         *findings,
     ]
+
+
+def test_values_that_do_not_fit_into_their_dtype_are_found():
+    group = DataGroup(2, range(4), loader_arrays={"x": ((2,), "uint8"), "f": ((), "float32")})
+
+    def wrapping(item, arrays, seed):
+        arrays["x"][:] = np.int64(299 + item), 7
+        arrays["f"][...] = 1 / 3
+
+    def fractions(item, arrays, seed):
+        arrays["x"][...] = np.float32(0.5)
+        arrays["f"][...] = 1
+
+    def fitting(item, arrays, seed):
+        arrays["x"][...] = np.array([255.0, 0])
+        arrays["f"][...] = 0.1
+
+    assert check_loader(wrapping, group, [1]) == [
+        "item 1: 'x' is uint8, which cannot hold 300: the value changes in silence"
+    ]
+    assert check_loader(fractions, group, [0]) == [
+        "item 0: 'x' is uint8, which cannot hold 0.5: the value changes in silence"
+    ]
+    assert check_loader(fitting, group) == []
+
+    @batched
+    def many(items, arrays, seeds):
+        arrays["x"][...] = np.int64(256)
+        arrays["f"][...] = 1
+
+    assert check_loader(many, group, [0]) == [
+        "item 0: 'x' is uint8, which cannot hold 256: the value changes in silence"
+    ]
+
+
+def test_a_loader_that_fills_nothing_or_raises_is_told_of_for_every_item():
+    def lazy(item, arrays, seed):
+        arrays["x"] if item else 1 / 0
+        arrays["y"][...] = 1
+
+    assert check_loader(lazy, GROUP, [0, 1]) == [
+        "item 0: it raises ZeroDivisionError: ZeroDivisionError('division by zero')",
+        "item 1: 'x' is not filled at all; write into it: arrays['x'][...] = value",
+    ]
+
+
+def test_randomness_of_validation_is_found():
+    def random_without_seed(item, arrays, seed):
+        arrays["x"][...] = np.random.default_rng(seed).random(3)
+        arrays["y"][...] = 1
+
+    assert [finding.split(":")[1] for finding in check_loader(random_without_seed, GROUP, [3])] == [
+        " 'x' differs from call to call with seed=None, as in validation"
+    ]
+
+
+class Squares(Source):
+    def __init__(self, size, offset=0):
+        self.size, self.offset = size, offset
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        return index * index + self.offset
+
+
+def test_a_source_that_keeps_its_promise_has_no_findings():
+    assert check_source(Squares(1000)) == []
+    assert check_source([1, 2, 3]) == []
+
+
+def test_a_source_that_breaks_its_promise_is_found_out():
+    class Endless(Squares):
+        def __getitem__(self, index):
+            return index
+
+    class Forgetful(Squares):
+        def __getitem__(self, index):
+            self.offset += 1
+            return super().__getitem__(index)
+
+    class Swapped(Squares):
+        def __getitems__(self, indices):
+            return [self[index] for index in reversed(indices)]
+
+    class Open(Squares):
+        def __reduce__(self):
+            raise TypeError("a socket is open")
+
+    assert check_source(Endless(3))[0] == "source[3] gives an item instead of IndexError; it has 3"
+    assert "an item read twice differs" in check_source(Forgetful(9))
+    assert check_source(Swapped(9)) == ["__getitems__ gives other items than __getitem__"]
+    assert check_source(Open(9)) == ["it cannot be pickled, so no worker can have it: TypeError: a socket is open"]

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from hydrax_core.data import function
@@ -27,6 +26,7 @@ from hydrax_core.engine.workers.wire import (
     Chunk,
     ChunkResult,
     Definitions,
+    Functions,
     GroupSetup,
     ItemFailure,
     Ready,
@@ -95,18 +95,13 @@ def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:
     if setup.nice:
         os.nice(setup.nice)
     function.active = True
-    loader, startup, stop_at_failure, batched = _load_functions(setup.functions)
-    if startup is not None:
-        startup()
+    functions: Functions = pickle.loads(setup.functions)
+    if functions.startup is not None:
+        functions.startup()
     memory = SlotMemory(memory_fd, setup.slot_size, setup.workers, setup.base)
     groups: list[GroupSetup] = pickle.loads(setup.groups)
     status = memory.status(setup.number)
-    return ChunkRunner(loader, groups, memory, status, stop_at_failure=stop_at_failure, batched=batched)
-
-
-def _load_functions(functions: bytes) -> tuple[Callable[..., Any], Callable[[], Any] | None, bool, bool]:
-    loaded: tuple[Callable[..., Any], Callable[[], Any] | None, bool, bool] = pickle.loads(functions)
-    return loaded
+    return ChunkRunner(functions.loaders, groups, memory, status, stop_at_failure=functions.stop_at_failure)
 
 
 def _encode(result: ChunkResult, chunk: Chunk) -> bytes:

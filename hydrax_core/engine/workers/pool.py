@@ -217,8 +217,7 @@ class WorkerPool:
 
     def find_unsendable(self, chunk: Chunk, error: Exception) -> tuple[int, str]:
         """The row of the descriptor that cannot be sent, and why."""
-        items, _ = chunk.unpacked()
-        for offset, item in enumerate(items):
+        for offset, item in enumerate(chunk.descriptors()):
             try:
                 pickling.dumps(item)
             except Exception as own:  # noqa: BLE001  whatever the descriptor's pickling raises

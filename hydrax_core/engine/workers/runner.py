@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.function import is_worker
+from hydrax_core.data.source import Items
 from hydrax_core.engine.resources.slots import SlotMemory
-from hydrax_core.engine.workers.wire import Chunk, ChunkResult, GroupSetup, ItemFailure
+from hydrax_core.engine.workers.wire import Chunk, ChunkResult, GroupLoader, GroupSetup, ItemFailure
 from hydrax_core.errors import shorten
 
 __all__ = ["BUSY_CHUNK", "BUSY_ROW", "BUSY_SINCE", "ITEMS", "ChunkRunner"]
@@ -99,26 +100,23 @@ class ChunkRunner:
     """Runs chunks.
 
     Args:
-        loader: The user's ``loader_func``.
+        loaders: How each group is loaded.
         groups: Setup of each group.
         memory: The slots.
         status: This worker's status block.
         stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
-        batched: Whether the loader takes many items at once.
     """
 
     def __init__(
         self,
-        loader: Callable[..., Any],
+        loaders: Sequence[GroupLoader | None],
         groups: Sequence[GroupSetup],
         memory: SlotMemory,
         status: memoryview,
         *,
         stop_at_failure: bool,
-        batched: bool,
     ) -> None:
-        self._loader = loader
-        self._batched = batched
+        self._loaders = loaders
         self._groups = groups
         self._memory = memory
         self._status = status
@@ -133,18 +131,20 @@ class ChunkRunner:
         """Load the items of a chunk into its rows."""
         status = self._status
         views = self._views(chunk.slot, chunk.group)
+        loader = self._loaders[chunk.group]
+        assert loader is not None
         cleared = 0
         if self._groups[chunk.group].zeroed:
-            cleared = chunk.size if self._batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
+            cleared = chunk.size if loader.batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
         status[BUSY_CHUNK] = chunk.number
         status[BUSY_SINCE] = time.monotonic_ns()
         started = time.perf_counter()
-        if self._batched:
+        if loader.batched:
             if cleared:
                 views.clear(chunk.first_row, chunk.first_row + cleared)
-            additional, failures = self._run_batched(chunk, views)
+            additional, failures = self._run_batched(loader, chunk, views)
         else:
-            additional, failures = self._run_items(chunk, views, cleared)
+            additional, failures = self._run_items(loader, chunk, views, cleared)
         seconds = time.perf_counter() - started
         status[BUSY_ROW] = 0
         loaded = chunk.size - len(failures)
@@ -161,22 +161,23 @@ class ChunkRunner:
         return views
 
     def _run_items(
-        self, chunk: Chunk, views: _SlotViews, cleared: int
+        self, loader: GroupLoader, chunk: Chunk, views: _SlotViews, cleared: int
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
-        loader, status = self._loader, self._status
+        load, status = loader.function, self._status
         results: list[dict[str, Any] | None] | None = None
         failures: list[ItemFailure] = []
         rows = self._rows(chunk, views)
-        items, given = chunk.unpacked()
-        seeds: Sequence[int | None] = given if given is not None else [None] * chunk.size
+        seeds: Sequence[int | None] = chunk.unpacked_seeds() or [None] * chunk.size
         row = chunk.first_row
-        for item, arrays, seed in zip(items, rows, seeds, strict=True):
+        status[BUSY_ROW] = row + 1
+        items = _each(loader, chunk)
+        for offset, (arrays, seed) in enumerate(zip(rows, seeds, strict=True)):
             if cleared and (row - chunk.first_row) % cleared == 0:
                 views.clear(row, min(row + cleared, chunk.first_row + chunk.size))
             row += 1
             status[BUSY_ROW] = row
             try:
-                result = loader(item, arrays, seed)
+                result = load(items(offset), arrays, seed)
                 if result is not None:
                     result = self._checked(result, arrays)
             except BaseException as error:  # noqa: BLE001  SystemExit and the like fail the item, not the worker
@@ -203,11 +204,12 @@ class ChunkRunner:
         return rows
 
     def _run_batched(
-        self, chunk: Chunk, views: _SlotViews
+        self, loader: GroupLoader, chunk: Chunk, views: _SlotViews
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
-        items, seeds = chunk.unpacked()
+        seeds = chunk.unpacked_seeds()
+        items = _items(loader, chunk)
         try:
-            return self._call_batched(chunk.first_row, items, seeds, views), []
+            return self._call_batched(loader, chunk.first_row, items, seeds, views), []
         except BaseException as error:  # noqa: BLE001  see _run_items
             _pass_interrupt(error)
             if chunk.size == 1:
@@ -216,13 +218,15 @@ class ChunkRunner:
         # Which item is it? Each is loaded alone.
         results: list[dict[str, Any] | None] = []
         failures: list[ItemFailure] = []
-        for offset, item in enumerate(items):
+        for offset in range(chunk.size):
             row = chunk.first_row + offset
             seed = None if seeds is None else [seeds[offset]]
             if self._groups[chunk.group].zeroed:
                 views.clear(row, row + 1)
             try:
-                results.append((self._call_batched(row, [item], seed, views) or [None])[0])
+                results.append(
+                    (self._call_batched(loader, row, _items(loader, chunk, offset), seed, views) or [None])[0]
+                )
             except BaseException as error:  # noqa: BLE001  see _run_items
                 _pass_interrupt(error)
                 results.append(None)
@@ -232,13 +236,13 @@ class ChunkRunner:
         return (results if any(result is not None for result in results) else None), failures
 
     def _call_batched(
-        self, first_row: int, items: list[Any], seeds: list[int] | None, views: _SlotViews
+        self, loader: GroupLoader, first_row: int, items: Sequence[Any], seeds: list[int] | None, views: _SlotViews
     ) -> list[dict[str, Any] | None] | None:
         count = len(items)
         self._status[BUSY_ROW] = first_row + 1
         arrays = MappingProxyType({name: array[first_row : first_row + count] for name, array in views.arrays.items()})
         references = [sys.getrefcount(array) for array in arrays.values()]
-        results = self._loader(items, arrays, seeds)
+        results = loader.function(items, arrays, seeds)
         if [sys.getrefcount(array) for array in arrays.values()] != references:
             self._say(_KEPT)
         if results is None:
@@ -283,6 +287,31 @@ class ChunkRunner:
         if notice not in self._logged:
             self._logged.add(notice)
             self._notices.append(notice)
+
+
+def _items(loader: GroupLoader, chunk: Chunk, offset: int | None = None) -> Sequence[Any]:
+    """What a batched loader is called with, for all items of a chunk or one."""
+    part = slice(None) if offset is None else slice(offset, offset + 1)
+    if loader.source is None:
+        return chunk.descriptors()[part]
+    assert isinstance(chunk.items, bytes)
+    return Items(loader.source, np.frombuffer(chunk.items, np.int64)[part])
+
+
+def _each(loader: GroupLoader, chunk: Chunk) -> Callable[[int], Any]:
+    """What gives the item at an offset in a chunk, to a loader of single items.
+
+    A source is asked for all at once; where that fails, each is read alone, to find which it is.
+    """
+    items = _items(loader, chunk)
+    if isinstance(items, Items):
+        source, indices = items.source, items.indices.tolist()
+        try:
+            items = items.read()
+        except BaseException as error:  # noqa: BLE001  the user's source may raise anything
+            _pass_interrupt(error)
+            return lambda offset: source[indices[offset]]
+    return items.__getitem__
 
 
 _KEPT = (

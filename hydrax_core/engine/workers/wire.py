@@ -17,12 +17,14 @@ import sys
 import traceback
 import types
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
 
 from hydrax_core.data.layout import Layouts
+from hydrax_core.data.source import Source
 from hydrax_core.engine.workers import pickling
 
 __all__ = [
@@ -31,7 +33,9 @@ __all__ = [
     "ChunkResult",
     "Definitions",
     "DescriptorEncoder",
+    "Functions",
     "Garbled",
+    "GroupLoader",
     "GroupSetup",
     "ItemFailure",
     "Ready",
@@ -54,6 +58,34 @@ class GroupSetup(NamedTuple):
     zeroed: bool
 
 
+class GroupLoader(NamedTuple):
+    """How a worker loads a group.
+
+    Attributes:
+        function: The loader function.
+        batched: Whether it takes many items at once; beside it, as of an importable function only the name is sent.
+        source: What its items are read from; ``None`` where they arrive themselves.
+    """
+
+    function: Callable[..., Any]
+    batched: bool
+    source: Source[Any] | None
+
+
+class Functions(NamedTuple):
+    """What a worker has from the user.
+
+    Attributes:
+        loaders: One entry a group; ``None`` where nothing is loaded.
+        startup: Called before the first item.
+        stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
+    """
+
+    loaders: tuple[GroupLoader | None, ...]
+    startup: Callable[[], Any] | None
+    stop_at_failure: bool
+
+
 class WorkerSetup(NamedTuple):
     """The first message to a worker process."""
 
@@ -66,7 +98,7 @@ class WorkerSetup(NamedTuple):
     groups: bytes
     """pickle of ``list[GroupSetup]``: after the search path is set, as dtypes may live in extension modules."""
     functions: bytes
-    """cloudpickle of (loader_func, startup_func)."""
+    """cloudpickle of ``Functions``."""
 
 
 class Chunk(NamedTuple):
@@ -78,7 +110,7 @@ class Chunk(NamedTuple):
         slot: Where the batch lies.
         first_row: Row of the first item.
         size: How many items.
-        items: Descriptors; where they are their own indices, those as bytes of int64, a tenth of a list's cost.
+        items: Descriptors; indices, of a source or where items are their own, as bytes of int64, a tenth of the cost.
         seeds: Seed of each item, as bytes of uint32; ``None`` in validation.
     """
 
@@ -90,10 +122,13 @@ class Chunk(NamedTuple):
     items: list[Any] | bytes
     seeds: bytes | None
 
-    def unpacked(self) -> tuple[list[Any], list[int] | None]:
-        """Descriptors and seeds."""
-        items = np.frombuffer(self.items, np.int64).tolist() if isinstance(self.items, bytes) else self.items
-        return items, None if self.seeds is None else np.frombuffer(self.seeds, np.uint32).tolist()
+    def descriptors(self) -> list[Any]:
+        """The items as they were sent."""
+        return np.frombuffer(self.items, np.int64).tolist() if isinstance(self.items, bytes) else self.items
+
+    def unpacked_seeds(self) -> list[int] | None:
+        """Seed of each item."""
+        return None if self.seeds is None else np.frombuffer(self.seeds, np.uint32).tolist()
 
 
 class Definitions(NamedTuple):

@@ -75,14 +75,16 @@ def test_plain_descriptors_need_no_definitions():
     seeds = np.array([1, 2, 2**32 - 1], np.uint32).tobytes()
     frame, definitions = DescriptorEncoder().encode(Chunk(1, 0, 0, 0, 3, ["a", 2, ("b", None)], seeds))
     assert definitions is None
-    assert pickle.loads(frame).unpacked() == (["a", 2, ("b", None)], [1, 2, 2**32 - 1])
+    chunk = pickle.loads(frame)
+    assert (chunk.descriptors(), chunk.unpacked_seeds()) == (["a", 2, ("b", None)], [1, 2, 2**32 - 1])
 
 
 def test_descriptors_that_are_their_own_indices_arrive_as_numbers():
-    items, seeds = Chunk(1, 0, 0, 0, 2, np.array([7, 2**40], np.int64).tobytes(), None).unpacked()
+    chunk = Chunk(1, 0, 0, 0, 2, np.array([7, 2**40], np.int64).tobytes(), None)
+    items = chunk.descriptors()
     assert items == [7, 2**40]
     assert type(items[0]) is int
-    assert seeds is None
+    assert chunk.unpacked_seeds() is None
 
 
 def test_frames_that_arrive_together_are_received_one_by_one(pair):
