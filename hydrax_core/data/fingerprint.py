@@ -3,7 +3,8 @@
 Promise: data that says who it is by a method ``fingerprint() -> str`` is named by that; other data by the value of its
 items in their order. Equal data has equal digests in every process and run. A change of any item changes the digest
 where the data has at most ``EXACT_ITEMS`` items; of longer data the length and ``SAMPLED_ITEMS`` items, evenly spread,
-are read, so that a billion items cost what a thousand cost. Files are named by path, size and time of their last change
+are read, so that a billion items cost what a thousand cost; of a ``Source`` without a fingerprint
+``SAMPLED_OF_A_SOURCE``. Files are named by path, size and time of their last change
 (or by their content), so a file rewritten in place and another folder with equal names are other data.
 
 Items are read by pickling them without memory of what came before: otherwise two equal lists would differ when one of
@@ -21,6 +22,7 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 import xxhash
 
+from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 
 __all__ = ["EXACT_ITEMS", "SAMPLED_ITEMS", "IdentifiedItems", "data_digest", "files_fingerprint"]
@@ -29,6 +31,8 @@ D = TypeVar("D")
 
 EXACT_ITEMS = 2_000_000
 SAMPLED_ITEMS = 65_536
+SAMPLED_OF_A_SOURCE = 64
+"""Items of a source may be costly to read: those without a fingerprint are known by a few."""
 _RUN = 1024
 _CHUNK = 1 << 20
 
@@ -42,21 +46,22 @@ def data_digest(data: Any) -> str:
     size = len(data)
     digest = xxhash.xxh3_128(f"{size} items".encode())
     own = getattr(data, "fingerprint", None)
-    if callable(own):
-        name = own()
+    name = own() if callable(own) else None
+    if name is not None:
         if not isinstance(name, str):
-            raise TypeError(f"data: its fingerprint() returned {shorten(name)}; expected a str")
+            raise TypeError(f"data: its fingerprint() returned {shorten(name)}; expected a str, or None for unknown")
         digest.update(b"fingerprint\0" + name.encode("utf-8", "surrogatepass"))
     elif isinstance(data, range):
         digest.update(repr(data).encode())
     elif isinstance(data, np.ndarray) and not data.dtype.hasobject and size <= EXACT_ITEMS:
         digest.update(f"{data.dtype.str} {data.shape}".encode())
         digest.update(np.ascontiguousarray(data).view(np.uint8).data)
-    elif size <= EXACT_ITEMS:
+    elif size <= (0 if isinstance(data, Source) else EXACT_ITEMS):
         for first in range(0, size, _RUN):
             digest.update(_encode(data, range(first, min(first + _RUN, size))))
     else:
-        sample = np.linspace(0, size - 1, SAMPLED_ITEMS).astype(np.int64).tolist()
+        wanted = SAMPLED_OF_A_SOURCE if isinstance(data, Source) else SAMPLED_ITEMS
+        sample = np.linspace(0, size - 1, min(size, wanted)).astype(np.int64).tolist()
         for first in range(0, len(sample), _RUN):
             digest.update(_encode(data, sample[first : first + _RUN]))
     return digest.hexdigest()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader, Items, LoaderError, Source, batched
+from hydrax_core.data.fingerprint import data_digest
 
 ARRAYS = {"x": ((), "int32")}
 KINDS = ["process", "thread", "inline"]
@@ -120,3 +121,23 @@ def test_a_loader_replaced_keeps_the_functions_of_its_groups():
     loader = Dataloader(group(), loader_kind="inline").replace(end_at=("batch", 1))
     with loader:
         assert next(loader).arrays["x"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_source_without_a_fingerprint_is_known_by_a_few_items_and_one_with_by_that():
+    class Counted(Numbers):
+        read = 0
+
+        def __getitem__(self, index):
+            Counted.read += 1
+            return super().__getitem__(0) if index == 13 else index * self.step
+
+    class Named(Counted):
+        def fingerprint(self):
+            return f"numbers {self.step}"
+
+    digests = [data_digest(Counted(100_000, step)) for step in (1, 1, 2)]
+    assert digests[0] == digests[1] != digests[2]
+    assert Counted.read <= 3 * 64
+    Counted.read = 0
+    assert data_digest(Named(10)) != data_digest(Named(10, 2)) != data_digest(Named(11, 2))
+    assert Counted.read == 0
