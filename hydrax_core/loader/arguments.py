@@ -14,6 +14,7 @@ from hydrax_core.data.checks import boolean, call, choice, integer
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.schedule import OnError
+from hydrax_core.plan.mixture import Interleave, Mixture, by_weights, in_order
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
 
@@ -40,7 +41,7 @@ class Arguments:
     cacher_count: int
     first_batch: int
     last_batch: int | None
-    interleave_groups: bool
+    interleave_groups: Interleave
     deterministic: bool
     timeout_sec: float | None
     startup_func: Callable[[], Any] | None
@@ -64,6 +65,9 @@ def check_arguments(
     start_at: Any,
     end_at: Any,
     interleave_groups: Any,
+    weights: Any,
+    stop: Any,
+    batches_per_epoch: Any,
     deterministic: Any,
     timeout_sec: Any,
     startup_func: Any,
@@ -82,7 +86,8 @@ def check_arguments(
     if training is None:  # Dataloader(group): the groups bring their loader functions
         loader_func, training = None, loader_func
     training_groups = _groups("training", training)
-    per_epoch = sum(group.batch_count for group in training_groups)
+    mixture = _mixture(training_groups, interleave_groups, weights, stop, batches_per_epoch)
+    per_epoch = mixture.batches_per_epoch
     interval, validation_groups = _validation(validation, per_epoch)
     loads = any(group.loader_layouts for group in (*training_groups, *validation_groups))
     if loader_func is not None:
@@ -100,12 +105,12 @@ def check_arguments(
         call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
     epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
     first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
-    interleave = boolean("interleave_groups", interleave_groups)
     plan = Plan(
         [(group_order(group, "training", i), group.batch_count) for i, group in enumerate(training_groups)],
         [(group_order(group, "validation", i), group.batch_count) for i, group in enumerate(validation_groups)],
         interval,
-        interleave=interleave,
+        interleave=interleave_groups,
+        mixture=mixture,
     )
     return Arguments(
         loader_func=loader_func,
@@ -118,7 +123,7 @@ def check_arguments(
         cacher_count=integer("cacher_count", cacher_count, 0, _MOST_WORKERS),
         first_batch=first,
         last_batch=_end(end_at, per_epoch),
-        interleave_groups=interleave,
+        interleave_groups=interleave_groups,
         deterministic=boolean("deterministic", deterministic),
         timeout_sec=_timeout(timeout_sec),
         startup_func=startup_func,
@@ -144,6 +149,22 @@ def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:
     if not found:
         raise ValueError(f"{argument}: expected at least one DataGroup, got none")
     return found
+
+
+def _mixture(
+    groups: tuple[DataGroup[Any], ...], interleave: Any, weights: Any, stop: Any, batches_per_epoch: Any
+) -> Mixture:
+    if not isinstance(interleave, bool) and interleave != "least_used":
+        raise TypeError(f"interleave_groups: expected True, False or 'least_used', got {interleave!r}")
+    counts = [group.batch_count for group in groups]
+    length = None if batches_per_epoch is None else integer("batches_per_epoch", batches_per_epoch, 1)
+    if weights is None and stop is None and length is None:
+        return in_order(counts, interleave)
+    if interleave is not True:
+        raise ValueError(f"interleave_groups: {interleave!r} has no weights, stop or batches_per_epoch; leave it out")
+    if weights is None and stop is not None:
+        raise ValueError("stop: without weights each group gives all its batches in each epoch; give weights, too")
+    return by_weights(counts, counts if weights is None else weights, stop, length)
 
 
 def _validation(validation: Any, per_epoch: int) -> tuple[int, tuple[DataGroup[Any], ...]]:

@@ -6,6 +6,7 @@ collection of the loader and the end of the interpreter. The library prints noth
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from hydrax_core.loader.build import close_from_anywhere, first_setting, launch,
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
+from hydrax_core.plan.mixture import Interleave, Stop
 from hydrax_core.plan.plan import Position
 from hydrax_core.plan.position import Progress, restore, save
 
@@ -63,8 +65,14 @@ class Dataloader(Generic[D]):
         start_at: ``(epoch, batches)`` to start at; batches beyond an epoch's length carry over into later epochs.
         end_at: ``("epoch" | "batch", n)``: stop before that epoch or training batch, counted from the start of the
             first epoch; ``None`` for an endless run.
-        interleave_groups: Whether the least-used training group gives the next batch (ties: the first); else one group
-            follows the other.
+        interleave_groups: How groups without weights follow one another: ``True``: the batches of each spread evenly
+            over the epoch; ``"least_used"``: the group that gave the fewest comes next; ``False``: one after the other.
+        weights: In which proportion training groups give batches: a number for each, or a dict of the group's number ->
+            weight; or stages, ``[(0, weights), (10_000, weights)]``, each from a training batch on. A group whose
+            batches all came begins its next epoch.
+        stop: With weights, when an epoch of the run ends: with the ``"first"`` group whose batches all came; with the
+            last (``"all"``); after as many batches as the groups have (``"restart"``, the default).
+        batches_per_epoch: The length of an epoch of the run, instead.
         deterministic: ``False`` hands out batches as they become ready.
         timeout_sec: Longest wait for a batch, in seconds; ``None`` or 0 for no limit.
         startup_func: Called once in each worker before it loads.
@@ -96,7 +104,10 @@ class Dataloader(Generic[D]):
         cacher_count: int = 1,
         start_at: tuple[int, int] = (0, 0),
         end_at: tuple[str, int] | None = None,
-        interleave_groups: bool = True,
+        interleave_groups: Interleave = True,
+        weights: Any = None,
+        stop: Stop | None = None,
+        batches_per_epoch: int | None = None,
         deterministic: bool = True,
         timeout_sec: float | None = 60,
         startup_func: Callable[[], Any] | None = None,
@@ -383,19 +394,21 @@ class Dataloader(Generic[D]):
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
         arguments = self._arguments
-        return save(
+        state = save(
             self._progress,
             arguments.plan,
             arguments.training,
             arguments.validation,
             arguments.validation_interval,
-            interleave=arguments.interleave_groups,
+            interleave=bool(arguments.interleave_groups),
         )
+        return {**state, "turns": arguments.plan.saved()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the last batch of a saved state.
 
-        The number and kind of workers, ``depth`` and ``end_at`` may differ from those of the loader that was saved.
+        The number and kind of workers, ``depth`` and ``end_at`` may differ from those of the loader that was saved; so
+        may ``weights``: the run goes on under those of this loader, each group where it was, and the log says so.
 
         Raises:
             TypeError: ``state`` is not what ``state_dict()`` returned.
@@ -408,11 +421,16 @@ class Dataloader(Generic[D]):
             arguments.training,
             arguments.validation,
             arguments.validation_interval,
-            interleave=arguments.interleave_groups,
+            interleave=bool(arguments.interleave_groups),
+        )
+        # Batches that were handed out already keep the turns that they had.
+        plan = arguments.plan.resumed(
+            state.get("turns"), max((number + 1 for number in progress.ahead), default=progress.next_number)
         )
         self.close()  # which ends a wait of another thread in next(), too
         with self._lock:
             self.close()
+            self._arguments = dataclasses.replace(arguments, plan=plan)
             self._progress = progress
             self._ended = False
 

@@ -6,17 +6,16 @@ also where a run starts later, so a number means the same batch in every run of 
 
 from __future__ import annotations
 
-import bisect
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple, Self
 
 from hydrax_core.errors import BatchAddress
+from hydrax_core.plan.mixture import Interleave, Mixture, in_order
 from hydrax_core.plan.order import BatchContent, GroupOrder
 
-__all__ = ["Interleaving", "Plan", "PlannedBatch", "Position"]
+__all__ = ["Plan", "PlannedBatch", "Position"]
 
 
 class PlannedBatch(NamedTuple):
@@ -46,45 +45,6 @@ class Position:
     validation: int
 
 
-class Interleaving:
-    """How the batches of several groups follow one another within a pass.
-
-    Args:
-        counts: Batches of each group, each at least 1.
-        interleave: Whether the least-used group gives the next batch (ties: the first); else one group after the other.
-    """
-
-    def __init__(self, counts: Sequence[int], *, interleave: bool) -> None:
-        self.total = sum(counts)
-        self._interleave = interleave
-        self._counts = np.array(counts, np.int64)
-        if interleave:
-            # While fewer than levels[i + 1] batches of each group are used, every group with more than levels[i] is on.
-            self._levels = [0, *sorted(set(counts))]
-            active = [int((self._counts > level).sum()) for level in self._levels]
-            steps = np.diff(self._levels)
-            self._starts = [0, *np.cumsum(steps * np.array(active[:-1])).tolist()]
-            self._active = (-1, np.empty(0, np.int64))
-            """A level, and the groups that are on there; replaced as a whole, whatever interrupts."""
-        else:
-            self._starts = [0, *np.cumsum(self._counts).tolist()]
-
-    def locate(self, position: int) -> tuple[int, int]:
-        """The group at ``position`` of the pass, and which of its batches."""
-        if len(self._counts) == 1:
-            return 0, position
-        part = bisect.bisect_right(self._starts, position) - 1
-        offset = position - self._starts[part]
-        if not self._interleave:
-            return part, offset
-        level, active = self._active
-        if part != level:
-            active = np.flatnonzero(self._counts > self._levels[part])
-            self._active = (part, active)
-        turn, place = divmod(offset, len(active))
-        return int(active[place]), self._levels[part] + turn
-
-
 class Plan:
     """The batches of a run.
 
@@ -92,7 +52,8 @@ class Plan:
         training: Order and batch count of each training group.
         validation: The same for validation; empty for none.
         validation_interval: Training batches between two validation runs; 0 without validation.
-        interleave: See ``Interleaving``.
+        interleave: How the groups of a pass follow one another, see ``in_order``.
+        mixture: The turns of the training groups, where they have weights.
     """
 
     def __init__(
@@ -101,15 +62,37 @@ class Plan:
         validation: Sequence[tuple[GroupOrder, int]],
         validation_interval: int,
         *,
-        interleave: bool,
+        interleave: Interleave,
+        mixture: Mixture | None = None,
     ) -> None:
         self._training = [order for order, _ in training]
         self._validation = [order for order, _ in validation]
         self._interval = validation_interval
-        self._epoch = Interleaving([count for _, count in training], interleave=interleave)
-        self._run = Interleaving([count for _, count in validation], interleave=interleave)
-        self.batches_per_epoch = self._epoch.total
-        self.batches_per_validation = self._run.total
+        self.mixture = in_order([count for _, count in training], interleave) if mixture is None else mixture
+        """The turns of the training groups."""
+        self._run = in_order([count for _, count in validation], interleave) if validation else None
+        self.batches_per_epoch = self.mixture.batches_per_epoch
+        self.batches_per_validation = 0 if self._run is None else self._run.batches_per_epoch
+
+    def saved(self) -> dict[str, Any]:
+        """How groups follow one another, as JSON values: what ``resumed()`` reads."""
+        return {"training": self.mixture.saved(), "validation": None if self._run is None else self._run.saved()}
+
+    def resumed(self, saved: Any, number: int) -> Self:
+        """The plan for a run that goes on with the batch ``number``, see ``Mixture.resumed``.
+
+        Raises:
+            TypeError: ``saved`` is nothing that ``saved()`` gave.
+            StateMismatchError: The groups follow one another in another way.
+        """
+        if not isinstance(saved, dict):
+            saved = {}
+        position = self.position(number)
+        if self._run is not None and 0 < position.validation < self.batches_per_validation:
+            self._run.resumed(saved.get("validation"), 0)
+        plan = copy.copy(self)
+        plan.mixture = self.mixture.resumed(saved.get("training"), position.training)
+        return plan
 
     def number(self, position: Position) -> int:
         """How many batches of the run stand before ``position``."""
@@ -140,16 +123,19 @@ class Plan:
                 validation = offset - self._interval
                 return self._validation_batch(number, runs, validation)
         epoch, epoch_batch = divmod(training, self.batches_per_epoch)
-        group, group_batch = self._epoch.locate(epoch_batch)
-        address = BatchAddress("training", group, epoch, epoch_batch, training)
-        return PlannedBatch(number, address, self._training[group].batch(epoch, group_batch))
+        turn = self.mixture.locate(training)
+        address = BatchAddress("training", turn.group, epoch, epoch_batch, training)
+        return PlannedBatch(number, address, self._training[turn.group].batch(turn.epoch, turn.position))
 
     def substitute(self, address: BatchAddress, index: int, attempt: int) -> tuple[int, int | None]:
         """The item (and its seed) that stands in for the failing item ``index`` of a batch."""
-        orders = self._training if address.kind == "training" else self._validation
-        return orders[address.group_index].substitute(address.epoch, index, attempt)
+        if address.kind == "validation":
+            return self._validation[address.group_index].substitute(address.epoch, index, attempt)
+        epoch = self.mixture.locate(address.batch_num).epoch
+        return self._training[address.group_index].substitute(epoch, index, attempt)
 
     def _validation_batch(self, number: int, run: int, run_batch: int) -> PlannedBatch:
-        group, group_batch = self._run.locate(run_batch)
+        assert self._run is not None
+        group, _, group_batch = self._run.locate(run_batch)
         address = BatchAddress("validation", group, run, run_batch, run * self.batches_per_validation + run_batch)
         return PlannedBatch(number, address, self._validation[group].batch(0, group_batch))

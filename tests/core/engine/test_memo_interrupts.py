@@ -10,8 +10,9 @@ from hydrax_core.engine import ready
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.engine.ready import ReadyQueue
 from hydrax_core.plan import order, plan
+from hydrax_core.plan.mixture import LeastUsed
 from hydrax_core.plan.order import BatchContent, GroupOrder
-from hydrax_core.plan.plan import Interleaving, Plan, PlannedBatch
+from hydrax_core.plan.plan import Plan, PlannedBatch
 
 FILES = {ready.__file__, order.__file__, plan.__file__}
 
@@ -81,9 +82,9 @@ def test_an_order_interrupted_at_any_step_stays_right(later):
 
 def test_groups_that_interleave_interrupted_at_any_step_stay_right():
     def make():
-        return Interleaving([2, 5, 9], interleave=True)
+        return LeastUsed([2, 5, 9])
 
-    assert interrupted_everywhere(make, Interleaving.locate, 3, 14) > 10
+    assert interrupted_everywhere(make, LeastUsed.locate, 3, 14) > 10
 
 
 def test_a_plan_interrupted_at_any_step_stays_right():

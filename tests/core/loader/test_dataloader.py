@@ -175,6 +175,8 @@ def test_two_groups_of_one_seed_share_no_item_seeds():
 def test_groups_interleave_or_follow_one_another():
     groups = [group(12), group(4)]
     with inline(groups) as loader:
+        assert [batch.group_index for batch in loader] == [0, 0, 1, 0]
+    with inline(groups, interleave_groups="least_used") as loader:
         assert [batch.group_index for batch in loader] == [0, 1, 0, 0]
     with inline(groups, interleave_groups=False) as loader:
         assert [batch.group_index for batch in loader] == [0, 0, 0, 1]

@@ -1,8 +1,11 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydrax_core import StateMismatchError
+from hydrax_core.plan.mixture import by_weights
 from hydrax_core.plan.order import GroupOrder
-from hydrax_core.plan.plan import Interleaving, Plan, Position
+from hydrax_core.plan.plan import Plan, Position
 
 COUNTS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
@@ -12,33 +15,6 @@ def groups(counts, key):
         (GroupOrder(n, 1, n, key and key + i, shuffle_first=False, shuffle_later="itemwise"), n)
         for i, n in enumerate(counts)
     ]
-
-
-@given(COUNTS)
-def test_the_least_used_group_comes_next_and_ties_go_to_the_first(counts):
-    interleaving = Interleaving(counts, interleave=True)
-    used = [0] * len(counts)
-    for position in range(sum(counts)):
-        left = [group for group in range(len(counts)) if used[group] < counts[group]]
-        expected = min(left, key=lambda group: used[group])
-        assert interleaving.locate(position) == (expected, used[expected])
-        used[expected] += 1
-
-
-@given(COUNTS, st.integers(0, 71))
-def test_a_position_is_located_without_the_ones_before_it(counts, position):
-    position %= sum(counts)
-    walked = Interleaving(counts, interleave=True)
-    for earlier in range(position):
-        walked.locate(earlier)
-    assert walked.locate(position) == Interleaving(counts, interleave=True).locate(position)
-
-
-@given(COUNTS)
-def test_without_interleaving_one_group_follows_the_other(counts):
-    interleaving = Interleaving(counts, interleave=False)
-    expected = [(group, batch) for group, count in enumerate(counts) for batch in range(count)]
-    assert [interleaving.locate(position) for position in range(sum(counts))] == expected
 
 
 @given(COUNTS, COUNTS, st.integers(1, 20), st.integers(0, 300))
@@ -76,8 +52,30 @@ def test_the_position_after_an_interval_knows_whether_validation_ran():
     assert plan.batch(7).address.kind == "training"
 
 
-def test_far_batches_cost_no_walk():
-    plan = Plan(groups([1000] * 10_000, 1), [], 0, interleave=True)
+@given(COUNTS, st.integers(0, 300))
+def test_a_batch_of_a_mixture_is_that_of_its_groups_turn(counts, number):
+    mixture = by_weights(counts, range(1, len(counts) + 1), None, None)
+    plan = Plan(groups(counts, 1), [], 0, interleave=True, mixture=mixture)
+    group, epoch, position = mixture.locate(number)
+    found = plan.batch(number)
+    assert (found.address.group_index, found.address.epoch) == (group, number // sum(counts))
+    assert found.content.indices.tolist() == groups(counts, 1)[group][0].batch(epoch, position).indices.tolist()
+    expected = groups(counts, 1)[group][0].substitute(epoch, 0, 0)
+    assert plan.substitute(found.address, 0, 0) == expected
+
+
+@pytest.mark.parametrize("interleave", [True, "least_used", False])
+def test_far_batches_cost_no_walk(interleave):
+    plan = Plan(groups([1000] * 10_000, 1), [], 0, interleave=interleave)
     batch = plan.batch(10**12 + 7)
     assert batch.address.epoch == (10**12 + 7) // 10**7
     assert len(batch.content.indices) == 1
+
+
+def test_a_validation_run_half_way_goes_on_only_in_its_own_order():
+    def plan(interleave):
+        return Plan(groups([4], 1), groups([3, 2], None), 4, interleave=interleave)
+
+    assert plan("least_used").resumed(plan(True).saved(), 9).batches_per_validation == 5
+    with pytest.raises(StateMismatchError, match="by 'spread', those of this loader by 'least_used'"):
+        plan("least_used").resumed(plan(True).saved(), 5)
