@@ -317,7 +317,7 @@ def test_a_process_without_a_descriptor_to_spare_serves_who_comes_when_it_has_on
     monkeypatch.setattr(server, "_DEAF_SECONDS", 0.1)
     monkeypatch.setattr(socket.socket, "accept", accept_late)
     with watched() as loader:
-        wait_until(lambda: any(address.in_use(address.path) for address in address.listed()))
+        wait_until(lambda: any(address.in_use(found.path) for found in address.listed()))
         with Watch(Run(address.listed()[0].path, os.getpid(), 1, None)) as watch:
             next(loader)
             assert watch.moment().stats.training_batches == 1

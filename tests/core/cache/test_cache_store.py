@@ -329,10 +329,10 @@ def test_own_memory_and_files_do_not_grow_with_the_cache(tmp_path):
                 store.write(0, number, batch, {"name": ["n" * 100] * kit.BATCH})
                 store.flush()
                 assert store.read(0, number).arrays["x"][0, 0, 0] == 1
-            turn(0); turn(1)
+            step(0); step(1)
             before, files = own(), kit.descriptors()
             for number in range(2, kit.BATCHES):
-                turn(number)
+                step(number)
             print((own() - before) // 2**20, kit.descriptors() - files)
     """
     megabytes, files = map(int, kit.start(script, tmp_path).result().split())
