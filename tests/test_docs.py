@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,17 @@ def test_no_file_names_a_path_of_this_machine():
         text = (ROOT / name).read_text(errors="replace") if (ROOT / name).is_file() else ""
         assert f"{ROOT}/" not in text, name
         assert len(home) < 5 or f"{home}/" not in text, name
+
+
+def python_pages():
+    return [
+        page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
+    ]
+
+
+@pytest.mark.parametrize("page", python_pages(), ids=[page.stem for page in python_pages()])
+def test_the_python_of_a_page_runs(page, tmp_path):
+    """All blocks as one program, in an empty folder, with what the page takes for granted from tests/pages/."""
+    program = [sys.executable, ROOT / "tests/pages/run.py", page]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stderr

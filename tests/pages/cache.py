@@ -1,0 +1,3 @@
+from hydrax_core import DataGroup
+
+files = [f"{number}.png" for number in range(100)]
