@@ -7,15 +7,15 @@ are read, so that a billion items cost what a thousand cost; of a ``Source`` wit
 ``SAMPLED_OF_A_SOURCE``. Files are named by path, size and time of their last change
 (or by their content), so a file rewritten in place and another folder with equal names are other data.
 
-Items are read by pickling them without memory of what came before: otherwise two equal lists would differ when one of
-them holds the same string object twice. Sets of strings have no order that holds across processes: use tuples.
+Lists, tuples, ranges and other sequences of equal items are equal; an array is equal to arrays of the same dtype and
+shape. Which items are equal: ``hydrax_core.data.values``. An item that cannot be read counts as such.
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import os
-import pickle
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 
 from hydrax_core.data.source import Source
+from hydrax_core.data.values import UNENCODABLE, array_parts, dtype_text, value_bytes
 from hydrax_core.errors import shorten
 
 __all__ = ["EXACT_ITEMS", "SAMPLED_ITEMS", "IdentifiedItems", "data_digest", "files_fingerprint"]
@@ -35,6 +36,8 @@ SAMPLED_OF_A_SOURCE = 64
 """Items of a source may be costly to read: those without a fingerprint are known by a few."""
 _RUN = 1024
 _CHUNK = 1 << 20
+_PATIENCE_SECONDS = 5
+_logger = logging.getLogger("hydrax")
 
 
 def data_digest(data: Any) -> str:
@@ -51,20 +54,74 @@ def data_digest(data: Any) -> str:
         if not isinstance(name, str):
             raise TypeError(f"data: its fingerprint() returned {shorten(name)}; expected a str, or None for unknown")
         digest.update(b"fingerprint\0" + name.encode("utf-8", "surrogatepass"))
-    elif isinstance(data, range):
-        digest.update(repr(data).encode())
-    elif isinstance(data, np.ndarray) and not data.dtype.hasobject and size <= EXACT_ITEMS:
-        digest.update(f"{data.dtype.str} {data.shape}".encode())
-        digest.update(np.ascontiguousarray(data).view(np.uint8).data)
-    elif size <= (0 if isinstance(data, Source) else EXACT_ITEMS):
-        for first in range(0, size, _RUN):
-            digest.update(_encode(data, range(first, min(first + _RUN, size))))
+    elif type(data) in (np.ndarray, np.memmap) and not data.dtype.hasobject and size <= EXACT_ITEMS:
+        digest.update(f"array {dtype_text(data.dtype)} {data.shape}".encode())
+        step = max(1, _CHUNK * size // max(1, data.nbytes))
+        for first in range(0, size, step):
+            for part in array_parts(data[first : first + step]):
+                digest.update(part)
     else:
-        wanted = SAMPLED_OF_A_SOURCE if isinstance(data, Source) else SAMPLED_ITEMS
-        sample = np.linspace(0, size - 1, min(size, wanted)).astype(np.int64).tolist()
-        for first in range(0, len(sample), _RUN):
-            digest.update(_encode(data, sample[first : first + _RUN]))
+        most, sampled = (0, SAMPLED_OF_A_SOURCE) if isinstance(data, Source) else (EXACT_ITEMS, SAMPLED_ITEMS)
+        sample = np.linspace(0, size - 1, min(size, sampled)).astype(np.int64)
+        indices = range(size) if size <= most else sample.tolist()
+        items = _Items(data)
+        for first in range(0, len(indices), _RUN):
+            digest.update(items.encode(indices[first : first + _RUN]))
     return digest.hexdigest()
+
+
+class _Unreadable:
+    """Stands in for an item that cannot be read."""
+
+
+class _Items:
+    """Reads items and says, once each, what the user may want to change about them."""
+
+    def __init__(self, data: Sequence[Any]) -> None:
+        self._data = data
+        self._read = 0
+        self._warn_at = time.monotonic() + _PATIENCE_SECONDS
+        self._warned = False
+
+    def encode(self, indices: Sequence[int]) -> bytes:
+        """The items as bytes.
+
+        Raises:
+            TypeError: One of them cannot be pickled.
+        """
+        items = [self._item(index) for index in indices]
+        self._read += len(items)
+        if time.monotonic() > self._warn_at:
+            self._warn_at = float("inf")
+            _logger.warning(
+                "data: reading its items for a cache or a saved state has taken %d s for %d of %d; data with a method "
+                "fingerprint() -> str is named by that instead",
+                _PATIENCE_SECONDS,
+                self._read,
+                len(self._data),
+            )
+        try:
+            return value_bytes(items)
+        except UNENCODABLE:
+            for index, item in zip(indices, items, strict=True):
+                try:
+                    value_bytes(item)
+                except UNENCODABLE as error:
+                    raise TypeError(f"data: item {index} ({shorten(item)}) cannot be pickled: {error}") from error
+            raise
+
+    def _item(self, index: int) -> Any:
+        try:
+            return self._data[index]
+        except Exception as error:  # noqa: BLE001  the user's code; what loads the item tells of it, or skips it
+            if not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "data: item %d cannot be read (%r), which is how it counts for a cache or a saved state",
+                    index,
+                    error,
+                )
+            return _Unreadable()
 
 
 def files_fingerprint(
@@ -131,24 +188,3 @@ def _content_digest(path: str) -> str:
         while part := file.read(_CHUNK):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _encode(data: Sequence[Any], indices: Sequence[int]) -> bytes:
-    items = [data[index] for index in indices]
-    try:
-        return _dump(items)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError):
-        for index, item in zip(indices, items, strict=True):
-            try:
-                _dump(item)
-            except (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError) as error:
-                raise TypeError(f"data: item {index} ({shorten(item)}) cannot be pickled: {error}") from error
-        raise
-
-
-def _dump(value: Any) -> bytes:
-    buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=5)
-    pickler.fast = True  # no memo: see the module's docstring
-    pickler.dump(value)
-    return buffer.getvalue()

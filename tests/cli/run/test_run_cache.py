@@ -154,3 +154,33 @@ def test_looking_into_a_cache_imports_no_jax(run, tmp_path):
     text, _, modules = output.rpartition("\n0 ")
     assert "22 of 22" in text
     assert not {"jax", "jaxlib", "textual", "hydrax_core.loader.dataloader"} & set(modules.split())
+
+
+SCRIPT = """
+import dataclasses, sys
+from hydrax_core import DataGroup, Dataloader
+
+@dataclasses.dataclass
+class Item:
+    number: int
+
+def load(item, arrays, seed):
+    arrays["x"][...] = item.number
+
+def make():
+    group = DataGroup(2, [Item(n) for n in range(4)], loader_arrays={"x": ((2,), "int32")}, cache_location="cache")
+    return Dataloader(load, group, loader_kind="inline", end_at=("epoch", 1))
+
+if __name__ == "__main__":
+    with make() as loader:
+        print(*[batch.from_cache for batch in loader])
+"""
+
+
+def test_the_script_itself_gets_what_its_loader_cached_in_the_command(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    assert counts(run("mine.py:make")[0]) == (0, 2)
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr

@@ -1,12 +1,15 @@
 """Data is named by what is read, not by positions."""
 
+import logging
 import os
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydrax_core.data import fingerprint as fingerprint_module
 from hydrax_core.data.fingerprint import IdentifiedItems, data_digest, files_fingerprint
 
 NAMES = ["a.bin", "below/b.bin"]
@@ -99,3 +102,98 @@ def test_items_with_a_source_differ_where_either_does():
 
     assert len({digest(item, name) for item in (1, 2) for name in ("a", "b")}) == 4
     assert digest(1, "a") == digest(1, "a")
+
+
+ITEMS = st.lists(st.one_of(st.integers(), st.text(), st.tuples(st.text(), st.binary())), min_size=1)
+
+
+@given(ITEMS)
+def test_equal_items_have_equal_digests_whatever_objects_they_share(items):
+    copies = [eval(repr(item)) for item in items]
+    shared = [items[items.index(item)] for item in items]
+    assert data_digest(items) == data_digest(copies) == data_digest(shared)
+
+
+@given(ITEMS, st.data())
+def test_a_changed_item_changes_the_digest(items, data):
+    position = data.draw(st.integers(0, len(items) - 1))
+    changed = [*items[:position], "another", *items[position + 1 :]]
+    assert (data_digest(items) == data_digest(changed)) == (items == changed)
+
+
+def test_long_data_is_sampled(monkeypatch):
+    monkeypatch.setattr(fingerprint_module, "EXACT_ITEMS", 1000)
+    monkeypatch.setattr(fingerprint_module, "SAMPLED_ITEMS", 100)
+    first = list(range(5000))
+    assert data_digest(first) != data_digest([*first[:-1], -1])
+    assert data_digest(first) != data_digest(first[:-1])
+    assert data_digest(range(10**12)) != data_digest(range(10**12 + 1))
+
+
+def test_equal_items_make_equal_data_in_whatever_sequence():
+    assert data_digest(range(5)) == data_digest([0, 1, 2, 3, 4]) == data_digest((0, 1, 2, 3, 4))
+    assert data_digest(range(0, 10, 3)) == data_digest(range(0, 12, 3))
+    assert data_digest(range(5)) != data_digest(range(1, 6))
+    assert data_digest(range(10**12)) == data_digest(range(0, 10**12, 1))
+    assert data_digest(range(10**12)) != data_digest(range(0, 2 * 10**12, 2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.arange(12, dtype="<f8").astype("<f4"),
+        np.arange(12, dtype="<f8").view("<i8"),
+        np.arange(12, dtype="<f8").reshape(12, 1),
+        np.arange(12, dtype="<f8")[::-1],
+        np.arange(24, dtype="<f8")[::2],
+    ],
+)
+def test_arrays_are_equal_by_dtype_shape_and_elements(other):
+    numbers = np.arange(12, dtype="<f8")
+    assert data_digest(other) != data_digest(numbers)
+    assert data_digest(other) == data_digest(other.copy())
+
+
+def test_arrays_whose_bytes_are_equal_differ_by_shape_and_by_the_names_of_fields():
+    assert data_digest(np.zeros((4, 2, 3))) != data_digest(np.zeros((4, 3, 2)))
+    rows = np.zeros(4, [("x", "<i4"), ("y", "<i4")])
+    assert data_digest(rows) != data_digest(rows.view([("y", "<i4"), ("x", "<i4")]))
+
+
+def test_a_large_array_is_read_in_parts(monkeypatch):
+    numbers = np.arange(1000).reshape(100, 10)
+    whole = data_digest(numbers)
+    monkeypatch.setattr(fingerprint_module, "_CHUNK", 64)
+    assert data_digest(numbers) == whole
+
+
+class Broken(list):
+    def __getitem__(self, index):
+        if super().__getitem__(index) is None:
+            raise StopIteration
+        return super().__getitem__(index)
+
+
+def test_an_item_that_cannot_be_read_counts_as_such_and_is_named(caplog):
+    with caplog.at_level(logging.WARNING, "hydrax"):
+        digests = {
+            data_digest(Broken(items))
+            for items in ([1, None, None, 4], [1, None, None, 4], [1, 2, None, 4], [1, 2, 3, 4])
+        }
+    assert len(digests) == 3
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        *["data: item 1 cannot be read (StopIteration())"] * 2,
+        "data: item 2 cannot be read (StopIteration())",
+    ]
+
+
+def test_reading_that_takes_long_is_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(fingerprint_module, "_PATIENCE_SECONDS", 0)
+    with caplog.at_level(logging.WARNING, "hydrax"):
+        data_digest(range(5000))
+    assert ["fingerprint()" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_an_unpicklable_item_is_named():
+    with pytest.raises(TypeError, match=r"data: item 1 \(<function"):
+        data_digest([1, lambda: 2])

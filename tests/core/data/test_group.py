@@ -1,13 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hydrax_core import DataGroup
-from hydrax_core.data import fingerprint as fingerprint_module
-from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.plan.order import group_order
 
 ARRAYS = {"x": ((3,), "float32"), "y": ((), "int32")}
@@ -113,43 +108,6 @@ class Frame:
 def test_wrong_types_are_refused_by_name(arguments, message):
     with pytest.raises(TypeError, match=message):
         group(**arguments)
-
-
-ITEMS = st.lists(st.one_of(st.integers(), st.text(), st.tuples(st.text(), st.binary())), min_size=1)
-
-
-@given(ITEMS)
-def test_equal_items_have_equal_digests_whatever_objects_they_share(items):
-    copies = [eval(repr(item)) for item in items]
-    shared = [items[items.index(item)] for item in items]
-    assert data_digest(items) == data_digest(copies) == data_digest(shared)
-
-
-@given(ITEMS, st.data())
-def test_a_changed_item_changes_the_digest(items, data):
-    position = data.draw(st.integers(0, len(items) - 1))
-    changed = [*items[:position], "another", *items[position + 1 :]]
-    assert (data_digest(items) == data_digest(changed)) == (items == changed)
-
-
-def test_long_data_is_sampled(monkeypatch):
-    monkeypatch.setattr(fingerprint_module, "EXACT_ITEMS", 1000)
-    monkeypatch.setattr(fingerprint_module, "SAMPLED_ITEMS", 100)
-    first = list(range(5000))
-    assert data_digest(first) != data_digest([*first[:-1], -1])
-    assert data_digest(first) != data_digest(first[:-1])
-    assert data_digest(range(10**12)) != data_digest(range(10**12 + 1))
-
-
-def test_arrays_of_numbers_are_read_by_value():
-    numbers = np.arange(10.0)
-    assert data_digest(numbers) == data_digest(numbers.copy())
-    assert data_digest(numbers) != data_digest(numbers.astype("f4"))
-
-
-def test_an_unpicklable_item_is_named():
-    with pytest.raises(TypeError, match=r"data: item 1 \(<function"):
-        data_digest([1, lambda: 2])
 
 
 class Endless:
