@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hydrax_cli.cache.remake import Place, find_place
-from hydrax_core.cache import Finding, info, sample_entries
-from hydrax_core.cache.format.codec import UnstorableError, encode
+from hydrax_core.cache import Finding, UnstorableError, encode, info, sample_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

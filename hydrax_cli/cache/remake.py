@@ -16,7 +16,7 @@ import click
 from hydrax_cli.shared.overrides import Overrides, load_overridden
 from hydrax_cli.shared.target import is_built_in
 from hydrax_core import CacheMismatchError
-from hydrax_core.cache.format.manifest import Manifest, read_manifest, side_by_side
+from hydrax_core.cache import Manifest, read_manifest, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,13 +22,15 @@ from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen, GoToScreen, HelpScreen
 from hydrax_cli.inspect.screens.main import MainScreen
 from hydrax_cli.inspect.screens.runs import RunsScreen
+from hydrax_cli.inspect.values import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from textual.screen import Screen
 
-    from hydrax_cli.inspect.values import BatchRecord, BatchView, Fault, Feed, Frame
+    from hydrax_cli.inspect.values import BatchView, Feed, Frame
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["InspectApp"]
 
@@ -108,7 +110,7 @@ class InspectApp(BaseApp):
 
     def _preview_is_fresh(self) -> bool:
         current = None if self._frame is None else self._frame.current
-        if current is None or current.fault is not None:
+        if current is None or current.error:
             return True
         return self._shown_preview is not None and self._shown_preview.record.serial == current.serial
 
@@ -227,7 +229,7 @@ class InspectApp(BaseApp):
         frame = self._frame
         if self._feed.controls is None or frame is None or frame.subject is None:
             return
-        epoch = 0 if frame.current is None else frame.subject.start_of(frame.current)[0] + 1
+        epoch = 0 if frame.current is None else frame.subject.plan.start_of(frame.current)[0] + 1
         self._feed.controls.jump(epoch, 0)
 
     def action_go_to(self) -> None:
@@ -235,13 +237,13 @@ class InspectApp(BaseApp):
         frame, controls = self._frame, self._feed.controls
         if controls is None or frame is None or frame.subject is None:
             return
-        place = (0, 0) if frame.current is None else frame.subject.start_of(frame.current)
+        place = (0, 0) if frame.current is None else frame.subject.plan.start_of(frame.current)
 
         def go(chosen: tuple[int, int] | None) -> None:
             if chosen is not None:
                 controls.jump(*chosen)
 
-        self.push_screen(GoToScreen(place, frame.subject.batches_per_epoch), go)
+        self.push_screen(GoToScreen(place, frame.subject.plan.batches_per_epoch), go)
 
     def action_faster(self, step: int) -> None:
         """Raise or lower the speed limit."""
@@ -306,8 +308,8 @@ class InspectApp(BaseApp):
 
     def open_batch(self, record: BatchRecord) -> None:
         """Look into a batch, or at what went wrong with it."""
-        if record.fault is not None:
-            self._show_fault(record.fault)
+        if record.error:
+            self._show_fault(Fault.of(record.error))
         else:
             self.push_screen(BatchScreen(record, self._feed.open, self._neighbour))
 

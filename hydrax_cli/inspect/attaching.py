@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from hydrax_core.monitor.client import Run
+    from hydrax_core.monitor import Run
 
 __all__ = ["runs_to_watch"]
 
@@ -25,7 +25,7 @@ def runs_to_watch(wanted: str) -> list[Run]:
     Raises:
         click.UsageError: None fits; the text says what there is.
     """
-    from hydrax_core.monitor.client import find_runs  # noqa: PLC0415  --help needs none of it
+    from hydrax_core.monitor import find_runs  # noqa: PLC0415  --help needs none of it
 
     runs = find_runs()
     wanted = wanted.strip()

@@ -17,21 +17,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from hydrax_cli.inspect.numbers.statistics import ArrayStats
-    from hydrax_core.monitor.stats import Stats
+    from hydrax_core.monitor import ArrayPlan, BatchRecord, LogLine, RunPlan, Stats
 
 __all__ = [
     "ArrayCounted",
-    "ArrayInfo",
     "Attaching",
     "BatchOpened",
-    "BatchRecord",
     "BatchView",
     "Controls",
     "Fault",
     "Feed",
     "Frame",
-    "GroupInfo",
-    "LogLine",
     "RunChoice",
     "RunState",
     "Subject",
@@ -42,79 +38,26 @@ RunState: TypeAlias = Literal["opening", "starting", "running", "paused", "starv
 
 
 @dataclass(frozen=True, slots=True)
-class ArrayInfo:
-    """One array of a batch; ``shape`` includes the batch, ``offset`` and ``bytes`` are as loaded."""
-
-    name: str
-    shape: tuple[int, ...]
-    numpy_dtype: str
-    jax_dtype: str
-    offset: int
-    bytes: int
-    is_label: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GroupInfo:
-    """One group; ``kind`` is ``"training"`` or ``"validation"``."""
-
-    kind: str
-    index: int
-    items: int
-    batch_size: int
-    batches: int
-    seed: int
-    arrays: tuple[ArrayInfo, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Subject:
     """What is looked at, known before the first batch.
 
     Attributes:
         target: Its name for people.
         command: What runs it again: ``hydrax run`` with target and arguments.
-        groups: Training before validation.
-        batches_per_epoch: Training batches.
-        batches_per_validation: Validation batches of one validation run.
-        validation_interval: Training batches between two validation runs; 0 without validation.
-        first_batch: Number of the first training batch.
-        last_batch: Number of the training batch to stop before; ``None`` for an endless run.
-        kind: What the workers are.
+        plan: The plan of its run.
         has_step: Whether the consumer trains or pretends to.
         pid: The process of a run that is watched, ``None`` where the app itself runs the loader.
     """
 
     target: str
     command: str
-    groups: tuple[GroupInfo, ...]
-    batches_per_epoch: int
-    batches_per_validation: int
-    validation_interval: int
-    first_batch: int
-    last_batch: int | None
-    kind: str
+    plan: RunPlan
     has_step: bool
     pid: int | None = None
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the training groups."""
-        return tuple(group.seed for group in self.groups if group.kind == "training")
-
-    def group(self, record: BatchRecord) -> GroupInfo:
-        """The group that a batch comes from."""
-        return next(group for group in self.groups if (group.kind, group.index) == (record.kind, record.group))
-
-    def start_of(self, record: BatchRecord) -> tuple[int, int]:
-        """Epoch and batch to start at so that the batch comes: a validation run follows a training batch."""
-        if record.kind == "training":
-            return record.epoch, record.epoch_batch
-        return divmod((record.epoch + 1) * self.validation_interval - 1, self.batches_per_epoch)
-
     def command_for(self, record: BatchRecord) -> str:
         """What shows that batch again in a terminal."""
-        epoch, batch = self.start_of(record)
+        epoch, batch = self.plan.start_of(record)
         return f"{self.command} --start {epoch}:{batch} --batches 1"
 
 
@@ -136,65 +79,11 @@ class Fault:
     usage: bool = False
     gone: bool = False
 
-
-class BatchRecord(NamedTuple):
-    """A batch that was handed out, or that failed; a line of the table.
-
-    Attributes:
-        serial: Counts what happened, from 1.
-        kind: ``"training"`` or ``"validation"``.
-        group: Position of its group among those of its kind.
-        epoch: Epoch, or number of the validation run.
-        epoch_batch: Position in it, from 0.
-        batch_num: Position among all batches of its kind, from 0.
-        size: Real rows.
-        seed: Seed of the batch, ``None`` in validation.
-        wait_seconds: How long the consumer waited for it.
-        load_seconds: Time in ``loader_func``, over all workers; ``None`` where it is not known.
-        cached: Whether it came from the cache.
-        fault: What went wrong.
-        name: What to call it, where that is not its epoch and batch.
-    """
-
-    serial: int
-    kind: str
-    group: int
-    epoch: int
-    epoch_batch: int
-    batch_num: int
-    size: int
-    seed: int | None
-    wait_seconds: float
-    load_seconds: float | None
-    cached: bool
-    fault: Fault | None = None
-    name: str = ""
-
-    @property
-    def title(self) -> str:
-        """``"epoch 3, batch 14"``."""
-        return (
-            self.name
-            or f"{'epoch' if self.kind == 'training' else 'validation'} {self.epoch}, batch {self.epoch_batch}"
-        )
-
-
-class LogLine(NamedTuple):
-    """A line that a loader, a worker or a library wrote.
-
-    Attributes:
-        serial: Counts the lines, from 1.
-        at: When it came, seconds since the epoch.
-        source: Who wrote it: ``"stdout"``, ``"stderr"``, ``"hydrax"``, ``"loader"``, or a worker.
-        level: ``"info"``, ``"warning"`` or ``"error"``.
-        text: One line.
-    """
-
-    serial: int
-    at: float
-    source: str
-    level: str
-    text: str
+    @classmethod
+    def of(cls, text: str) -> Fault:
+        """A batch's error; hydrax's own texts begin with what happened, a traceback ends with it."""
+        lines = text.strip().splitlines() or [""]
+        return cls(lines[-1] if lines[0].startswith(("Traceback", "  +")) else lines[0], text, fatal=False)
 
 
 class RunChoice(NamedTuple):
@@ -269,7 +158,6 @@ class BatchView:
 
     Attributes:
         record: Which batch it is.
-        group: Its group.
         arrays: NumPy arrays by name, as the training gets them; the first ``rows`` rows.
         infos: Their layouts.
         indices: Index in the group's data of each real row.
@@ -281,9 +169,8 @@ class BatchView:
     """
 
     record: BatchRecord
-    group: GroupInfo
     arrays: Mapping[str, npt.NDArray[np.generic]]
-    infos: tuple[ArrayInfo, ...]
+    infos: tuple[ArrayPlan, ...]
     indices: Sequence[int]
     seeds: Sequence[int] | None
     descriptors: Sequence[str]

@@ -13,10 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hydrax_cli.run.summary import Passes, RunPlan, RunResult
+from hydrax_cli.run.summary import PlannedRun, RunResult
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.verdict import pace, verdict
 from hydrax_core.errors import HydraxError
+from hydrax_core.monitor import Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ __all__ = ["drive"]
 
 
 def drive(
-    loader: Dataloader[Any], plan: RunPlan, reporter: Reporter, *, step_seconds: float, digest: RunDigest | None
+    loader: Dataloader[Any], plan: PlannedRun, reporter: Reporter, *, step_seconds: float, digest: RunDigest | None
 ) -> tuple[RunResult, HydraxError | None]:
     """Run a loader to its end.
 
@@ -97,7 +98,8 @@ class _Run:
             del array, batch
 
 
-def _result(plan: RunPlan, run: _Run, stats: Stats, failure: HydraxError | None) -> RunResult:
+def _result(planned: PlannedRun, run: _Run, stats: Stats, failure: HydraxError | None) -> RunResult:
+    plan = planned.plan
     epoch, batch = divmod(plan.first_batch + stats.training_batches, plan.batches_per_epoch)
     interrupted = run.loader.interrupted
     if failure is not None:
@@ -106,11 +108,11 @@ def _result(plan: RunPlan, run: _Run, stats: Stats, failure: HydraxError | None)
         line = "no batch was handed out"
     else:
         cores = len(os.sched_getaffinity(0))
-        inline = plan.kind == "inline"
+        inline = plan.loader_kind == "inline"
         measured, has_step = pace(run.first, stats), run.step_seconds > 0
-        line = verdict(measured, has_step=has_step, inline=inline, cores=cores, tuned=plan.tuned)
+        line = verdict(measured, has_step=has_step, inline=inline, cores=cores, tuned=planned.tuned)
     return RunResult(
-        target=plan.target,
+        target=planned.target,
         passes=run.passes.snapshot(),
         stats=stats,
         interrupted=interrupted,

@@ -16,10 +16,11 @@ from rich.text import Text
 from hydrax_cli.shared.units import count, many, rate, share, size, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from hydrax_cli.run.summary import ArrayPlan, CachePlan, GroupPlan, Pass, RunPlan, RunResult
+    from hydrax_cli.run.summary import CachePlan, PlannedRun, RunResult
     from hydrax_core import FirstBatch, Stats
+    from hydrax_core.monitor import ArrayPlan, GroupPlan, Pass, RunPlan
 
 __all__ = [
     "pass_line",
@@ -36,6 +37,12 @@ _LONGEST_TABLE = 24
 _PHASE_STYLES = ("cyan", "yellow", "magenta")
 _PHASE_BAR = 24
 _SAME = "the same arrays"
+_SHUFFLES = {
+    "repeat": "every epoch the same",
+    "reseed": "every epoch the same order with new seeds",
+    "itemwise": "items shuffled anew every epoch",
+    "batchwise": "the same batches in a new order every epoch",
+}
 
 
 def rates(items: int, count_bytes: int, idle_seconds: float, seconds: float) -> tuple[str, str, str]:
@@ -46,41 +53,35 @@ def rates(items: int, count_bytes: int, idle_seconds: float, seconds: float) -> 
 # --- the plan
 
 
-def plan_lines(plan: RunPlan) -> list[str]:
+def plan_lines(run: PlannedRun) -> list[str]:
     """The plan in plain lines."""
-    lines = [f"hydrax run: {plan.target}"]
+    lines = [f"hydrax run: {run.target}"]
     before: GroupPlan | None = None
-    for group in plan.groups:
-        lines.append(f"{group.name}: {_batches_text(group)}; {group.order}")
+    for group, cache in zip(run.plan.groups, run.caches, strict=True):
+        lines.append(f"{group.name}: {_batches_text(group)}; {_order_text(group)}")
         if _same_arrays(group, before):
             lines.append(f"  {_SAME}")
         else:
-            lines.extend(f"  {a.name} {a.shape} {_dtypes(a, '->')}, {size(a.bytes)} a batch" for a in group.arrays)
-        if group.cache is not None:
-            lines.append(f"  cache {_cache_text(group.cache)}")
+            lines.extend(f"  {a.name} {a.shape[1:]} {_dtypes(a, '->')}, {size(a.bytes)} a batch" for a in group.arrays)
+        if cache is not None:
+            lines.append(f"  cache {_cache_text(cache)}")
         before = group
-    lines.extend(f"{label}: {text}" for label, text in _plan_facts(plan))
+    lines.extend(f"{label}: {text}" for label, text in _plan_facts(run))
     return lines
 
 
-def plan_view(plan: RunPlan) -> RenderableType:
+def plan_view(run: PlannedRun) -> RenderableType:
     """The plan for a terminal."""
-    parts: list[RenderableType] = [Text.assemble(("hydrax run", "bold"), "  ", (plan.target, "bold cyan"))]
+    parts: list[RenderableType] = [Text.assemble(("hydrax run", "bold"), "  ", (run.target, "bold cyan"))]
     before: GroupPlan | None = None
-    for group in plan.groups:
-        arrays = Text(_SAME, style="dim") if _same_arrays(group, before) else _arrays_view(plan, group)
+    for group, cache in zip(run.plan.groups, run.caches, strict=True):
+        arrays = Text(_SAME, style="dim") if _same_arrays(group, before) else _arrays_view(run.plan, group)
         title = Text.assemble((group.name, "bold"), f"  {_batches_text(group)}")
-        parts.extend([Text(), title, Text(group.order, style="dim"), Padding(arrays, (0, 0, 0, 2))])
-        if group.cache is not None:
-            cache = Text.assemble(("cache  ", "dim"), _cache_text(group.cache))
-            parts.append(Padding(cache, (0, 0, 0, 2)))
+        parts.extend([Text(), title, Text(_order_text(group), style="dim"), Padding(arrays, (0, 0, 0, 2))])
+        if cache is not None:
+            parts.append(Padding(Text.assemble(("cache  ", "dim"), _cache_text(cache)), (0, 0, 0, 2)))
         before = group
-    facts = _grid()
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column()
-    for label, text in _plan_facts(plan):
-        facts.add_row(label, text)
-    return Group(*parts, Text(), facts, Text())
+    return Group(*parts, Text(), _facts_view(_plan_facts(run)), Text())
 
 
 def _arrays_view(plan: RunPlan, group: GroupPlan) -> Table:
@@ -88,11 +89,12 @@ def _arrays_view(plan: RunPlan, group: GroupPlan) -> Table:
     arrays = [array for each in plan.groups for array in each.arrays]
     table = _grid()
     table.add_column(style="cyan", min_width=max(len(array.name) for array in arrays))
-    table.add_column(min_width=max(len(str(array.shape)) for array in arrays))
+    table.add_column(min_width=max(len(str(array.shape[1:])) for array in arrays))
     table.add_column(min_width=max(len(_dtypes(array, "→")) for array in arrays))
     table.add_column(justify="right", no_wrap=True)
     for array in group.arrays:
-        table.add_row(array.name, str(array.shape), _dtypes(array, "→"), f"{size(array.bytes)} a batch")
+        row = (array.name, str(array.shape[1:]), _dtypes(array, "→"), f"{size(array.bytes)} a batch")
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -101,7 +103,19 @@ def _same_arrays(group: GroupPlan, before: GroupPlan | None) -> bool:
 
 
 def _batches_text(group: GroupPlan) -> str:
-    return f"{many(group.items, 'item')} in {many(group.batches, 'batch', 'batches')} of {count(group.batch_size)}"
+    text = f"{many(group.items, 'item')} in {many(group.batches, 'batch', 'batches')} of {count(group.batch_size)}"
+    if not group.left_out:
+        return text
+    when = ", the same ones each time" if group.kind == "validation" else " an epoch"
+    return f"{text}, {many(group.left_out, 'item')} left out{when} (remainder: drop)"
+
+
+def _order_text(group: GroupPlan) -> str:
+    """Seed and shuffle in words."""
+    if group.kind == "validation":
+        return "in the order of the data"
+    first = "the first shuffled" if group.shuffle_first else "first epoch: in the order of the data"
+    return f"seed {group.seed}, {_SHUFFLES[group.shuffle_later]}, {first}"
 
 
 def _cache_text(cache: CachePlan) -> str:
@@ -125,7 +139,8 @@ def _dtypes(array: ArrayPlan, arrow: str) -> str:
 _BEGINNING = " to begin with (auto)"
 
 
-def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
+def _plan_facts(run: PlannedRun) -> Iterator[tuple[str, str]]:
+    plan = run.plan
     epoch = many(plan.batches_per_epoch, "training batch", "training batches")
     if plan.validation_interval:
         validation = many(plan.batches_per_validation, "validation batch", "validation batches")
@@ -137,15 +152,15 @@ def _plan_facts(plan: RunPlan) -> Iterator[tuple[str, str]]:
         epoch += every
     yield "epoch", epoch
     yield "run", _run_text(plan)
-    if plan.kind == "inline":
+    if plan.loader_kind == "inline":
         yield "workers", "none, the loader runs in line"
     else:
-        workers = many(plan.workers, plan.kind, _plural(plan.kind))
-        workers += _BEGINNING if "loader_count" in plan.tuned else ""
-        ahead = f"{many(plan.depth, 'batch', 'batches')} ahead{_BEGINNING if 'depth' in plan.tuned else ''}"
-        order = "" if plan.deterministic else ", handed out as they become ready"
+        workers = many(run.loader_count, plan.loader_kind, _plural(plan.loader_kind))
+        workers += _BEGINNING if "loader_count" in run.tuned else ""
+        ahead = f"{many(run.depth, 'batch', 'batches')} ahead{_BEGINNING if 'depth' in run.tuned else ''}"
+        order = "" if run.deterministic else ", handed out as they become ready"
         yield "workers", f"{workers}; {ahead}{order}"
-    yield "memory", f"{plan.slots} slots x {size(plan.slot_bytes)} = {size(plan.slots * plan.slot_bytes)}"
+    yield "memory", f"{run.slots} slots x {size(run.slot_bytes)} = {size(run.slots * run.slot_bytes)}"
 
 
 def _plural(kind: str) -> str:
@@ -153,6 +168,8 @@ def _plural(kind: str) -> str:
 
 
 def _run_text(plan: RunPlan) -> str:
+    assert plan.last_batch is not None
+    assert plan.training_batches is not None
     amount = many(plan.training_batches, "training batch", "training batches")
     if plan.validation_batches:
         amount += f", {many(plan.validation_batches, 'validation batch', 'validation batches')}"
@@ -207,13 +224,8 @@ def result_lines(result: RunResult) -> list[str]:
 
 def result_view(result: RunResult) -> RenderableType:
     """The result for a terminal."""
-    facts = _grid()
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column()
-    if result.stats.first_batch is not None:
-        facts.add_row("first batch", _phases_view(result.stats.first_batch))
-    for label, text in _result_facts(result):
-        facts.add_row(label, text)
+    first = result.stats.first_batch
+    facts = _facts_view([*([] if first is None else [("first batch", _phases_view(first))]), *_result_facts(result)])
     verdict = _grid()
     verdict.add_column(style="bold green", no_wrap=True)
     verdict.add_column(style="bold")
@@ -311,6 +323,15 @@ def result_json(result: RunResult) -> str:
     if stats.cache_error:
         values["cache_error"] = stats.cache_error
     return json.dumps(values, indent=2, ensure_ascii=False)
+
+
+def _facts_view(facts: Iterable[tuple[str, str | Text]]) -> Table:
+    table = _grid()
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for label, text in facts:
+        table.add_row(label, Text(text) if isinstance(text, str) else text)
+    return table
 
 
 def _grid() -> Table:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from hydrax_cli.run.summary import Pass, Passes, RunPlan, RunResult
+    from hydrax_cli.run.summary import PlannedRun, RunResult
     from hydrax_core import Batch
+    from hydrax_core.monitor import Pass, Passes
 
 __all__ = ["PlainReporter", "Reporter", "SilentReporter", "TerminalReporter", "choose_reporter"]
 
@@ -35,7 +36,7 @@ _WINDOW_SECONDS = 2.0
 class Reporter(Protocol):
     """Told of a run: ``start``, then ``batch`` by batch with the passes it ends, then ``finish`` or ``abandon``."""
 
-    def start(self, plan: RunPlan) -> None:
+    def start(self, plan: PlannedRun) -> None:
         """The run begins."""
 
     def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
@@ -64,7 +65,7 @@ class SilentReporter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def start(self, plan: RunPlan) -> None:
+    def start(self, plan: PlannedRun) -> None:
         """Nothing."""
 
     def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
@@ -86,7 +87,7 @@ class PlainReporter:
         self._stream = stream
         self._next_line = 0.0
 
-    def start(self, plan: RunPlan) -> None:
+    def start(self, plan: PlannedRun) -> None:
         """Write the plan."""
         self._next_line = time.monotonic() + _LINE_SECONDS
         self._write(plan_lines(plan))
@@ -125,7 +126,7 @@ class TerminalReporter:
         self._bars: _Bars | None = None
         self._next_refresh = 0.0
 
-    def start(self, plan: RunPlan) -> None:
+    def start(self, plan: PlannedRun) -> None:
         """Show the plan and the bars."""
         self._console.print(plan_view(plan))
         self._bars = _Bars(self._console, plan)
@@ -153,8 +154,8 @@ class TerminalReporter:
 class _Bars(Progress):
     """A bar for the epoch or validation run, one for the whole, and a line of rates."""
 
-    def __init__(self, console: Console, plan: RunPlan) -> None:
-        self._rates = Text(f"starting {many(plan.workers, 'worker')}", style="dim")
+    def __init__(self, console: Console, plan: PlannedRun) -> None:
+        self._rates = Text(f"starting {many(plan.loader_count, 'worker')}", style="dim")
         super().__init__(
             TextColumn("{task.description}", style="cyan"),
             BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"),
@@ -165,8 +166,8 @@ class _Bars(Progress):
             expand=True,
         )
         self._window: deque[tuple[float, int, int, float]] = deque()
-        self._epoch = self.add_task("epoch", total=plan.batches_per_epoch)
-        self._whole = self.add_task("whole run", total=plan.training_batches + plan.validation_batches)
+        self._epoch = self.add_task("epoch", total=plan.plan.batches_per_epoch)
+        self._whole = self.add_task("whole run", total=plan.batches)
 
     def show(self, now: float, batch: Batch[Any], passes: Passes) -> None:
         """Show where a batch stands."""

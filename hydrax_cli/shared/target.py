@@ -27,7 +27,7 @@ import cloudpickle
 import hydrax_core
 from hydrax_cli.shared.convert import convert
 from hydrax_cli.shared.errors import TargetError
-from hydrax_core.errors import shorten
+from hydrax_core.monitor import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -199,7 +199,7 @@ def _call(function: Any, target: str, parameters: Mapping[str, str]) -> Dataload
     with _users_code(target):
         result = function(**arguments)
     if not isinstance(result, hydrax_core.Dataloader):
-        raise TargetError(f"{target} returned {shorten(result, 60)}; expected a Dataloader")
+        raise TargetError(f"{target} returned {one_line(result)}; expected a Dataloader")
     return result
 
 

@@ -13,8 +13,9 @@ from hydrax_core.cache.admin.info import CacheInfo, info, sample_entries
 from hydrax_core.cache.admin.stored import Pickled, StoredEntry
 from hydrax_core.cache.admin.survey import in_use
 from hydrax_core.cache.admin.verify import Finding, verify
+from hydrax_core.cache.format.codec import UnstorableError, encode
 from hydrax_core.cache.format.folder import caches
-from hydrax_core.cache.format.manifest import StoredArray
+from hydrax_core.cache.format.manifest import Manifest, StoredArray, read_manifest, side_by_side
 from hydrax_core.cache.index.index import EntryInfo, EpochCount
 from hydrax_core.cache.store.store import CacheCounters, CachedBatch, CachedItems, CacheStore
 
@@ -30,13 +31,18 @@ __all__ = [
     "EntryList",
     "EpochCount",
     "Finding",
+    "Manifest",
     "Pickled",
     "StoredArray",
     "StoredEntry",
+    "UnstorableError",
     "caches",
     "clear",
+    "encode",
     "in_use",
     "info",
+    "read_manifest",
     "sample_entries",
+    "side_by_side",
     "verify",
 ]

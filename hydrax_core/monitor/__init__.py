@@ -1,15 +1,16 @@
-"""A running loader seen from another process of the same user: what ``hydrax inspect --attach`` shows.
+"""What is shown of a run, and a running loader seen from another process of the same user.
 
 Promise: nothing in the training waits for whoever looks. Without ``monitor=True`` (or ``HYDRAX_MONITOR=1`` in the
-environment) nothing of this package is imported but this file.
+environment) a training imports nothing for it but this file. The names below are public; they are imported when they
+are first used.
 
-``server.py`` is the training's side, with ``sample.py``, which copies from batches, and ``listen.py``, which hears log
-lines; ``client.py`` is the other side. Between them: ``place.py`` (where the socket is), ``wire.py`` (frames),
-``messages.py`` (what is said).
+``run.py`` and ``stats.py`` are the words: the plan of a run, its batches, passes, log and counts, as frozen values.
+``server/`` is the training's side, ``client.py`` is the side of whoever looks, ``protocol/`` what they say.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable
@@ -17,10 +18,80 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
+    from hydrax_core.engine.counters import FirstBatch, WorkerStats
+    from hydrax_core.monitor.client import Connection, Run, check_version, find_runs
+    from hydrax_core.monitor.protocol.messages import Ask, Bye, Hello, Moment, Refusal, Sample, Trouble
+    from hydrax_core.monitor.protocol.wire import WireError, arrays_of, dtype_of
+    from hydrax_core.monitor.run import (
+        ArrayPlan,
+        BatchRecord,
+        GroupPlan,
+        Kind,
+        Level,
+        LogLine,
+        Pass,
+        Passes,
+        RunPlan,
+        device_of,
+        one_line,
+        plan_of,
+    )
     from hydrax_core.monitor.server.server import Monitor
     from hydrax_core.monitor.stats import Stats
 
-__all__ = ["ENVIRONMENT", "Watched", "start"]
+__all__ = [
+    "ENVIRONMENT",
+    "ArrayPlan",
+    "Ask",
+    "BatchRecord",
+    "Bye",
+    "Connection",
+    "FirstBatch",
+    "GroupPlan",
+    "Hello",
+    "Kind",
+    "Level",
+    "LogLine",
+    "Moment",
+    "Pass",
+    "Passes",
+    "Refusal",
+    "Run",
+    "RunPlan",
+    "Sample",
+    "Stats",
+    "Trouble",
+    "Watched",
+    "WireError",
+    "WorkerStats",
+    "arrays_of",
+    "check_version",
+    "device_of",
+    "dtype_of",
+    "find_runs",
+    "one_line",
+    "plan_of",
+    "start",
+]
+_HOMES = (
+    "monitor.run",
+    "monitor.stats",
+    "monitor.client",
+    "monitor.protocol.messages",
+    "monitor.protocol.wire",
+    "engine.counters",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(f"hydrax_core.{home}")
+        if name in module.__all__:
+            found = globals()[name] = getattr(module, name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 ENVIRONMENT = "HYDRAX_MONITOR"
 _logger = logging.getLogger("hydrax")

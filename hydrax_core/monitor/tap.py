@@ -18,28 +18,16 @@ import numpy.typing as npt
 
 from hydrax_core.batch.batch import Batch
 from hydrax_core.engine.jobs import HostBatch
-from hydrax_core.errors import BatchAddress, HydraxError, LoaderError, WorkerDiedError
+from hydrax_core.errors import HydraxError, LoaderError, WorkerDiedError
 from hydrax_core.monitor.protocol.messages import ArrayHead, Trouble
+from hydrax_core.monitor.run import BatchRecord, device_of
 
-__all__ = ["MOST_RECORDS", "Copied", "Order", "Seen", "Tap"]
+__all__ = ["MOST_RECORDS", "Copied", "Order", "Tap"]
 
 MOST_RECORDS = 500
 _SAMPLE_ROWS = 128
 _LONGEST_ERROR = 20_000
 _logger = logging.getLogger("hydrax")
-
-
-class Seen(NamedTuple):
-    """A batch that was handed out or failed; see ``messages.Record``."""
-
-    serial: int
-    address: BatchAddress
-    size: int
-    seed: int
-    wait_seconds: float
-    load_seconds: float | None
-    cached: bool
-    error: str
 
 
 class Order(NamedTuple):
@@ -53,7 +41,7 @@ class Copied(NamedTuple):
     """Rows of a batch in the memory of an order.
 
     Attributes:
-        seen: Which batch.
+        record: Which batch.
         group: Ordinal of its group, training before validation.
         rows: Rows copied; 0 where not even one has room.
         bytes: Bytes of memory used.
@@ -66,7 +54,7 @@ class Copied(NamedTuple):
         whole: As ordered.
     """
 
-    seen: Seen
+    record: BatchRecord
     group: int
     rows: int
     bytes: int
@@ -89,7 +77,7 @@ class Tap:
     def __init__(self, ring: Callable[[], None]) -> None:
         self._notify = ring
         self._serial = 0
-        self.records: deque[Seen] = deque(maxlen=MOST_RECORDS)
+        self.records: deque[BatchRecord] = deque(maxlen=MOST_RECORDS)
         self.waiting_since: float | None = None
         """When the training began to wait for a batch, on the clock of ``time.perf_counter()``."""
         self.order: Order | None = None
@@ -109,23 +97,22 @@ class Tap:
         """The training gets a batch, after so many seconds; ``host`` is what it was made of."""
         self.waiting_since = self.trouble = None
         self._serial += 1
-        planned = host.planned
-        seen = Seen(
+        address = host.planned.address
+        record = BatchRecord.at(
+            address,
             self._serial,
-            planned.address,
-            len(host.indices),
-            planned.content.seed,
-            waited,
-            host.load_seconds,
-            host.from_cache,
-            "",
+            size=len(host.indices),
+            seed=host.planned.content.seed if address.kind == "training" else None,
+            wait_seconds=waited,
+            load_seconds=host.load_seconds,
+            cached=host.from_cache,
         )
-        self.records.append(seen)
+        self.records.append(record)
         order = self.order
         if order is not None:
-            self._copy(order, host, seen)
+            self._copy(order, host, record)
         if not self.device:
-            self.device = _device(batch)
+            self.device = device_of(batch)
 
     def failed(self, error: BaseException) -> None:
         """``next()`` raises an error."""
@@ -139,7 +126,7 @@ class Tap:
         if address is not None:
             self._serial += 1
             waited = now - since if since is not None else 0.0
-            self.records.append(Seen(self._serial, address, 0, 0, waited, None, False, text))
+            self.records.append(BatchRecord.at(address, self._serial, wait_seconds=waited, error=text))
 
     def left(self, error: BaseException | None) -> None:
         """The ``with`` block is left, by an error or without."""
@@ -148,17 +135,17 @@ class Tap:
         elif error is not None:  # Ctrl-C, say: nothing is wrong with the run
             self.left_by = type(error).__name__
 
-    def _copy(self, order: Order, host: HostBatch, seen: Seen) -> None:
+    def _copy(self, order: Order, host: HostBatch, record: BatchRecord) -> None:
         try:
-            self.copied = _copied(order, host, seen)
+            self.copied = _copied(order, host, record)
         except Exception as error:  # noqa: BLE001  no memory, say: the training goes on, and the order is made again
-            _logger.debug("rows of %s could not be copied: %s", seen.address, error)
+            _logger.debug("rows of %s could not be copied: %s", record.title, error)
         finally:
             self.order = None
         self._notify()
 
 
-def _copied(order: Order, host: HostBatch, seen: Seen) -> Copied:
+def _copied(order: Order, host: HostBatch, record: BatchRecord) -> Copied:
     """Copy as many rows as are wanted and have room."""
     memory, size = order.memory, len(host.indices)
     needed = sum(array.nbytes // len(array) for array in host.arrays.values())
@@ -172,7 +159,7 @@ def _copied(order: Order, host: HostBatch, seen: Seen) -> Copied:
         heads.append(ArrayHead(name, str(array.dtype), taken.shape))
         start = end
     return Copied(
-        seen=seen,
+        record=record,
         group=host.group,
         rows=rows,
         bytes=start,
@@ -184,13 +171,6 @@ def _copied(order: Order, host: HostBatch, seen: Seen) -> Copied:
         needed=needed,
         whole=order.whole,
     )
-
-
-def _device(batch: Batch[Any]) -> str:
-    """Where a batch is placed."""
-    devices = {device for array in batch.arrays.values() for device in array.devices()}
-    first = min(devices, key=lambda device: device.id)
-    return f"{first.platform}:{first.id}" if len(devices) == 1 else f"{len(devices)} x {first.platform}"
 
 
 def _error_text(error: BaseException) -> str:

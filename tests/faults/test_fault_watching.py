@@ -18,9 +18,9 @@ from faultloads import fill
 from watchkit import Watch, only_run
 
 from hydrax_core import DataGroup, Dataloader, LoaderError
+from hydrax_core.monitor import Bye, Refusal, RunPlan, Sample
 from hydrax_core.monitor.client import Run, find_runs
 from hydrax_core.monitor.protocol import address
-from hydrax_core.monitor.protocol.messages import About, Bye, Refusal, Sample
 from hydrax_core.monitor.server import server
 
 pytestmark = limit(30)
@@ -54,7 +54,7 @@ def test_what_is_told_of_a_watched_run_is_what_happens(caplog):
     with watched(chatty, validation=validation, monitor="mine", loader_kind="process") as loader, Watch() as watch:
         assert watch.got[0][0].name == "mine"
         assert watch.got[0][0].pid == os.getpid()
-        about = watch.ask(About, "about")
+        about = watch.ask(RunPlan, "about")
         assert (about.batches_per_epoch, about.validation_interval) == (8, 8)
         assert [(plan.kind, plan.items) for plan in about.groups] == [("training", 64), ("validation", 16)]
         assert {plan.name: plan.shape for plan in about.groups[0].loaded} == {"x": (8, 5), "seed": (8,), "item": (8,)}

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.cache.model.state import GroupState
     from hydrax_cli.inspect.cache.model.values import Source
     from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
-    from hydrax_cli.inspect.values import BatchRecord, BatchView
+    from hydrax_cli.inspect.values import BatchView
     from hydrax_core.cache import EntryInfo
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["Looking"]
 

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 from hydrax_cli.inspect.feeds.conversation import Conversation
 from hydrax_cli.inspect.feeds.live import choice_of, gone_fault
 from hydrax_cli.inspect.values import Frame
-from hydrax_core.monitor.client import Run, find_runs
+from hydrax_core.monitor import Run, find_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import Attaching, BatchRecord, BatchView, Controls, Fault, RunChoice, RunState
+    from hydrax_cli.inspect.values import Attaching, BatchView, Controls, Fault, RunChoice, RunState
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["AttachedFeed"]
 

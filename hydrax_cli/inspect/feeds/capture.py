@@ -16,10 +16,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from hydrax_cli.inspect.values import LogLine
+from hydrax_core.monitor import LogLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hydrax_core.monitor import Level
 
 __all__ = ["Capture", "LogBuffer"]
 
@@ -28,7 +30,7 @@ _LONGEST_LINE = 2000
 _READ_BYTES = 1 << 16
 _ENGINE_THREAD = "hydrax-engine"
 _WORKER_THREAD = "hydrax-worker-"
-_LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"))
+_LEVELS: tuple[tuple[int, Level], ...] = ((logging.ERROR, "error"), (logging.WARNING, "warning"))
 
 
 class LogBuffer:
@@ -40,7 +42,7 @@ class LogBuffer:
         self._serial = 0
         self._missed = 0
 
-    def add(self, source: str, level: str, text: str, at: float | None = None) -> None:
+    def add(self, source: str, level: Level, text: str, at: float | None = None) -> None:
         """Add the lines of a text that came now, or ``at`` seconds since the epoch."""
         now = time.time() if at is None else at
         with self._lock:
@@ -114,7 +116,7 @@ class _Handler(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = next((name for least, name in _LEVELS if record.levelno >= least), "info")
+        level: Level = next((name for least, name in _LEVELS if record.levelno >= least), "info")
         self._log.add(record.name, level, self.format(record))
 
 

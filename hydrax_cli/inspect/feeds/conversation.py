@@ -14,13 +14,22 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hydrax_cli.inspect.feeds.live import Translation, gone_fault, trouble_fault
-from hydrax_core.monitor.client import Connection, check_version
-from hydrax_core.monitor.protocol.messages import About, Ask, Bye, Hello, Moment, Refusal, Sample
+from hydrax_core.monitor import (
+    Ask,
+    Bye,
+    Connection,
+    Hello,
+    Moment,
+    Refusal,
+    RunPlan,
+    Sample,
+    check_version,
+)
 
 if TYPE_CHECKING:
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import BatchRecord, BatchView, Fault
-    from hydrax_core.monitor.client import Run
+    from hydrax_cli.inspect.values import BatchView, Fault
+    from hydrax_core.monitor import BatchRecord, Run
 
 __all__ = ["Conversation"]
 
@@ -110,7 +119,7 @@ class Conversation:
         for message, payload in self._connection.receive():
             if isinstance(message, Hello):
                 check_version(message)
-            elif isinstance(message, About):
+            elif isinstance(message, RunPlan):
                 self.asked_at = None
                 self.translation = Translation(self._run, message, self._first)
             elif isinstance(message, Moment):

@@ -11,17 +11,30 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydrax_cli.inspect.values import Frame
+from click import ClickException
+
+from hydrax_cli.inspect.values import Fault, Frame, Subject
+from hydrax_cli.shared.errors import TargetError
+from hydrax_core.errors import (
+    BatchAddress,
+    BatchesHeldError,
+    BatchTimeoutError,
+    HydraxError,
+    LoaderError,
+    WorkerDiedError,
+)
+from hydrax_core.monitor import BatchRecord, device_of, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import Attaching, BatchRecord, BatchView, Controls, Fault, RunState, Subject
+    from hydrax_cli.inspect.values import Attaching, BatchView, Controls, RunState
     from hydrax_core import Batch, Dataloader
 
 __all__ = ["LoaderFeed", "Opened"]
@@ -223,7 +236,7 @@ class LoaderFeed:
 
     def has(self, record: BatchRecord) -> bool:
         """Whether that batch can be shown: any can be loaded again, but for one that failed."""
-        return record.fault is None
+        return not record.error
 
     def open(self, record: BatchRecord) -> BatchView:
         """A batch with all that is in it: the one in hand, or the same one loaded again.
@@ -287,8 +300,6 @@ class LoaderFeed:
             self._paused_since = None
 
     def _open(self) -> None:
-        from hydrax_cli.inspect.feeds import sampling  # noqa: PLC0415  NumPy comes with it
-
         self._reopen = False
         self._hand = None
         loader, self._loader = self._loader, None
@@ -299,13 +310,11 @@ class LoaderFeed:
         try:
             opened = self._open_target()
         except Exception as error:  # noqa: BLE001  a target is anybody's code; whatever it raises is shown
-            from hydrax_cli.inspect.feeds.faults import open_fault  # noqa: PLC0415  only a failure needs it
-
-            self._fault = open_fault(error)
+            self._fault = _open_fault(error)
             self._log.add("inspect", "error", self._fault.title)
             return
         has_step = self._step_seconds > 0
-        self._subject = sampling.describe(opened.loader, opened.name, opened.command, has_step=has_step)
+        self._subject = Subject(opened.name, opened.command, plan_of(opened.loader), has_step)
         self._loader = opened.loader
 
     def _move(self) -> None:
@@ -362,7 +371,7 @@ class LoaderFeed:
         self._current = sampling.record_of(batch, self._serial, wait_seconds)
         self._records.append(self._current)
         self._hand = batch, self._current
-        self._device = self._device or sampling.device_of(batch)
+        self._device = self._device or device_of(batch)
 
     def _sample(self) -> None:
         from hydrax_cli.inspect.feeds import sampling  # noqa: PLC0415  NumPy comes with it
@@ -380,9 +389,7 @@ class LoaderFeed:
         return hand is not None and (shown is None or shown.record.serial != hand[1].serial)
 
     def _fail(self, error: Exception) -> None:
-        from hydrax_cli.inspect.feeds.faults import batch_fault, failed_record  # noqa: PLC0415  only a failure needs it
-
-        fault, address = batch_fault(error)
+        fault, address = _batch_fault(error)
         with self._wake:
             self._playing = False
             self._steps = 0
@@ -390,18 +397,38 @@ class LoaderFeed:
         self._log.add("hydrax" if address is None else "loader", "error", fault.text)
         if address is not None:
             self._serial += 1
-            self._current = failed_record(self._serial, address, fault)
+            self._current = BatchRecord.at(address, self._serial, error=fault.text)
             self._records.append(self._current)
 
     def _first_batch(self) -> int:
-        return self._subject.first_batch if self._subject is not None else 0
+        return self._subject.plan.first_batch if self._subject is not None else 0
 
     def _per_epoch(self) -> int:
-        return self._subject.batches_per_epoch if self._subject is not None else 1
+        return self._subject.plan.batches_per_epoch if self._subject is not None else 1
 
     def _place(self) -> tuple[int, int]:
         """Epoch and batch behind the last one handed out."""
         if self._current is None or self._subject is None:
             return divmod(self._first_batch(), self._per_epoch())
-        epoch, batch = self._subject.start_of(self._current)
+        epoch, batch = self._subject.plan.start_of(self._current)
         return divmod(epoch * self._per_epoch() + batch + 1, self._per_epoch())
+
+
+def _open_fault(error: Exception) -> Fault:
+    """A target that cannot be had."""
+    if isinstance(error, ClickException):
+        return Fault(_first_line(error.message), error.message, fatal=True, usage=error.exit_code != 1)
+    text = str(error) if isinstance(error, TargetError) else "".join(traceback.format_exception(error))
+    return Fault(_first_line(text), text, fatal=True)
+
+
+def _batch_fault(error: Exception) -> tuple[Fault, BatchAddress | None]:
+    """A batch that did not come, and which one it was; the fault is fatal where no later one will come either."""
+    address = error.address if isinstance(error, LoaderError | WorkerDiedError) else None
+    goes_on = address is not None or isinstance(error, BatchTimeoutError | BatchesHeldError)
+    text = str(error) if isinstance(error, HydraxError) else "".join(traceback.format_exception(error))
+    return Fault(_first_line(str(error)) or type(error).__name__, text, fatal=not goes_on), address
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

@@ -13,7 +13,7 @@ from hydrax_cli.shared.verdict import pace, verdict
 
 if TYPE_CHECKING:
     from hydrax_cli.inspect.values import Frame, RunState
-    from hydrax_core.monitor.stats import Stats
+    from hydrax_core.monitor import Stats
 
 __all__ = ["Rates", "Reading"]
 
@@ -136,7 +136,7 @@ class Rates:
         measured = pace(before, after)
         if measured.batches <= measured.depth + 1:
             return self._reading.verdict
-        inline = frame.subject is not None and frame.subject.kind == "inline"
+        inline = frame.subject is not None and frame.subject.plan.loader_kind == "inline"
         return verdict(measured, has_step=has_step, inline=inline, cores=self._cores)
 
 

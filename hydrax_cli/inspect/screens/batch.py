@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.numbers.pixels import Kind
     from hydrax_cli.inspect.numbers.rates import Reading
     from hydrax_cli.inspect.numbers.statistics import ArrayStats
-    from hydrax_cli.inspect.values import BatchRecord, BatchView, Frame
+    from hydrax_cli.inspect.values import BatchView, Frame
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["BatchScreen"]
 
@@ -164,7 +165,7 @@ class BatchScreen(Screen[None]):
         """Follow a run that is stepped from here."""
         if self._following and frame.current is not None and frame.current.serial != self._record.serial:
             self._following = False
-            if frame.current.fault is None:
+            if not frame.current.error:
                 self.fetch(frame.current)
 
     def follow(self) -> None:

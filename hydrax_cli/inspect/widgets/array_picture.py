@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from textual import events
 
     from hydrax_cli.inspect.numbers.pixels import Grid, Kind, Pixels, Scale
-    from hydrax_cli.inspect.values import ArrayInfo, BatchView
+    from hydrax_cli.inspect.values import BatchView
+    from hydrax_core.monitor import ArrayPlan
 
 __all__ = ["ArrayPicture"]
 
@@ -57,7 +58,7 @@ class ArrayPicture(Widget, can_focus=True):
         super().__init__(id=id)
         self._at_least = at_least
         self._array: npt.NDArray[Any] | None = None
-        self._info: ArrayInfo | None = None
+        self._info: ArrayPlan | None = None
         self._scale: Scale | None = None
         self._kind: Kind = "rows"
         self._item: int | None = None
@@ -85,7 +86,7 @@ class ArrayPicture(Widget, can_focus=True):
     def show(
         self,
         array: npt.NDArray[Any],
-        info: ArrayInfo,
+        info: ArrayPlan,
         *,
         kind: Kind | None,
         item: int | None,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hydrax_cli.inspect.numbers.statistics import ArrayStats
-    from hydrax_cli.inspect.values import ArrayInfo, BatchView
+    from hydrax_cli.inspect.values import BatchView
+    from hydrax_core.monitor import ArrayPlan
 
 __all__ = ["ArrayDetail", "ArrayList", "ItemList"]
 
@@ -36,10 +37,10 @@ class ArrayList(LineList):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
-        self._infos: Sequence[ArrayInfo] = ()
+        self._infos: Sequence[ArrayPlan] = ()
         self._stats: Mapping[str, ArrayStats] = {}
 
-    def show(self, infos: Sequence[ArrayInfo], stats: Mapping[str, ArrayStats]) -> None:
+    def show(self, infos: Sequence[ArrayPlan], stats: Mapping[str, ArrayStats]) -> None:
         """Show arrays; numbers may come later."""
         self._infos, self._stats = infos, stats
         self.lines_changed()
@@ -83,10 +84,10 @@ class ArrayDetail(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
-        self._info: ArrayInfo | None = None
+        self._info: ArrayPlan | None = None
         self._stats: ArrayStats | None = None
 
-    def show(self, info: ArrayInfo | None, stats: ArrayStats | None) -> None:
+    def show(self, info: ArrayPlan | None, stats: ArrayStats | None) -> None:
         """Show an array's numbers."""
         self._info, self._stats = info, stats
         self.border_title = None if info is None else f"values of {clean(info.name)}"
@@ -114,7 +115,7 @@ class ArrayDetail(Widget):
         ]
         return Content("\n").join(lines)
 
-    def _facts(self, info: ArrayInfo, stats: ArrayStats, room: int) -> list[Content]:
+    def _facts(self, info: ArrayPlan, stats: ArrayStats, room: int) -> list[Content]:
         of = " of the first rows" if stats.partial else ""
         lines = [
             Content.assemble(("mean ", "$dim"), _value(stats.mean), ("  std ", "$dim"), _value(stats.std)),

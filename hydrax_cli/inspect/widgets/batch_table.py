@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
 
+from hydrax_cli.inspect.values import Fault
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hydrax_cli.inspect.values import BatchRecord
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["BatchTable", "matches"]
 
@@ -30,7 +31,7 @@ def _load(record: BatchRecord) -> str:
 
 
 def _error(record: BatchRecord) -> str:
-    return record.fault.title if record.fault is not None else ""
+    return Fault.of(record.error).title if record.error else ""
 
 
 class _Column:
@@ -86,8 +87,8 @@ def _fits(record: BatchRecord, word: str) -> bool:
             number: int | None = _NAMED[name](record)
             return number is not None and int(low) <= number <= int(high or low)
     kinds = [record.kind, "cache" if record.cached else "loader"]
-    if record.fault is not None:
-        kinds += ["error", record.fault.title.lower()]
+    if record.error:
+        kinds += ["error", _error(record).lower()]
     return any(word.lower() in kind for kind in kinds)
 
 
@@ -171,7 +172,7 @@ class BatchTable(LineList):
     def pieces(self, index: int, width: int) -> Pieces:
         """A batch."""
         record = self._shown[index]
-        if record.fault is not None:
+        if record.error:
             place = self._row(width, lambda column: column.text(record) if column.title in _PLACES else "").rstrip()
             return [(f"{place}{_GAP}", "bad"), (f"✗ {_error(record)}", "bad")]
         look = "plain" if record.kind == "training" else "accent"

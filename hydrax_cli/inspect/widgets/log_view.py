@@ -11,7 +11,7 @@ from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrax_cli.inspect.values import LogLine
+    from hydrax_core.monitor import LogLine
 
 __all__ = ["LogView"]
 

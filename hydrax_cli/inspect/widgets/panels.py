@@ -13,8 +13,7 @@ from hydrax_cli.inspect.widgets.drawing import bar, columns
 from hydrax_cli.shared.units import count, many, rate, size, span
 
 if TYPE_CHECKING:
-    from hydrax_core.engine.counters import WorkerStats
-from hydrax_core.monitor.stats import Stats
+    from hydrax_core.monitor import Stats, WorkerStats
 
 __all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
 
@@ -105,7 +104,7 @@ class TopBar(FramePanel):
         if frame.limit is not None:
             facts.append(("$text-accent", f"≤ {frame.limit:g}/s"))
         if frame.subject is not None:
-            seeds = ", ".join(map(str, frame.subject.seeds))
+            seeds = ", ".join(map(str, frame.subject.plan.seeds))
             facts.append(("$dim", f"seed {_head(seeds, _LONGEST_SEEDS)}"))
         if frame.device:
             facts.append(("$dim", frame.device))
@@ -119,7 +118,7 @@ class ProgressPanel(FramePanel):
 
     def wanted_height(self) -> int:
         """Three lines with validation, else two."""
-        return 3 if self.frame.subject is not None and self.frame.subject.validation_interval else 2
+        return 3 if self.frame.subject is not None and self.frame.subject.plan.validation_interval else 2
 
     def get_content_height(self, *_: object) -> int:
         """See ``wanted_height()``."""
@@ -127,31 +126,31 @@ class ProgressPanel(FramePanel):
 
     def render(self) -> Content:
         """The bars."""
-        subject, current = self.frame.subject, self.frame.current
-        if subject is None:
+        if self.frame.subject is None:
             return Content.assemble((self.frame.detail or "opening the target …", "$dim"))
+        plan, current = self.frame.subject.plan, self.frame.current
         training = current if current is not None and current.kind == "training" else None
         if training is not None:
             epoch, done = training.epoch, training.epoch_batch + 1
             number = training.batch_num + 1
         elif current is not None:
-            number = (current.epoch + 1) * subject.validation_interval
-            epoch, done = divmod(number - 1, subject.batches_per_epoch)
+            number = (current.epoch + 1) * plan.validation_interval
+            epoch, done = divmod(number - 1, plan.batches_per_epoch)
             done += 1
         else:
-            number = subject.first_batch
-            epoch, done = divmod(number, subject.batches_per_epoch)
-        lines = [self._line(f"epoch {count(epoch)}", done, subject.batches_per_epoch, "$text-primary")]
-        if subject.last_batch is None or number > subject.last_batch:
+            number = plan.first_batch
+            epoch, done = divmod(number, plan.batches_per_epoch)
+        lines = [self._line(f"epoch {count(epoch)}", done, plan.batches_per_epoch, "$text-primary")]
+        if plan.last_batch is None or number > plan.last_batch:
             lines.append(self._text("run", f"{many(number, 'batch', 'batches')}, endless"))
         else:
-            lines.append(self._line("run", number, subject.last_batch, "$text-primary"))
-        if subject.validation_interval:
+            lines.append(self._line("run", number, plan.last_batch, "$text-primary"))
+        if plan.validation_interval:
             if current is not None and current.kind == "validation":
                 name = f"validation {count(current.epoch)}"
-                lines.append(self._line(name, current.epoch_batch + 1, subject.batches_per_validation, "$text-accent"))
+                lines.append(self._line(name, current.epoch_batch + 1, plan.batches_per_validation, "$text-accent"))
             else:
-                rest = subject.validation_interval - number % subject.validation_interval
+                rest = plan.validation_interval - number % plan.validation_interval
                 lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
         return Content("\n").join(lines)
 

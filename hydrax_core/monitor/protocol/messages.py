@@ -1,36 +1,21 @@
 """What a running loader and whoever looks at it say to each other: frozen values of plain types.
 
 Promise: a value here holds texts and numbers alone, never a batch. Both sides speak one ``VERSION``; it goes up with
-any change of this file, but ``Hello`` and ``Bye`` stay as they are, so that the other version can be told.
+any change of this file, of ``run.py`` and of ``stats.py``, but ``Hello`` and ``Bye`` stay as they are, so that the
+other version can be told.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
+from hydrax_core.monitor.run import BatchRecord, Kind, LogLine
 from hydrax_core.monitor.stats import Stats
 
-__all__ = [
-    "VERSION",
-    "About",
-    "ArrayHead",
-    "ArrayPlan",
-    "Ask",
-    "Bye",
-    "GroupPlan",
-    "Hello",
-    "Kind",
-    "Line",
-    "Moment",
-    "Record",
-    "Refusal",
-    "Sample",
-    "Trouble",
-]
+__all__ = ["VERSION", "ArrayHead", "Ask", "Bye", "Hello", "Moment", "Refusal", "Sample", "Trouble"]
 
-VERSION = 1
-Kind: TypeAlias = Literal["training", "validation"]
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +46,8 @@ class Ask:
     """What the other side says; answered by a message of that kind, a ``Refusal`` or a ``Bye``.
 
     Attributes:
-        what: ``"about"``: an ``About``; ``"moment"``: a ``Moment``; ``"batch"``: the next batch handed out, whole, as a
-            ``Sample``.
+        what: ``"about"``: a ``RunPlan``; ``"moment"``: a ``Moment``; ``"batch"``: the next batch handed out, whole, as
+            a ``Sample``.
         after: Serial of the last record known.
         lines_after: Serial of the last line known.
         sample: Whether the first rows of the next batch handed out are wanted beside the answer, when there is one.
@@ -72,89 +57,6 @@ class Ask:
     after: int = 0
     lines_after: int = 0
     sample: bool = False
-
-
-class ArrayPlan(NamedTuple):
-    """A declared array: shape with the batch, dtypes by name, offset and size in bytes as loaded."""
-
-    name: str
-    shape: tuple[int, ...]
-    numpy_dtype: str
-    jax_dtype: str
-    offset: int
-    bytes: int
-    is_label: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
-    """A group; ``loaded`` and ``cached`` are its arrays as loaded and as the cache has them, either may be empty."""
-
-    kind: Kind
-    index: int
-    items: int
-    batch_size: int
-    batches: int
-    seed: int
-    loaded: tuple[ArrayPlan, ...]
-    cached: tuple[ArrayPlan, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What does not change while a loader runs; batches are counted as by ``Dataloader``."""
-
-    groups: tuple[GroupPlan, ...]
-    batches_per_epoch: int
-    batches_per_validation: int
-    validation_interval: int
-    first_batch: int
-    last_batch: int | None
-    workers_are: str
-    places_itself: bool
-    """Whether a ``placement_func`` may change what is in the arrays."""
-
-
-class Record(NamedTuple):
-    """A batch that was handed out, or that failed.
-
-    Attributes:
-        serial: Counts them, from 1.
-        kind: Of the batch, as all that follows.
-        group: Position of its group among those of its kind.
-        epoch: Epoch, or number of the validation run.
-        epoch_batch: Position in it, from 0.
-        batch_num: Position among all of its kind.
-        size: Real rows.
-        seed: Seed of the batch, ``None`` in validation.
-        wait_seconds: How long ``next()`` waited for it.
-        load_seconds: Time in ``loader_func``, ``None`` where it was not loaded.
-        cached: Whether the cache served it.
-        error: What went wrong, ``""`` for nothing.
-    """
-
-    serial: int
-    kind: Kind
-    group: int
-    epoch: int
-    epoch_batch: int
-    batch_num: int
-    size: int
-    seed: int | None
-    wait_seconds: float
-    load_seconds: float | None
-    cached: bool
-    error: str
-
-
-class Line(NamedTuple):
-    """A line that was logged, or that a worker wrote; ``at`` in seconds since the epoch."""
-
-    serial: int
-    at: float
-    source: str
-    level: Literal["info", "warning", "error"]
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +83,8 @@ class Moment:
     """
 
     stats: Stats
-    records: tuple[Record, ...]
-    lines: tuple[Line, ...]
+    records: tuple[BatchRecord, ...]
+    lines: tuple[LogLine, ...]
     missed_lines: int
     waiting_seconds: float
     device: str
@@ -213,7 +115,7 @@ class Sample:
         arrays: The arrays, in the order of their bytes.
     """
 
-    record: Record
+    record: BatchRecord
     rows: int
     in_cached_layout: bool
     indices: tuple[int, ...]

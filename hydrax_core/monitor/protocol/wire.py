@@ -16,7 +16,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from hydrax_core.monitor.protocol.messages import About, ArrayHead, Ask, Bye, Hello, Moment, Refusal, Sample
+from hydrax_core.monitor.protocol.messages import ArrayHead, Ask, Bye, Hello, Moment, Refusal, Sample
+from hydrax_core.monitor.run import RunPlan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,7 @@ __all__ = [
     "server_reader",
 ]
 
-Message: TypeAlias = Hello | Ask | About | Moment | Sample | Refusal | Bye
+Message: TypeAlias = Hello | Ask | RunPlan | Moment | Sample | Refusal | Bye
 
 MOST_PAYLOAD = 64 << 20
 _MOST_TEXT = 16 << 20
@@ -134,7 +135,7 @@ def server_reader() -> Reader:
 
 def client_reader() -> Reader:
     """What the other side takes: answers."""
-    return Reader([Hello, About, Moment, Sample, Refusal, Bye], _MOST_TEXT, MOST_PAYLOAD)
+    return Reader([Hello, RunPlan, Moment, Sample, Refusal, Bye], _MOST_TEXT, MOST_PAYLOAD)
 
 
 def _refuse(name: str) -> None:

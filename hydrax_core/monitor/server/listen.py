@@ -12,14 +12,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from hydrax_core.engine.workers import process
-from hydrax_core.monitor.protocol.messages import Line
+from hydrax_core.monitor.run import Level, LogLine
 
 __all__ = ["Listener"]
 
-Level: TypeAlias = Literal["info", "warning", "error"]
 _MOST_TEXTS = 256
 _MOST_LINES = 1000
 _MOST_AT_ONCE = 200
@@ -63,7 +62,7 @@ class Listener:
         self._number = 0
         self._ear = _Ear(self._hear)
         self._loggers: list[logging.Logger] = []
-        self._lines: deque[Line] = deque(maxlen=_MOST_LINES)
+        self._lines: deque[LogLine] = deque(maxlen=_MOST_LINES)
         self._serial = 0
         self._workers: set[int] = set()
 
@@ -84,7 +83,7 @@ class Listener:
         with contextlib.suppress(ValueError):
             process.listeners.remove(self._hear_worker)
 
-    def lines(self, after: int, workers: Iterable[int]) -> tuple[tuple[Line, ...], int]:
+    def lines(self, after: int, workers: Iterable[int]) -> tuple[tuple[LogLine, ...], int]:
         """The newest lines after a serial, and how many before them are not among them.
 
         Args:
@@ -104,7 +103,7 @@ class Listener:
             return
         for line in text.text.splitlines():
             self._serial += 1
-            self._lines.append(Line(self._serial, text.at, text.source, text.level, line[:_LONGEST_LINE]))
+            self._lines.append(LogLine(self._serial, text.at, text.source, text.level, line[:_LONGEST_LINE]))
 
     def _hear_worker(self, pid: int, number: int, text: str) -> None:
         self._hear(time.time(), f"worker {number}", "info", text, pid)

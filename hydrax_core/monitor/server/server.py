@@ -27,8 +27,9 @@ import numpy.typing as npt
 from hydrax_core.engine.ready import Wakeup
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor.protocol import address
-from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello, Moment, Record, Refusal
+from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello, Moment, Refusal
 from hydrax_core.monitor.protocol.wire import MOST_PAYLOAD
+from hydrax_core.monitor.run import BatchRecord, plan_of
 from hydrax_core.monitor.server import describe
 from hydrax_core.monitor.server.listen import Listener
 from hydrax_core.monitor.server.peer import Gone, Peer
@@ -261,8 +262,8 @@ class Monitor:
     # --- answers
 
     def _hello(self) -> Hello:
-        seen = self.tap.records.copy()
-        record = describe.record(seen[-1]) if seen else None
+        records = self.tap.records.copy()
+        record = records[-1] if records else None
         return Hello(
             version=VERSION,
             pid=self._pid,
@@ -286,7 +287,7 @@ class Monitor:
                 peer.wants_batch = True
         else:
             try:
-                peer.say(describe.about(self._watched), now=now)
+                peer.say(plan_of(self._watched, places_itself=self._watched.places_itself), now=now)
             except ValueError:
                 peer.say(Refusal("about", "it has too many groups and arrays to be watched"), now=now)
 
@@ -306,13 +307,10 @@ class Monitor:
             trouble=tap.trouble,
         )
 
-    def _records(self, after: int) -> tuple[Record, ...]:
+    def _records(self, after: int) -> tuple[BatchRecord, ...]:
         """The newest batches after a serial, oldest first."""
-        seen = self.tap.records.copy()
-        found: list[Record] = []
-        while seen and seen[-1].serial > after and (not after or len(found) < _MOST_RECORDS):
-            found.append(describe.record(seen.pop()))
-        return tuple(reversed(found))
+        new = [record for record in self.tap.records.copy() if record.serial > after]
+        return tuple(new[-_MOST_RECORDS:] if after else new)
 
     def _why_no_batch(self) -> str:
         if self.tap.ended:

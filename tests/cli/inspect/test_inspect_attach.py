@@ -25,8 +25,9 @@ from hydrax_cli.inspect.screens.dialogs import FaultScreen, HelpScreen
 from hydrax_cli.inspect.screens.main import MainScreen
 from hydrax_cli.inspect.screens.runs import RunsScreen
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
+from hydrax_core.monitor import Bye, GroupPlan, Hello, RunPlan
 from hydrax_core.monitor.client import Run, find_runs
-from hydrax_core.monitor.protocol.messages import About, Bye, GroupPlan, Hello
+from hydrax_core.monitor.protocol.messages import VERSION
 from hydrax_core.monitor.protocol.wire import encode
 
 EXAMPLE = Path(__file__).parents[3] / "docs/examples/train_digits.py"
@@ -254,26 +255,26 @@ async def test_runs_are_chosen_from_stop_die_and_come_again(flowers, monkeypatch
 
 def test_failing_items_and_the_end_of_a_run_are_told():
     with training("short", "20", "60") as short, feed_of(*runs_of(short)) as watch:
-        watch.until(lambda frame: any(record.fault for record in watch.records))
-        failed = next(record for record in watch.records if record.fault)
+        watch.until(lambda frame: any(record.error for record in watch.records))
+        failed = next(record for record in watch.records if record.error)
         assert failed.epoch_batch == 2
-        assert "a bad header" in failed.fault.text
-        assert failed.fault.title.startswith("item 20 (20) of training group 0, epoch 0, batch 2 failed")
+        assert "a bad header" in failed.error
+        assert failed.error.startswith("item 20 (20) of training group 0, epoch 0, batch 2 failed")
         watch.until(lambda frame: any("the run has ended; r looks" in line.text for line in watch.lines))
         assert [record.batch_num for record in watch.records] == list(range(60))
         short.wait(PATIENCE)
         assert watch.look().state == "done"
 
 
-HELLO = Hello(1, os.getpid(), "odd", "odd.py", 0.0, None, ended=False)
-ABOUT = About((GroupPlan("training", 0, 8, 8, 1, 0, (), ()),), 0, 0, 0, 0, None, "process", False)
+HELLO = Hello(VERSION, os.getpid(), "odd", "odd.py", 0.0, None, ended=False)
+ABOUT = RunPlan((GroupPlan("training", 0, 8, 8, 1, 0, False, "repeat", "pad", (), ()),), 0, 0, 0, 0, None, "process")
 
 
 @pytest.mark.parametrize(
     ("said", "text"),
     [
         ([b"\0" * 100], "what it says cannot be understood"),
-        ([Hello(2, 1, "", "", 0.0, None, ended=True)], "protocol 2"),
+        ([Hello(VERSION + 1, 1, "", "", 0.0, None, ended=True)], f"protocol {VERSION + 1}"),
         ([HELLO, ABOUT], "makes no sense"),
         ([HELLO, b"".join(encode(ABOUT))[:-9]], "the connection is cut"),
         ([HELLO, Bye("no room", failed=True)], "no room"),

@@ -171,8 +171,8 @@ def test_a_failing_item_stops_the_run_with_its_address_and_play_goes_on_behind_i
     frame = watch.until(lambda frame: frame.state == "failed")
     failed = watch.records[-1]
     assert place(failed) == ("training", 0, 2)
-    assert "item 17" in failed.fault.title
-    assert "bad header in item 17" in failed.fault.text
+    assert "item 17" in failed.error.splitlines()[0]
+    assert "bad header in item 17" in failed.error
     assert not frame.fault.fatal
     watch.feed.play()
     watch.until(lambda frame: len(watch.records) > 4)
@@ -231,7 +231,7 @@ def test_opening_a_batch_that_fails_now_says_why(start):
     watch = start(lambda: make_threads(failing_at(17), validation=None))
     watch.until(lambda frame: frame.state == "failed")
     with pytest.raises(LookupError, match="bad header in item 17"):
-        watch.feed.open(watch.records[-1]._replace(fault=None))
+        watch.feed.open(watch.records[-1]._replace(error=""))
 
 
 @pytest.mark.parametrize("moment", ["running", "paused", "before the first batch"])

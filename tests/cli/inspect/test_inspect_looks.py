@@ -19,30 +19,30 @@ from hydrax_cli.inspect.numbers.pace import Pace
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.svg import screen_svg
 from hydrax_cli.inspect.values import (
-    ArrayInfo,
-    BatchRecord,
     BatchView,
     Fault,
     Frame,
-    GroupInfo,
-    LogLine,
     RunChoice,
     Subject,
 )
 from hydrax_core import FirstBatch, Stats, WorkerStats
+from hydrax_core.monitor import ArrayPlan, BatchRecord, GroupPlan, LogLine, RunPlan
 
 LOOKS = Path(__file__).parent / "looks"
 ARRAYS = (
-    ArrayInfo("image", (32, 12, 12, 3), "uint8", "float32", 0, 32 * 12 * 12 * 3, is_label=False),
-    ArrayInfo("label", (32,), "int32", "int32", 13_824, 128, is_label=True),
-    ArrayInfo("features", (32, 48), "float32", "bfloat16", 13_952, 6_144, is_label=False),
+    ArrayPlan("image", (32, 12, 12, 3), "uint8", "float32", 0, 32 * 12 * 12 * 3, is_label=False),
+    ArrayPlan("label", (32,), "int32", "int32", 13_824, 128, is_label=True),
+    ArrayPlan("features", (32, 48), "float32", "bfloat16", 13_952, 6_144, is_label=False),
 )
 GROUPS = (
-    GroupInfo("training", 0, 3_200, 32, 100, 7, ARRAYS),
-    GroupInfo("validation", 0, 320, 32, 10, 0, ARRAYS),
+    GroupPlan("training", 0, 3_200, 32, 100, 7, True, "itemwise", "pad", ARRAYS, ()),
+    GroupPlan("validation", 0, 320, 32, 10, 0, False, "itemwise", "pad", ARRAYS, ()),
 )
 SUBJECT = Subject(
-    "flowers.py:make", "hydrax run flowers.py:make", GROUPS, 100, 10, 100, 0, 500, "process", has_step=True
+    "flowers.py:make",
+    "hydrax run flowers.py:make",
+    RunPlan(GROUPS, 100, 10, 100, 0, 500, "process"),
+    has_step=True,
 )
 FAILED = "item 1307 ('tulips/0412.jpg') of training group 0, epoch 2, batch 39 failed: ValueError: it is truncated"
 FAULT = Fault(
@@ -74,7 +74,7 @@ def records():
     validation = [
         record(20 + n, kind="validation", epoch=1, epoch_batch=n, batch_num=10 + n, seed=None) for n in range(3)
     ]
-    failed = record(39, size=0, fault=FAULT)
+    failed = record(39, size=0, error=FAULT.text)
     return [*map(record, range(1, 20)), *validation, *map(record, range(23, 39)), failed, record(40, cached=True)]
 
 
@@ -164,7 +164,7 @@ class StillFeed:
         return view(records()[-1])
 
     def has(self, asked):
-        return asked.fault is None and (self.attaching is None or asked.serial % 4 == 0)
+        return not asked.error and (self.attaching is None or asked.serial % 4 == 0)
 
     def open(self, asked):
         return view(asked)
@@ -189,7 +189,6 @@ def view(asked):
     arrays = {"image": image, "label": np.arange(32, dtype=np.int32) * 3 % 10, "features": features}
     return BatchView(
         record=asked,
-        group=GROUPS[0],
         arrays=MappingProxyType(arrays),
         infos=ARRAYS,
         indices=tuple(97 * n % 3_200 for n in range(32)),

@@ -7,8 +7,9 @@ import pytest
 
 from hydrax_cli.inspect.numbers.pace import Pace
 from hydrax_cli.inspect.numbers.rates import Rates
-from hydrax_cli.inspect.values import Frame, LogLine
+from hydrax_cli.inspect.values import Frame
 from hydrax_core import FirstBatch, Stats, WorkerStats
+from hydrax_core.monitor import LogLine
 
 START = Stats(
     seconds=0.0,

@@ -2,12 +2,12 @@
 
 import pytest
 
-from hydrax_cli.inspect.values import BatchRecord, Fault
 from hydrax_cli.inspect.widgets.batch_table import matches
+from hydrax_core.monitor import BatchRecord
 
 TRAINING = BatchRecord(1, "training", 1, 3, 14, 80, 64, 12345, 0.1, None, cached=True)
 VALIDATION = BatchRecord(2, "validation", 0, 3, 2, 20, 64, None, 0.1, None, cached=False)
-FAILED = TRAINING._replace(fault=Fault("item 17 failed: ValueError: bad header", "", fatal=False))
+FAILED = TRAINING._replace(error="item 17 failed: ValueError: bad header")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from rich.text import Text
 
 from hydrax_cli.run.render import pass_line, plan_lines, plan_view, result_json, result_lines, result_view
 from hydrax_cli.run.reporters import PlainReporter, SilentReporter, TerminalReporter, choose_reporter
-from hydrax_cli.run.summary import CachePlan, Pass, Passes, RunResult, describe
+from hydrax_cli.run.summary import CachePlan, RunResult, describe
 from hydrax_cli.shared.target import Target
 from hydrax_core import DataGroup, Dataloader, FirstBatch, Stats
+from hydrax_core.monitor import Pass, Passes
 
 
 def fill(item, arrays, seed):
@@ -94,6 +95,18 @@ def test_the_plan_tells_what_is_particular(options, line):
     assert line in plan_lines(describe(Target("x", make(**options))))
 
 
+def test_the_plan_tells_what_is_not_shuffled_and_what_is_left_out():
+    def group(**options):
+        return DataGroup(64, range(100), loader_arrays={"x": ((), "int32")}, remainder="drop", **options)
+
+    loader = Dataloader(fill, group(shuffle_first=False), validation=("epoch", 1, group()), end_at=("epoch", 1))
+    part, order = "100 items in 1 batch of 64, 36 items left out", "seed 0, items shuffled anew every epoch"
+    assert plan_lines(describe(Target("x", loader)))[1:4:2] == [
+        f"training 0: {part} an epoch (remainder: drop); {order}, first epoch: in the order of the data",
+        f"validation 0: {part}, the same ones each time (remainder: drop); in the order of the data",
+    ]
+
+
 @pytest.mark.parametrize(
     ("cache", "line"),
     [
@@ -104,11 +117,10 @@ def test_the_plan_tells_what_is_particular(options, line):
     ],
 )
 def test_the_plan_tells_of_a_cache(plan, cache, line):
-    training, validation = plan.groups
-    cached = dataclasses.replace(training, cache=CachePlan("c/t", *cache))
-    lines = plan_lines(dataclasses.replace(plan, groups=(cached, validation)))
+    cached = dataclasses.replace(plan, caches=(CachePlan("c/t", *cache), None))
+    lines = plan_lines(cached)
     assert [text for text in lines if "cache" in text] == [line]
-    _, shown_lines = shown(plan_view(dataclasses.replace(plan, groups=(cached, validation))))
+    _, shown_lines = shown(plan_view(cached))
     assert line.replace("cache ", "cache  ") in shown_lines
 
 

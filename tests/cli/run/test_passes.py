@@ -1,8 +1,9 @@
 import pytest
 
-from hydrax_cli.run.summary import CachePlan, Passes, describe
+from hydrax_cli.run.summary import CachePlan, describe
 from hydrax_cli.shared.target import Target
 from hydrax_core import DataGroup, Dataloader
+from hydrax_core.monitor import Passes, plan_of
 
 
 def fill(item, arrays, seed):
@@ -82,29 +83,29 @@ def test_batches_in_any_order_end_no_pass_before_the_run_ends():
 @pytest.mark.parametrize("interval", [("epoch", 2), ("batch", 3), ("epoch", 1)])
 def test_the_plan_counts_the_batches_that_will_come(start, interval):
     loader = make(interval=interval, start_at=start, end_at=("epoch", 5))
-    plan = describe(Target("x", loader))
+    plan = plan_of(loader)
     kinds = [batch.is_training for batch in loader]
     assert plan.training_batches == kinds.count(True)
     assert plan.validation_batches == kinds.count(False)
 
 
 def test_the_plan_describes_groups_and_arrays():
-    plan = describe(Target("x", make(end_at=("epoch", 1))))
-    training, validation = plan.groups
+    run = describe(Target("x", make(end_at=("epoch", 1))))
+    training, validation = run.plan.groups
     assert (training.name, training.items, training.batch_size, training.batches) == ("training 0", 8, 4, 2)
-    assert training.order == "seed 0, items shuffled anew every epoch, the first in the order of the data"
+    assert (training.seed, training.shuffle_later, training.shuffle_first) == (0, "itemwise", False)
     assert [(a.name, a.shape, a.numpy_dtype, a.jax_dtype, a.bytes) for a in training.arrays] == [
-        ("x", (2,), "int32", "int32", 32),
-        ("y", (), "uint8", "float32", 4),
+        ("x", (4, 2), "int32", "int32", 32),
+        ("y", (4,), "uint8", "float32", 4),
     ]
-    assert (validation.name, validation.order) == ("validation 0", "in the order of the data")
-    assert training.cache is validation.cache is None
+    assert (validation.name, validation.left_out) == ("validation 0", 0)
+    assert run.caches == (None, None)
 
 
 def planned_cache(folder, **options):
     loader = make(end_at=("epoch", 1))
     cached = loader.training[0].replace(cache_location=folder, **options)
-    return cached, describe(Target("x", loader.replace(training=cached))).groups[0].cache
+    return cached, describe(Target("x", loader.replace(training=cached))).caches[0]
 
 
 def test_the_plan_looks_into_the_cache_and_leaves_it_alone(tmp_path):

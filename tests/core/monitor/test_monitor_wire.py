@@ -13,21 +13,18 @@ from hypothesis import strategies as st
 
 from hydrax_core.engine.counters import FirstBatch, WorkerStats
 from hydrax_core.monitor.protocol.messages import (
-    About,
     ArrayHead,
-    ArrayPlan,
     Ask,
     Bye,
-    GroupPlan,
     Hello,
     Moment,
-    Record,
     Sample,
 )
 from hydrax_core.monitor.protocol.wire import WireError, arrays_of, client_reader, dtype_of, encode, server_reader
+from hydrax_core.monitor.run import ArrayPlan, BatchRecord, GroupPlan, RunPlan
 from hydrax_core.monitor.stats import Stats
 
-RECORD = Record(7, "training", 0, 3, 14, 1000, 32, 2**32 - 1, 0.001, None, True, "")
+RECORD = BatchRecord(7, "training", 0, 3, 14, 1000, 32, 2**32 - 1, 0.001, None, True, "")
 WORKERS = (
     WorkerStats(0, 123, "busy", 50, 0.1, 0, "group 0", 5, 1e-3),
     WorkerStats(1, None, "idle", 0, 0, 1, "", None, 0),
@@ -35,10 +32,19 @@ WORKERS = (
 VALUES = {"slots": ("free", "held"), "workers": WORKERS, "first_batch": FirstBatch(0.1, 0.2, 0.3), "running": True}
 STATS = Stats(**{field.name: VALUES.get(field.name, 3) for field in fields(Stats) if field.default is MISSING})
 PLAN = ArrayPlan("x", (4, 2), "bfloat16", "float32", 0, 16, is_label=False)
+GROUP = GroupPlan("training", 0, 100, 4, 25, -(10**40), True, "reseed", "pad", (PLAN,), ())
 MESSAGES = [
     Hello(1, 42, "träin \ud800.py", "python train.py", 1.7e9, ("validation", 3, 4), ended=False),
     Ask("moment", 5, 6, sample=True),
-    About((GroupPlan("training", 0, 100, 4, 25, -(10**40), (PLAN,), ()),), 25, 0, 0, 0, None, "process", False),
+    RunPlan(
+        (GroupPlan("training", 0, 100, 4, 25, -(10**40), True, "reseed", "pad", (PLAN,), ()),),
+        25,
+        0,
+        0,
+        0,
+        None,
+        "process",
+    ),
     Moment(
         STATS, (RECORD, RECORD._replace(seed=None, load_seconds=0.5, error="no\n")), (), 3, 0.5, "cpu:0", True, None
     ),

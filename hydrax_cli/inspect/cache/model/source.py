@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from hydrax_cli.inspect.cache.model.values import Conditions, Entries, Selection
-    from hydrax_cli.inspect.values import BatchRecord, BatchView
+    from hydrax_cli.inspect.values import BatchView
     from hydrax_core.cache import Cleared, EntryInfo, Finding, StoredEntry
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["CacheSource"]
 

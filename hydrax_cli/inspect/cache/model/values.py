@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Event
 
-    from hydrax_cli.inspect.values import BatchRecord, BatchView
+    from hydrax_cli.inspect.values import BatchView
     from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, Finding
+    from hydrax_core.monitor import BatchRecord
 
 __all__ = ["Conditions", "Entries", "Group", "Key", "Progress", "Selection", "Snapshot", "Source"]
 

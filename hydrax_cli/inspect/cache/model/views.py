@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hydrax_cli.inspect.texts import one_line
-from hydrax_cli.inspect.values import ArrayInfo, BatchRecord, BatchView, GroupInfo
+from hydrax_cli.inspect.values import BatchView
+from hydrax_core.monitor import ArrayPlan, BatchRecord, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,15 +37,12 @@ def record_of(found: CacheInfo | None, entries: Sequence[EntryInfo], place: int)
         name = f"item {first.number:,}" if size == 1 else f"items {first.number:,} … {last.number:,}"
     return BatchRecord(
         serial=place + 1,
-        kind="training" if found is None else found.kind,
+        kind="validation" if found is not None and found.kind == "validation" else "training",
         group=0 if found is None else found.group_index or 0,
         epoch=first.epoch,
         epoch_batch=first.number,
         batch_num=first.number,
         size=size,
-        seed=None,
-        wait_seconds=0.0,
-        load_seconds=None,
         cached=True,
         name=name,
     )
@@ -69,7 +66,6 @@ def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry
     told += [f"additional data: {stored.additional_fault}" for stored in several if stored.additional_fault][:1]
     return BatchView(
         record=record,
-        group=_group_info(found),
         arrays=MappingProxyType(dict(arrays)),
         infos=_array_infos(found, record),
         indices=indices,
@@ -80,30 +76,17 @@ def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry
     )
 
 
-def _group_info(found: CacheInfo) -> GroupInfo:
-    items, batch_size, seed = (found.settings.get(name) for name in ("items", "batch_size", "seed"))
-    return GroupInfo(
-        kind=found.kind,
-        index=found.group_index or 0,
-        items=items if isinstance(items, int) else 0,
-        batch_size=batch_size if isinstance(batch_size, int) else 1,
-        batches=found.entries_per_epoch,
-        seed=seed if isinstance(seed, int) else 0,
-        arrays=_array_infos(found, None),
-    )
-
-
-def _array_infos(found: CacheInfo, record: BatchRecord | None) -> tuple[ArrayInfo, ...]:
+def _array_infos(found: CacheInfo, record: BatchRecord) -> tuple[ArrayPlan, ...]:
     """Layouts of an entry; of items, of so many below each other. The offset is that in the file."""
-    number = 0 if record is None else record.epoch_batch
+    rows = 1 if found.cache_by == "batch" else record.size
     return tuple(
-        ArrayInfo(
+        ArrayPlan(
             name=array.name,
-            shape=array.shape if found.cache_by == "batch" else (1 if record is None else record.size, *array.shape),
+            shape=array.shape if found.cache_by == "batch" else (rows, *array.shape),
             numpy_dtype=array.dtype,
             jax_dtype=array.jax_dtype,
-            offset=_HEADER_BYTES + number * array.nbytes,
-            bytes=array.nbytes * (1 if found.cache_by == "batch" or record is None else record.size),
+            offset=_HEADER_BYTES + record.epoch_batch * array.nbytes,
+            bytes=array.nbytes * rows,
             is_label=False,
         )
         for array in found.arrays
