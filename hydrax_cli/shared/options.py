@@ -91,8 +91,10 @@ _LOADER_OPTIONS = (
     click.option("--epochs", type=COUNT, help="Epochs to run."),
     click.option("--batches", type=COUNT, help="Training batches to run."),
     click.option("--start", type=PLACE, help="Where to start, counted from 0."),
-    click.option("--workers", type=COUNT_OR_AUTO, help="Workers; auto: as many as it takes."),
-    click.option("--kind", type=click.Choice(["process", "thread", "inline"]), help="What the workers are."),
+    click.option("--workers", type=COUNT_OR_AUTO, help="Workers (loader_count); auto: as many as it takes."),
+    click.option(
+        "--kind", type=click.Choice(["process", "thread", "inline"]), help="What the workers are (loader_kind)."
+    ),
     click.option("--depth", type=COUNT_OR_AUTO, help="Batches loaded ahead; auto: as many as it takes."),
     _BATCH,
     _SEED,

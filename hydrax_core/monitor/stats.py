@@ -39,7 +39,7 @@ class Stats(EngineStats):
         loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
         depth: How many batches are loaded ahead.
-        loader_count: Workers.
+        loader_count: Workers; on the command line this is ``--workers``.
         tuning: Why ``depth`` and ``loader_count`` are what they are, where ``"auto"`` chose one; else ``None``.
         slot_bytes: Size of one slot, the memory of one batch.
         slots: State of each slot in use.
