@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hydrax_core.data.layout import ArrayLayout, ArraySpec
     from hydrax_core.data.source import Items, Source
     from hydrax_core.engine.counters import FirstBatch, WorkerStats
+    from hydrax_core.engine.resources.machine import usable_cores
     from hydrax_core.errors import (
         BatchAddress,
         BatchClosedError,
@@ -69,6 +70,7 @@ __all__ = [
     "batched",
     "debug_batch_references",
     "is_worker",
+    "usable_cores",
 ]
 
 __version__ = "0.1.0"
@@ -98,6 +100,7 @@ _HOMES = {
     "data.source": ("Items", "Source"),
     "data.layout": ("ArrayLayout", "ArraySpec"),
     "batch.references": ("debug_batch_references",),
+    "engine.resources.machine": ("usable_cores",),
     "engine.counters": ("FirstBatch", "WorkerStats"),
     "monitor.stats": ("Stats",),
 }

@@ -7,7 +7,6 @@ lives and says so. ``q``, Ctrl-C and signals leave the terminal as it was.
 from __future__ import annotations
 
 import bisect
-import os
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,6 +22,7 @@ from hydrax_cli.inspect.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen,
 from hydrax_cli.inspect.screens.main import MainScreen
 from hydrax_cli.inspect.screens.runs import RunsScreen
 from hydrax_cli.inspect.values import Fault
+from hydrax_core import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,7 +67,7 @@ class InspectApp(BaseApp):
     def __init__(self, feed: Feed, *, on_ready: Callable[[], None] | None = None, light: bool = False) -> None:
         super().__init__(on_ready=on_ready, light=light)
         self._feed = feed
-        self._rates = Rates(len(os.sched_getaffinity(0)))
+        self._rates = Rates(usable_cores())
         self._main = MainScreen()
         if feed.attaching is not None:
             self._main.table.mark = feed.has

@@ -6,7 +6,6 @@ for a pretended step. The first Ctrl-C lets the batch in hand be finished, the s
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydrax_cli.run.summary import PlannedRun, RunResult
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.verdict import pace, verdict
+from hydrax_core import usable_cores
 from hydrax_core.errors import HydraxError
 from hydrax_core.monitor import Passes
 
@@ -107,7 +107,7 @@ def _result(planned: PlannedRun, run: _Run, stats: Stats, failure: HydraxError |
     elif run.first is None:
         line = "no batch was handed out"
     else:
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         inline = plan.loader_kind == "inline"
         measured, has_step = pace(run.first, stats), run.step_seconds > 0
         line = verdict(measured, has_step=has_step, inline=inline, cores=cores, tuned=planned.tuned)

@@ -129,7 +129,7 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
             if options.size is not None:
                 chosen["size"] = options.size
             images = sources.image_folder(target, **chosen)
-            workers = min(len(os.sched_getaffinity(0)), images.training.batch_size)
+            workers = min(hydrax_core.usable_cores(), images.training.batch_size)
             return Target(target, hydrax_core.Dataloader(images.loader_func, images.training, loader_count=workers))
         rows = sources.numpy_rows(target, **chosen)
         return Target(target, hydrax_core.Dataloader(rows.loader_func, rows.training))

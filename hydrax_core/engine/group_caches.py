@@ -16,7 +16,7 @@ import numpy.typing as npt
 from hydrax_core.cache import CacheStore
 from hydrax_core.data.layout import block_size
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
-from hydrax_core.engine.resources.slots import memory_budget
+from hydrax_core.engine.resources.machine import memory_budget
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.plan.plan import PlannedBatch
 
@@ -42,7 +42,8 @@ class GroupCaches:
         self._looked_at: dict[tuple[int, int], int] = {}
         self.empty = not any(stores)
         sizes = [group.batch_count * block_size(group.cache_layouts) for group in groups]
-        self._larger_than_memory = [size > memory_budget() for size in sizes]
+        memory = memory_budget()
+        self._larger_than_memory = [size > memory for size in sizes]
 
     def keeps_batches(self, group: int) -> bool:
         """Whether the group has a cache of batches."""

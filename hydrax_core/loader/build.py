@@ -23,8 +23,9 @@ from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import JobGroup
 from hydrax_core.engine.loop import EngineSettings, Loop
 from hydrax_core.engine.ready import ReadyQueue, Wakeup
-from hydrax_core.engine.resources.autotune import Bounds, Setting, usable_cores
-from hydrax_core.engine.resources.slots import SlotPool, memory_budget
+from hydrax_core.engine.resources.autotune import Bounds, Setting
+from hydrax_core.engine.resources.machine import memory_budget, usable_cores, usable_memory
+from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.engine.workers import pickling
 from hydrax_core.engine.workers.inline import InlineWorker
 from hydrax_core.engine.workers.process import ProcessWorkers
@@ -161,7 +162,7 @@ def _open_caches(arguments: Arguments, groups: list[JobGroup], undo: contextlib.
 
 
 def _check_size(size: int, depth: int) -> None:
-    memory = 2 * memory_budget()
+    memory = usable_memory()
     size = max(size, mmap.PAGESIZE)
     if (depth + 2) * size > memory:
         raise MemoryError(

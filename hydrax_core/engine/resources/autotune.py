@@ -11,16 +11,13 @@ not: then the batches come unevenly, or too short after one another to be handed
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import statistics
 from collections import deque
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Bounds", "Load", "Setting", "Tuner", "usable_cores"]
+__all__ = ["Bounds", "Load", "Setting", "Tuner"]
 
 _WAITING = 0.02
 """Share of the time that the consumer may wait before something is done about it."""
@@ -41,16 +38,6 @@ _WINDOWS_BEFORE = 3
 (tiny items; standard deviations, measured). A lack of workers shows in one."""
 _SPARE = 1.1
 _PATIENCE_SECONDS = 30.0
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: those it is tied to, or fewer where its control group has less time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        if quota != "max":
-            cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
 
 
 class Bounds(NamedTuple):

@@ -22,12 +22,11 @@ import weakref
 from collections import deque
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from hydrax_core.data.layout import aligned
 
-__all__ = ["SlotMemory", "SlotPool", "memory_budget"]
+__all__ = ["SlotMemory", "SlotPool"]
 
 _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; Python has no name for it
 _PREFAULT_PIECE = 4 << 20
@@ -35,15 +34,6 @@ _PREFAULT_BYTES = 128 << 20
 _STATUS_WORDS = 8
 _IDLE_ROUNDS = 64
 """How many batches in a row may leave a slot unused before its memory is handed back."""
-
-
-def memory_budget() -> int:
-    """Half of the memory that this process may use, in bytes: of the machine's or of its control group's."""
-    total = os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(limit).read_text("ascii")))
-    return total // 2
 
 
 class SlotMemory:
