@@ -1,10 +1,56 @@
-"""Built-in data, each as a loader function and the groups to give to a ``Dataloader``.
+"""Data that people have, by name: each call gives a loader function and the groups to give to a ``Dataloader``.
 
-``uci_digits()`` ships with hydrax, ``image_folder()`` reads pictures, ``numpy_rows()`` reads .npy and .npz files.
+``docs/sources.md`` has a table of what there is. A name is imported when it is first used, so that this package costs
+nothing and a worker imports only what its own source needs.
 """
 
-from hydrax_core.sources.digits import Digits, uci_digits
-from hydrax_core.sources.images import ImageFolder, image_folder
-from hydrax_core.sources.numpy_files import NumpyRows, numpy_rows
+from __future__ import annotations
 
-__all__ = ["Digits", "ImageFolder", "NumpyRows", "image_folder", "numpy_rows", "uci_digits"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydrax_core.sources.common import Rows, RowSource
+    from hydrax_core.sources.digits import Digits, uci_digits
+    from hydrax_core.sources.images import ImageFolder, image_folder
+    from hydrax_core.sources.numpy_files import numpy_rows
+    from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
+
+__all__ = [
+    "Digits",
+    "ImageFolder",
+    "RowSource",
+    "Rows",
+    "Wrapped",
+    "grain_source",
+    "image_folder",
+    "numpy_rows",
+    "tfds_source",
+    "torch_dataset",
+    "uci_digits",
+    "wrap",
+]
+
+_HOMES = {
+    "common": ("RowSource", "Rows"),
+    "digits": ("Digits", "uci_digits"),
+    "images": ("ImageFolder", "image_folder"),
+    "numpy_files": ("numpy_rows",),
+    "wrapped": ("Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"),
+}
+"""File -> its public names. A file never has the name of a function, which its import would replace."""
+
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,121 +7,119 @@ process unpacks for itself. Pickled (object) arrays are refused: unpickling runs
 from __future__ import annotations
 
 import functools
+import os
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
-from hydrax_core.data.group import DataGroup
+from hydrax_core.data.layout import ArraySpec
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, gather, make_rows, narrow
 
-if TYPE_CHECKING:
-    import os
+__all__ = ["NumpyFile", "numpy_rows"]
 
-__all__ = ["NumpyLoader", "NumpyRows", "numpy_rows"]
-
-_Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member; then come the name and the extra field of these lengths
-_NARROW = {"f8": "float32", "i8": "int32", "u8": "uint32", "c16": "complex64"}
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-class NumpyRows(NamedTuple):
-    """The rows of a file, ready for a ``Dataloader``."""
-
-    loader_func: NumpyLoader
-    training: DataGroup[int]
-
-
-def numpy_rows(path: str | os.PathLike[str], *, batch_size: int = 64, seed: int = 0) -> NumpyRows:
+def numpy_rows(
+    path: str | os.PathLike[str],
+    arrays: Columns = None,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    labels: Iterable[str] = (),
+    additional: Iterable[str] = (),
+) -> Rows:
     """The rows (first dimension) of the array in an .npy file, or of the arrays of equal length in an .npz file.
 
     The arrays of an .npz file keep their names, that of an .npy file is called ``data``. 64-bit numbers become 32-bit
-    ones, as in jax's default mode; an integer that does not fit fails its row.
+    ones, as in jax's default mode; an integer that does not fit fails its row. Strings and single
+    values are left out.
 
     Args:
         path: The file.
+        arrays: Names of the arrays to load, or name -> dtype or (shape of one row, dtype[, jax dtype]); all by default.
         batch_size: Rows in a batch; the last one is padded.
         seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
+        additional: Names of the arrays that go to the additional data, such as strings.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no such file, is damaged, or holds arrays that cannot be batched; the text names the array.
+        ValueError: It is no such file, is damaged, or an array asked for cannot be batched; the text names the array.
     """
-    loader = NumpyLoader(str(Path(path).resolve()))
-    arrays = loader.arrays
-    scalars = [name for name, array in arrays.items() if not array.shape]
-    if scalars:
-        raise ValueError(f"{path}: {scalars[0]!r} is a single value; expected rows along a first dimension")
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        told = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "it holds none"
-        raise ValueError(f"{path}: expected arrays of one length; {told}")
-    specs = {name: (array.shape[1:], _narrow(array.dtype)) for name, array in arrays.items()}
-    file = Path(loader.path)
-    source = functools.partial(files_fingerprint, [file.name], file.parent)
-    rows = IdentifiedItems(range(next(iter(lengths.values()))), source)
-    return NumpyRows(
-        loader,
-        DataGroup(
-            batch_size, rows, loader_func=loader, loader_arrays=specs, seed=seed, shuffle_first=True, remainder="pad"
-        ),
-    )
+    file = os.path.realpath(path)
+    opened = _open(file)
+    try:
+        specs, texts, left_out = choose("arrays", {n: _spec(a) for n, a in opened.items()}, arrays, additional)
+        lengths = {name: len(opened[name]) for name in (*specs, *texts)}
+        if len(set(lengths.values())) != 1:
+            told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            raise ValueError(f"arrays: expected arrays of one length; {told}; name those to load")  # noqa: TRY301  as those
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return make_rows(NumpyFile(file, lengths[next(iter(specs))], specs, texts), batch_size, seed, labels, left_out)
 
 
-class NumpyLoader:
-    """Loads rows of a file, which each process opens once, at its first row."""
+class NumpyFile(FileSource):
+    """Rows of the arrays in a file."""
 
-    __hydrax_batched__ = True
+    def __init__(self, path: str, size: int, specs: Mapping[str, ArraySpec], additional: tuple[str, ...]) -> None:
+        super().__init__([path])
+        self.specs, self.additional = specs, additional
+        self._size = size
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._arrays: _Arrays | None = None
+    def __len__(self) -> int:
+        return self._size
 
-    def __reduce__(self) -> tuple[type[NumpyLoader], tuple[str]]:
-        return NumpyLoader, (self.path,)
-
-    def __call__(self, items: Sequence[int], arrays: _Arrays, seeds: Sequence[int] | None) -> None:  # noqa: ARG002  a loader has three parameters
-        """Fill the arrays with these rows.
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """The file's arrays, mapped.
 
         Raises:
-            OverflowError: An integer needs more than 32 bits.
+            ValueError: The file is damaged, or changed since its group was made.
         """
+        names = (*self.specs, *self.additional)
+        opened = _open(self.paths[0], names)
+        for name in names:
+            if name not in opened or len(opened[name]) != self._size:
+                raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {self._size} rows")
+        return opened
+
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+        opened = self.arrays
         for name, array in arrays.items():
-            rows = self.arrays[name][items]
-            array[...] = rows
-            if (
-                rows.dtype.kind in "iu"
-                and rows.dtype.itemsize > array.dtype.itemsize
-                and not np.array_equal(array, rows)
-            ):
-                raise OverflowError(f"{self.path}: {name!r} holds an integer that does not fit into {array.dtype}")
-
-    @property
-    def arrays(self) -> _Arrays:
-        """The file's arrays.
-
-        Raises:
-            ValueError: See ``numpy_rows``.
-        """
-        if self._arrays is None:
-            self._arrays = _open(self.path)
-        return self._arrays
+            gather(f"{self.paths[0]}: {name!r}", opened[name], indices, array)
+        if not self.additional:
+            return None
+        columns = [opened[name][indices].tolist() for name in self.additional]
+        return [dict(zip(self.additional, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The native dtype of at most 32 bits a number."""
-    return np.dtype(_NARROW.get(dtype.newbyteorder("=").str[1:], dtype.newbyteorder("=")))
+def _spec(array: npt.NDArray[Any]) -> ArraySpec | str:
+    if array.dtype.hasobject:
+        return "it holds Python objects, which are not loaded as unpickling runs code"
+    if not array.shape:
+        return "it is a single value"
+    if array.dtype.kind not in "biufc":
+        return f"jax has no dtype {array.dtype}"
+    if 0 in array.shape:
+        return f"its shape is {array.shape}"
+    return ArraySpec(array.shape[1:], narrow(array.dtype), narrow(array.dtype))
 
 
-def _open(path: str) -> _Arrays:
+def _open(path: str, names: Collection[str] | None = None) -> Arrays:
+    """The arrays of a file, of these names; a single object for each that holds Python objects."""
     try:
         if path.endswith(".npz"):
-            return _open_archive(path)
+            return _open_archive(path, names)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz archive; rename it to .npz")  # noqa: TRY004, TRY301  the file's content is wrong
@@ -130,29 +128,29 @@ def _open(path: str) -> _Arrays:
     except Exception as error:
         # Damage shows as whatever it makes NumPy, zipfile and zlib stumble over.
         raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
-    return {"data": array}
+    return {"data": array.view(np.ndarray)}
 
 
-def _open_archive(path: str) -> _Arrays:
-    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as members, Path(path).open("rb") as file:
-        return {
-            info.filename.removesuffix(".npy"): _map(file, info) if _is_plain(info) else members[info.filename]
-            for info in archive.infolist()
-        }
+def _open_archive(path: str, names: Collection[str] | None) -> Arrays:
+    with zipfile.ZipFile(path) as archive, Path(path).open("rb") as file:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        return {name: _member(archive, file, info) for name, info in members.items() if names is None or name in names}
 
 
-def _is_plain(info: zipfile.ZipInfo) -> bool:
-    return info.compress_type == zipfile.ZIP_STORED
-
-
-def _map(file: BinaryIO, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    file.seek(info.header_offset)
-    name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-    file.seek(info.header_offset + _LOCAL_HEADER.size + name_length + extra_length)
-    version = np.lib.format.read_magic(file)
-    if version not in _READERS:
-        raise ValueError(f"{info.filename} has version {version} of NumPy's format; known are 1.0 and 2.0")
-    shape, fortran_order, dtype = _READERS[version](file)
-    if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects, which are not loaded as unpickling runs code")
-    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran_order else "C")
+def _member(archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    stored = info.compress_type == zipfile.ZIP_STORED
+    if stored:
+        file.seek(info.header_offset)
+        name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        file.seek(info.header_offset + _LOCAL_HEADER.size + name_length + extra_length)
+    with nullcontext(file) if stored else archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _READERS:
+            raise ValueError(f"{info.filename} has version {version} of NumPy's format; known are 1.0 and 2.0")
+        shape, fortran_order, dtype = _READERS[version](member)
+        if dtype.hasobject:
+            return np.array(None)
+        if stored:
+            return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran_order else "C").view(np.ndarray)
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)

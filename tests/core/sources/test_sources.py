@@ -1,4 +1,5 @@
 import hashlib
+import mmap
 import pickle
 import sys
 import tempfile
@@ -14,19 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hydrax_core import Dataloader
+from hydrax_core import Dataloader, Items, Source
 from hydrax_core.sources import image_folder, numpy_rows, uci_digits
 
 
 def rows_of(source, items=None):
     """What the loader fills for these items, all of them by default."""
     group = source.training
-    items = list(group) if items is None else items
+    items = (range(len(group)) if isinstance(group.items, Source) else list(group)) if items is None else items
     arrays = {
         name: np.zeros((len(items), *layout.shape[1:]), layout.numpy_dtype)
         for name, layout in group.loader_layouts.items()
     }
     if getattr(source.loader_func, "__hydrax_batched__", False):
+        if isinstance(group.items, Source):
+            items = Items(group.items, np.array(items))
         source.loader_func(items, arrays, list(range(len(items))))
     else:
         for row, item in enumerate(items):
@@ -236,15 +239,16 @@ def test_stored_arrays_are_mapped_and_not_read(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 2)))
     np.savez(tmp_path / "b.npz", x=np.zeros((4, 2)))
     for name in ("a.npy", "b.npz"):
-        arrays = numpy_rows(tmp_path / name, batch_size=2).loader_func.arrays
-        assert all(isinstance(array, np.memmap) for array in arrays.values())
+        arrays = numpy_rows(tmp_path / name, batch_size=2).training.items.arrays
+        assert all(isinstance(array.base, np.memmap | mmap.mmap) for array in arrays.values())
 
 
-def test_a_loader_travels_without_its_arrays(tmp_path):
+def test_a_source_travels_without_its_arrays(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(100_000, dtype=np.float32))
-    loader = numpy_rows(tmp_path / "a.npy").loader_func
-    assert len(pickle.dumps(loader)) < 1000
-    assert len(pickle.loads(pickle.dumps(loader)).arrays["data"]) == 100_000
+    source = numpy_rows(tmp_path / "a.npy").training.items
+    assert len(source.arrays["data"]) == 100_000
+    assert len(pickle.dumps(source)) < 1000
+    assert len(pickle.loads(pickle.dumps(source)).arrays["data"]) == 100_000
 
 
 def test_64_bit_numbers_become_32_bit_ones(tmp_path):
@@ -259,7 +263,7 @@ def test_an_integer_that_needs_64_bits_fails_its_row(tmp_path):
     np.save(tmp_path / "a.npy", np.array([1, 2**40]))
     source = numpy_rows(tmp_path / "a.npy", batch_size=1)
     assert rows_of(source, [0])["data"].tolist() == [1]
-    with pytest.raises(OverflowError, match=r"a\.npy: 'data' holds an integer that does not fit into int32"):
+    with pytest.raises(OverflowError, match=r"a\.npy: 'data': 1099511627776 does not fit into int32"):
         rows_of(source, [1])
 
 
@@ -283,8 +287,8 @@ def test_arrays_of_different_length_are_named(tmp_path):
 
 
 def test_a_single_value_and_an_empty_archive_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", x=np.zeros(3), scale=np.float32(2))
-    with pytest.raises(ValueError, match="'scale' is a single value"):
+    np.savez(tmp_path / "a.npz", scale=np.float32(2))
+    with pytest.raises(ValueError, match="'scale': it is a single value"):
         numpy_rows(tmp_path / "a.npz")
     zipfile.ZipFile(tmp_path / "b.npz", "w").close()
     with pytest.raises(ValueError, match="it holds none"):
@@ -321,3 +325,50 @@ def test_strings_are_no_rows_for_jax(tmp_path):
     np.save(tmp_path / "a.npy", np.array(["a", "b"]))
     with pytest.raises(ValueError, match="jax has no dtype"):
         numpy_rows(tmp_path / "a.npy", batch_size=1)
+
+
+def test_arrays_are_chosen_and_what_is_none_does_not_spoil_the_rest(tmp_path):
+    path = tmp_path / "a.npz"
+    names = np.array(["a", "b", "c"])
+    np.savez(path, x=np.arange(6.0).reshape(3, 2), y=np.arange(3), names=names, scale=2.0, o=np.array([None]))
+    rows = numpy_rows(path, batch_size=2)
+    assert set(rows.training.loader_layouts) == {"x", "y"}
+    assert set(rows.left_out) == {"names", "scale", "o"}
+    assert "unpickling runs code" in rows.left_out["o"]
+    rows = numpy_rows(path, {"x": "float16", "y": ((), "int8", "float32")}, additional=["names"], labels=["y"])
+    assert rows.training.loader_layouts["x"].numpy_dtype == np.float16
+    assert rows.training.items[1]["names"] == "b"
+    assert rows.training.items[1]["x"].tolist() == [2, 3]
+    assert set(numpy_rows(path, ["y"]).training.loader_layouts) == {"y"}
+    with pytest.raises(ValueError, match=r"there is no 'xx'; there are .*did you mean 'x'"):
+        numpy_rows(path, ["xx"])
+    with pytest.raises(ValueError, match="'names' cannot become an array: jax has no dtype <U1"):
+        numpy_rows(path, ["names"])
+    with pytest.raises(TypeError, match=r"arrays: expected names of columns.*write \['x'\]"):
+        numpy_rows(path, "x")
+
+
+def test_rows_are_split_at_random_without_loss(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(100, dtype=np.float32))
+    rows = numpy_rows(tmp_path / "a.npy", batch_size=8)
+    training, validation = rows.split(0.2, seed=3)
+    values = [{item["data"].item() for item in part.items} for part in (training, validation)]
+    assert [len(part) for part in values] == [80, 20]
+    assert values[0] | values[1] == set(range(100))
+    assert rows.split(0.2, seed=3)[1].fingerprint() == validation.fingerprint()
+    assert rows.split(0.2, seed=4)[1].fingerprint() != validation.fingerprint()
+    assert len(pickle.dumps(training.items)) < 1000
+    with Dataloader(training, validation=("epoch", 1, validation), loader_kind="inline") as loader:
+        batches = [next(loader) for _ in range(10 + 3)]
+    seen = [value for batch in batches[10:] for value in batch.arrays["data"][: batch.size].tolist()]
+    assert set(seen) == values[1]
+    with pytest.raises(ValueError, match="share: expected a number above 0 and below 1, got 20"):
+        rows.split(20)
+
+
+def test_a_file_that_changed_since_is_an_error(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(9))
+    source = numpy_rows(tmp_path / "a.npy").training.items
+    np.save(tmp_path / "a.npy", np.zeros(8))
+    with pytest.raises(ValueError, match=r"a\.npy: it changed: 'data' no longer has 9 rows"):
+        source[8]

@@ -1,0 +1,348 @@
+"""What the sources of rows share: a source that fills arrays many rows at once, its loader, its group.
+
+Promise: a value that its array cannot hold is an error of its row, never another value. What a source opens, it opens
+at the first read of each process; it travels as paths. Its identity is that of its files and of everything that
+decides what a row holds. A column that becomes no array is named in ``Rows.left_out`` with the reason.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import glob
+import importlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from hydrax_core.data.fingerprint import files_fingerprint
+from hydrax_core.data.function import batched
+from hydrax_core.data.group import DataGroup
+from hydrax_core.data.layout import ArraySpec, array_specs
+from hydrax_core.data.source import Items, Source
+from hydrax_core.plan.permutation import Indices, derive_key, permute
+
+__all__ = [
+    "Arrays",
+    "Columns",
+    "FileSource",
+    "Found",
+    "Paths",
+    "RowSource",
+    "Rows",
+    "choose",
+    "find_files",
+    "gather",
+    "load_rows",
+    "make_rows",
+    "narrow",
+    "put",
+    "require",
+]
+
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Columns: TypeAlias = Iterable[str] | Mapping[str, Any] | None
+"""Names of the columns that become arrays; or name -> dtype, or (shape, dtype[, jax dtype]), or ``None`` for what is
+found out."""
+Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+Found: TypeAlias = Mapping[str, ArraySpec | str]
+"""What is known of each column: the array of one row, or why it is none."""
+Extra: TypeAlias = list[dict[str, Any]] | None
+
+_NARROW = {"f8": "float32", "i8": "int32", "u8": "uint32", "c16": "complex64"}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class RowSource(Source[dict[str, Any]]):
+    """Rows with named columns, read many at once; a row is a dict of its arrays and additional columns.
+
+    Attributes:
+        specs: The arrays of one row.
+        additional: Names of the columns that become additional data.
+        blocks: Where the runs of rows start that are cheap to read together, and the number of rows at the end;
+            ``None`` where every row costs the same.
+    """
+
+    specs: Mapping[str, ArraySpec]
+    additional: tuple[str, ...] = ()
+    blocks: Indices | None = None
+
+    @abstractmethod
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
+        """Fill every element of the arrays with these rows, and return their additional columns, if any."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+        arrays = {name: np.zeros((len(indices), *spec.shape), spec.numpy_dtype) for name, spec in self.specs.items()}
+        extra = self.fill(np.asarray(indices, np.int64), arrays) or [{}] * len(indices)
+        return [{**{name: array[row] for name, array in arrays.items()}, **extra[row]} for row in range(len(indices))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is opened, which are cached properties."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not isinstance(getattr(type(self), name, None), functools.cached_property)
+        }
+
+
+class FileSource(RowSource):
+    """Rows of files.
+
+    Args:
+        paths: The files, absolute.
+        reading: What else decides what a row holds, such as a query.
+        content: Whether files are named by their content instead of the time of change.
+    """
+
+    def __init__(self, paths: Sequence[str], *reading: Any) -> None:
+        self.paths = tuple(paths)
+        self._reading = repr(reading)
+
+    def fingerprint(self) -> str:
+        """The files by path, size and time of change, and how they are read."""
+        root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
+        return f"{files_fingerprint(self._files(), root)} {xxhash.xxh3_128_hexdigest(self._reading.encode())}"
+
+    def _files(self) -> Iterable[str]:
+        return self.paths
+
+
+class _Part(RowSource):
+    """Some rows of a source, in its order: those of one side of a split, worked out anew in each process."""
+
+    def __init__(self, source: RowSource, share: float, seed: int, *, validation: bool) -> None:
+        self._source, self._share, self._seed, self._validation = source, share, seed, validation
+        self.specs, self.additional = source.specs, source.additional
+        if source.blocks is not None:
+            self.blocks = np.searchsorted(self._indices, source.blocks).astype(np.int64)
+
+    @functools.cached_property
+    def _indices(self) -> Indices:
+        size = len(self._source)
+        count = min(size - 1, max(1, round(size * self._share)))
+        chosen = np.zeros(size, bool)
+        chosen[permute(derive_key(self._seed, "split"), size, np.arange(count))] = True
+        return np.flatnonzero(chosen if self._validation else ~chosen)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
+        return self._source.fill(self._indices[indices], arrays)
+
+    def fingerprint(self) -> str | None:
+        name = self._source.fingerprint()
+        return None if name is None else f"{name} {self._share} {self._seed} {self._validation}"
+
+
+class Rows(NamedTuple):
+    """Rows of a source, ready for a ``Dataloader``.
+
+    Attributes:
+        loader_func: What loads them; the group carries it, too.
+        training: The group of all rows, shuffled, the last batch padded.
+        left_out: Columns that are no arrays and not in the additional data -> why.
+        classes: Arrays of class numbers -> the names that 0, 1, ... stand for.
+    """
+
+    loader_func: Any
+    training: DataGroup[dict[str, Any]]
+    left_out: Mapping[str, str] = _NOTHING
+    classes: Mapping[str, tuple[str, ...]] = _NOTHING
+
+    def split(self, share: float = 0.1, seed: int = 0) -> tuple[DataGroup[dict[str, Any]], DataGroup[dict[str, Any]]]:
+        """Two groups that share the rows at random: for training, and for validation.
+
+        Args:
+            share: Part of the rows that is for validation, above 0 and below 1.
+            seed: Chooses which.
+
+        Raises:
+            ValueError: ``share`` is out of bounds, or there are not two rows.
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share: expected a number above 0 and below 1, got {share!r}")
+        source = cast("RowSource", self.training.items)
+        if len(source) < 2:  # noqa: PLR2004  one for each side
+            raise ValueError(f"split: expected at least 2 rows, got {len(source)}")
+        training, validation = (_Part(source, share, seed, validation=side) for side in (False, True))
+        return self.training.replace(data=training), self.training.replace(data=validation)
+
+
+@batched
+def load_rows(items: Items[dict[str, Any]], arrays: Arrays, seeds: Sequence[int] | None) -> Extra:  # noqa: ARG001  a loader has three parameters
+    """Fill the arrays with the rows of a ``RowSource``."""
+    source = items.source
+    assert isinstance(source, RowSource)
+    return source.fill(items.indices, arrays)
+
+
+def make_rows(
+    source: RowSource,
+    batch_size: int,
+    seed: int,
+    labels: Iterable[str],
+    left_out: Mapping[str, str] = _NOTHING,
+    classes: Mapping[str, tuple[str, ...]] = _NOTHING,
+) -> Rows:
+    """The group of a source."""
+    group = DataGroup(
+        batch_size,
+        source,
+        loader_func=load_rows,
+        loader_arrays=source.specs,
+        seed=seed,
+        shuffle_first=True,
+        remainder="pad",
+        labels=labels,
+        zeroed=False,
+    )
+    return Rows(load_rows, group, left_out, classes)
+
+
+def choose(
+    argument: str, found: Found, columns: Columns, additional: Iterable[str] = ()
+) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
+    """Which columns become arrays, as asked for or, without ``columns``, all that can.
+
+    Returns:
+        The arrays, the names of the additional columns, and what is left out.
+
+    Raises:
+        TypeError: ``columns`` or ``additional`` is a string, or a dtype is none.
+        ValueError: There is no such column, or it cannot become an array.
+    """
+    texts = tuple(_names("additional", additional, found))
+    if columns is None:
+        wanted: Mapping[str, Any] = {
+            name: None for name, spec in found.items() if isinstance(spec, ArraySpec) and name not in texts
+        }
+        if not wanted:
+            told = "; ".join(f"{name!r}: {why}" for name, why in found.items())
+            raise ValueError(f"{argument}: nothing can become an array; it holds {told or 'none'}")
+    else:
+        names = _names(argument, columns, found)
+        wanted = {name: columns[name] if isinstance(columns, Mapping) else None for name in names}
+    specs = dict(
+        array_specs(argument, {name: _wanted(argument, name, found[name], ask) for name, ask in wanted.items()})
+    )
+    left_out = {
+        name: spec if isinstance(spec, str) else "not asked for"
+        for name, spec in found.items()
+        if name not in specs and name not in texts
+    }
+    return specs, texts, MappingProxyType(left_out)
+
+
+def _names(argument: str, columns: Iterable[str], found: Found) -> list[str]:
+    if isinstance(columns, str):
+        raise TypeError(f"{argument}: expected names of columns, got the string {columns!r}; write [{columns!r}]")
+    names = list(columns)
+    for name in names:
+        if name not in found:
+            close = difflib.get_close_matches(str(name), found, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{argument}: there is no {name!r}; there are {', '.join(map(repr, found))}{hint}")
+    return names
+
+
+def _wanted(argument: str, name: str, found: ArraySpec | str, ask: Any) -> Any:
+    if ask is None:
+        if isinstance(found, str):
+            raise ValueError(f"{argument}: {name!r} cannot become an array: {found}")
+        return found
+    if isinstance(ask, tuple | list):
+        return ask
+    if isinstance(found, str):
+        raise ValueError(f"{argument}: {name!r}: expected (shape, dtype), got {ask!r}: {found}")  # noqa: TRY004  same
+    return found.shape, ask
+
+
+def narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The native dtype of at most 32 bits a number, as in jax's default mode."""
+    return np.dtype(_NARROW.get(dtype.newbyteorder("=").str[1:], dtype.newbyteorder("=")))
+
+
+def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """``target[...] = values``.
+
+    Raises:
+        ValueError: The shapes differ.
+        OverflowError: A number does not fit.
+    """
+    if target.shape != values.shape:
+        raise ValueError(f"{where}: expected the shape {target.shape[1:]}, got {values.shape[1:]}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        target[...] = values
+    if target.dtype == values.dtype or np.can_cast(values.dtype, target.dtype, "safe"):
+        return
+    if target.dtype.kind in "biu":
+        wrong = target != values
+    elif target.dtype.itemsize < min(4, values.dtype.itemsize) or values.dtype.kind == "c":
+        wrong = np.isfinite(values) & ~np.isfinite(target.astype(values.dtype))
+    else:
+        return
+    if np.any(wrong):
+        raise OverflowError(f"{where}: {values[wrong].flat[0].item()!r} does not fit into {target.dtype}")
+
+
+def gather(where: str, values: npt.NDArray[Any], indices: Indices, target: npt.NDArray[Any]) -> None:
+    """``target[...] = values[indices]``, with one copy where the dtypes are equal; the indices are within bounds."""
+    if values.dtype == target.dtype and values.flags.c_contiguous and values.shape[1:] == target.shape[1:]:
+        np.take(values, indices, axis=0, out=target, mode="clip")  # other modes fill a buffer first
+    else:
+        put(where, target, values[indices])
+
+
+def require(module: str, extra: str, what: str) -> Any:
+    """Import a module that an extra brings.
+
+    Raises:
+        ImportError: It is not installed; the text says how to.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs {module.partition('.')[0]}: pip install 'hydrax-toolkit[{extra}]' ({error})"
+        ) from error
+
+
+def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
+    """Absolute paths of files, given as paths, folders and patterns such as ``part-*.parquet``; those of each sorted.
+
+    Raises:
+        FileNotFoundError: One of them is no file, or a folder or pattern holds none.
+    """
+    found: list[str] = []
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(os.path.abspath(os.fspath(given)))  # noqa: PTH100  links keep their names
+        if path.is_dir():
+            below = sorted(str(file) for file in path.rglob("*") if file.name.endswith(tuple(suffixes)))
+            below = [
+                file for file in below if not any(part.startswith(".") for part in Path(file).relative_to(path).parts)
+            ]
+        elif path.exists() or not glob.has_magic(str(path)):
+            below = [str(path)] if path.is_file() else []
+        else:
+            below = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())  # noqa: PTH207  absolute
+        if not below:
+            looked = f"; looked for {', '.join(suffixes)}" if path.is_dir() else ""
+            raise FileNotFoundError(f"{argument}: {given} is no file, nor a folder or pattern with files{looked}")
+        found.extend(below)
+    if not found:
+        raise ValueError(f"{argument}: no file is given")
+    return found
