@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from hydrax_cli.cache.render import (
     finding_lines,
     finding_values,
     info_values,
+    loader_text,
+    loader_values,
     overview_lines,
     verified_lines,
 )
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from hydrax_cli.cache.remake import Asked
     from hydrax_core import Dataloader
+    from hydrax_core.cache import CacheInfo
 
 __all__ = ["cache"]
 
@@ -131,10 +134,13 @@ def check(
                 "clean": not found.findings and not found.errors,
                 "read_bytes": found.read,
                 "compared_batches": found.compared,
+                "loaders": [{"path": str(one.path), **loader_values(one)} for one in found.infos],
                 "findings": [finding_values(str(folder), finding) for folder, finding in found.findings],
             }
             click.echo(_json_text(values), file=output)
     if not as_json and len(found.errors) < len(folders):
+        for one in found.infos:
+            click.echo(f"{f'{one.path.name}: ' if len(folders) > 1 else ''}made with {loader_text(one)}")
         read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
         if asked is not None:
             read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
@@ -232,6 +238,7 @@ def _said_once() -> Iterator[None]:
 class _Verified:
     findings: list[tuple[Path, Finding]]
     errors: list[CacheError]
+    infos: list[CacheInfo]
     read: int = 0
     compared: int = 0
     not_served: int = 0
@@ -239,7 +246,7 @@ class _Verified:
 
 def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, repair: bool, silent: bool) -> _Verified:
     """Look at one cache after the other, and say what is found when it is found."""
-    all_found = _Verified([], [])
+    all_found = _Verified([], [], [])
 
     def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> None:
         prefix = f"{folder.name}: " if len(folders) > 1 else ""
@@ -253,6 +260,8 @@ def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, re
             with nullcontext() if repair else _findings_only(), progress(f"reading {folder.name}", "bytes") as seen:
                 look(folder, verify(folder, repair=repair, progress=seen), seen)
                 all_found.read += seen.done
+            with suppress(CacheError), _findings_only():  # a damaged manifest has been found by now
+                all_found.infos.append(info(folder))
             if asked is not None and loader is not None:
                 with _said_once(), progress(f"loading {folder.name} again", "batches") as seen:
                     look(folder, _compare(folder, loader, asked, sample, seen, all_found), seen)

@@ -23,12 +23,15 @@ __all__ = [
     "finding_values",
     "info_lines",
     "info_values",
+    "loader_text",
+    "loader_values",
     "overview_lines",
     "verified_lines",
 ]
 
 _BAR = 20
 _MOST_EPOCHS = 12
+_MOST_PARTS = 4
 _SETTINGS = ("seed", "shuffle_first", "shuffle_later", "remainder")
 _COLOURS = {"corrupt": "red", "cut": "red", "missing": "red", "stale": "red", "foreign": "cyan"}
 _WIDEST_KIND = len("unfinished")
@@ -84,10 +87,26 @@ def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
     yield "on disk", f"{_kind(info, info.entries)}, {size(info.disk_bytes)}"
     made = {key: _printable(text) for key, text in info.made.items()}
     yield "made", f"{_local(made.get('at', '?'))} by {made.get('by', '?')}, hydrax {made.get('hydrax', '?')}"
+    yield "loader", loader_text(info)
     if info.in_use:
         yield "in use", click.style("by a run, now", fg="yellow")
     if info.problem:
         yield "index", click.style(f"{info.problem}; see hydrax cache verify", fg="red")
+
+
+def loader_text(info: CacheInfo) -> str:
+    """What the cache was loaded with: the version that the user gives, and the code that there was."""
+    parts = [_printable(name) for name in info.code if name != "python"]
+    told = ", ".join(parts[:_MOST_PARTS]) + (
+        f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
+    )
+    code = f", code {info.code_digest} ({told})" if parts else ""
+    return f"cache_version {_printable(str(info.settings.get('version', '?')))}{code}"
+
+
+def loader_values(info: CacheInfo) -> dict[str, Any]:
+    """The same as JSON values."""
+    return {"version": info.settings.get("version"), "code": dict(info.code), "code_digest": info.code_digest}
 
 
 def info_values(info: CacheInfo) -> dict[str, Any]:
@@ -98,6 +117,7 @@ def info_values(info: CacheInfo) -> dict[str, Any]:
         "path": str(info.path),
         "settings": dict(info.settings),
         "made": dict(info.made),
+        **loader_values(info),
         "arrays": [dataclasses.asdict(array) for array in info.arrays],
         "epochs": [epoch._asdict() for epoch in info.epochs],
         "entries": info.entries,

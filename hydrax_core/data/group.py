@@ -51,6 +51,7 @@ class DataGroup(Sequence[D], Generic[D]):
             rows of zeros (``batch.size`` and ``batch.mask`` tell which rows are real).
         labels: Names of the arrays that ``batch.labels`` shows; the others are in ``batch.inputs``.
         cache_by: Whether the cache keeps batches, or items, from which any later epoch gathers its own batches.
+        cache_version: What you change, an int or a str, when the loader changes: a cache with another is refused.
         cache_pickle: Let the cache pickle additional data that is no plain value. Whoever can write to the cache's
             folder can then run code in the processes that read it.
         zeroed: Hand the loader rows of zeros. ``False`` saves a pass over the memory where the loader always fills
@@ -78,6 +79,7 @@ class DataGroup(Sequence[D], Generic[D]):
         labels: Iterable[str] = (),
         zeroed: bool = True,
         cache_by: CacheBy = "batch",
+        cache_version: int | str = 0,
         cache_pickle: bool = False,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
@@ -93,6 +95,9 @@ class DataGroup(Sequence[D], Generic[D]):
         self._cache_readonly = boolean("cache_readonly", cache_readonly)
         self._cache_location = _location(cache_location)
         self._cache_by: CacheBy = choice("cache_by", cache_by, get_args(CacheBy))
+        self._cache_version = (
+            cache_version if isinstance(cache_version, str) else integer("cache_version", cache_version)
+        )
         self._cache_pickle = boolean("cache_pickle", cache_pickle)
         # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
         self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
@@ -255,6 +260,11 @@ class DataGroup(Sequence[D], Generic[D]):
     def cache_by(self) -> CacheBy:
         """What the cache keeps: batches or items."""
         return self._cache_by
+
+    @property
+    def cache_version(self) -> int | str:
+        """What the user changes when the loader changes."""
+        return self._cache_version
 
     @property
     def cache_pickle(self) -> bool:

@@ -155,7 +155,13 @@ def _open_caches(arguments: Arguments, groups: list[JobGroup], undo: contextlib.
         for index, group in enumerate(members):
             store = None
             if group.cache_location is not None:
-                store = CacheStore.open(group, kind=kind, group_index=index, cacher_count=arguments.cacher_count)
+                store = CacheStore.open(
+                    group,
+                    kind=kind,
+                    group_index=index,
+                    cacher_count=arguments.cacher_count,
+                    loader_func=arguments.loader_func,
+                )
                 undo.callback(store.close)
             stores.append(store)
     return GroupCaches(stores, groups)

@@ -9,6 +9,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from hydrax_core.cache.admin.survey import disk_bytes, epoch_paths, in_use, needs_index, readonly_index, survey
 from hydrax_core.cache.format.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
 from hydrax_core.errors import CacheError
@@ -36,6 +38,7 @@ class CacheInfo:
         settings: Settings of the group, and the digest of its data.
         arrays: The arrays of an entry.
         made: When, by whom and by which version it was made: ``at`` (UTC), ``by``, ``hydrax``.
+        code: Digests of the parts of the loader that it was made with, by name, and the version of Python.
         entries_per_epoch: Entries of a complete content epoch.
         epochs: What is there of each content epoch.
         disk_bytes: Room it takes on the disk.
@@ -50,6 +53,7 @@ class CacheInfo:
     settings: Mapping[str, Any]
     arrays: tuple[StoredArray, ...]
     made: Mapping[str, str]
+    code: Mapping[str, str]
     entries_per_epoch: int
     epochs: tuple[EpochCount, ...]
     disk_bytes: int
@@ -60,6 +64,11 @@ class CacheInfo:
     def entries(self) -> int:
         """Entries in all."""
         return sum(epoch.entries for epoch in self.epochs)
+
+    @property
+    def code_digest(self) -> str:
+        """One digest of all of the loader's code, 16 hexadecimal digits; ``""`` where nothing is known of it."""
+        return xxhash.xxh3_64_hexdigest(repr(sorted(self.code.items())).encode()) if self.code else ""
 
 
 def info(path: str | os.PathLike[str]) -> CacheInfo:
@@ -91,6 +100,7 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
         settings=manifest.settings,
         arrays=manifest.arrays,
         made=manifest.made,
+        code=manifest.code,
         entries_per_epoch=manifest.entries,
         epochs=tuple(counts),
         disk_bytes=sum(disk_bytes(file) for file in (*own, *arrays)),

@@ -22,10 +22,11 @@ import numpy as np
 import xxhash
 
 from hydrax_core.cache.format.folder import MANIFEST, open_regular
+from hydrax_core.data.code import code_digests
 from hydrax_core.errors import CacheMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from hydrax_core.data.group import DataGroup
@@ -52,8 +53,8 @@ _LARGEST: Final = 2**26
 _MOST_GROUPS: Final = 2**31
 _PLAIN: Final = (str, int, float, bool, type(None))
 _STORED: Final = re.compile(r"[<>|][biufc](?:1|2|4|8|16|32)")
-_ITEM_SETTINGS: Final = ("items", "data", "seed")
-_VALIDATION_SETTINGS: Final = ("items", "data", "batch_size", "remainder")
+_ITEM_SETTINGS: Final = ("items", "data", "seed", "version")
+_VALIDATION_SETTINGS: Final = ("items", "data", "batch_size", "remainder", "version")
 
 
 class DamagedManifestError(ValueError):
@@ -96,9 +97,10 @@ class Manifest:
         group_index: Place among the training groups, which decides the items' seeds; ``None`` for validation.
         cache_by: Whether an entry is a batch or an item.
         entries: Entries of one content epoch.
-        settings: What decides the entries' content, see ``DataGroup.fingerprint()``.
+        settings: What decides the entries' content: ``DataGroup.fingerprint()``, and the version that the user gives.
         arrays: The arrays, in the order of their names.
         made: Who made it and when, for people.
+        code: Digests of the loader's code, see ``hydrax_core.data.code``; no part of the identity.
     """
 
     kind: str
@@ -108,11 +110,20 @@ class Manifest:
     settings: Mapping[str, Any]
     arrays: tuple[StoredArray, ...]
     made: Mapping[str, str]
+    code: Mapping[str, str]
 
     @classmethod
-    def of(cls, group: DataGroup[Any], *, kind: str, group_index: int, cache_by: CacheBy) -> Manifest:
-        """The manifest that a group asks for."""
-        settings = group.fingerprint()
+    def of(
+        cls,
+        group: DataGroup[Any],
+        *,
+        kind: str,
+        group_index: int,
+        cache_by: CacheBy,
+        loader_func: Callable[..., Any] | None = None,
+    ) -> Manifest:
+        """The manifest that a group asks for; ``loader_func`` loads it where it brings none."""
+        settings = {**group.fingerprint(), "version": group.cache_version}
         entries = group.batch_count
         if cache_by == "item":
             settings = {key: settings[key] for key in _ITEM_SETTINGS}
@@ -125,7 +136,9 @@ class Manifest:
             stored = _stored_dtype(layout.numpy_dtype)
             arrays.append(StoredArray(name, shape, layout.numpy_dtype.name, layout.jax_dtype.name, stored))
         index = group_index if kind == "training" else None
-        return cls(kind, index, cache_by, entries, settings, tuple(arrays), _made())
+        loader = group.loader_func or loader_func
+        code = {} if loader is None else code_digests(loader)
+        return cls(kind, index, cache_by, entries, settings, tuple(arrays), _made(), code)
 
     def identity(self) -> dict[str, Any]:
         """All that has to be equal, as JSON values."""
@@ -214,7 +227,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    content = {"format": _FORMAT, "version": _VERSION, **manifest.identity(), "made": dict(manifest.made)}
+    beside = {"made": dict(manifest.made), "code": dict(manifest.code)}
+    content = {"format": _FORMAT, "version": _VERSION, **manifest.identity(), **beside}
     temporary = folder / f"{MANIFEST}.{secrets.token_hex(4)}.tmp"
     descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -232,7 +246,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     """The manifest; its values were written by us or by somebody who wants to deceive."""
     try:
         arrays = tuple(_parse_array(name, fields) for name, fields in sorted(content["arrays"].items()))
-        settings, made, entries = content["settings"], content["made"], content["entries"]
+        settings, made, code, entries = content["settings"], content["made"], content["code"], content["entries"]
         kind, group_index, cache_by = content["kind"], content["group_index"], content["cache_by"]
         good = (
             kind in ("training", "validation")
@@ -243,14 +257,15 @@ def _parse(content: dict[str, Any]) -> Manifest:
             and type(settings) is dict
             and all(type(value) in _PLAIN for value in settings.values())
             and type(made) is dict
-            and all(type(text) is str for text in made.values())
+            and type(code) is dict
+            and all(type(text) is str for text in (*made.values(), *code.values()))
             and bool(arrays)
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedManifestError(f"a field is missing or wrong: {error!r}") from error
     if not good or entries * max(array.nbytes for array in arrays) >= 2**62:
         raise DamagedManifestError("a field is wrong")
-    return Manifest(kind, group_index, cache_by, entries, settings, arrays, made)
+    return Manifest(kind, group_index, cache_by, entries, settings, arrays, made, code)
 
 
 def _parse_array(name: str, fields: dict[str, Any]) -> StoredArray:

@@ -18,6 +18,7 @@ from hydrax_core.cache.format.folder import MANIFEST, is_cache, is_regular
 from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest, write_manifest
 from hydrax_core.cache.index.index import Index
 from hydrax_core.cache.store.locks import FolderLock
+from hydrax_core.data.code import changed_code
 from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = ["OpenCache", "open_cache"]
 
 _log = logging.getLogger("hydrax")
 
+_MOST_NAMED: Final = 6
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -116,7 +118,7 @@ def _open_writable(folder: Path, wanted: Manifest) -> OpenCache:
             if manifest is None:
                 write_manifest(folder, wanted)
         if manifest is not None:
-            manifest.require_equal(wanted, folder)
+            _compare(manifest, wanted, folder)
         return OpenCache(folder, Index(folder, writable=True, alone=lock.setup), lock, writable=True)
     except BaseException:
         lock.close()
@@ -135,12 +137,27 @@ def _open_readonly(folder: Path, wanted: Manifest, *, needed: bool) -> OpenCache
     try:
         manifest = _read_manifest(folder)
         if manifest is not None:
-            manifest.require_equal(wanted, folder)
+            _compare(manifest, wanted, folder)
         return OpenCache(folder, _readonly_index(folder), lock, writable=False)
     except BaseException:
         if lock is not None:
             lock.close()
         raise
+
+
+def _compare(manifest: Manifest, wanted: Manifest, folder: Path) -> None:
+    """Refuse another group, and warn of another loader: whether it still loads the same, nobody can tell."""
+    manifest.require_equal(wanted, folder)
+    changed = changed_code(manifest.code, wanted.code)
+    if changed:
+        names = ", ".join(changed[:_MOST_NAMED]) + (", ..." if len(changed) > _MOST_NAMED else "")
+        _log.warning(
+            "%s: the loader is not the one that this cache was made with, by its code (%s); what is cached is served "
+            "as it is. If it loads something else now, give the group another cache_version, and hydrax cache clear %s",
+            folder,
+            names,
+            folder,
+        )
 
 
 def _read_manifest(folder: Path) -> Manifest | None:

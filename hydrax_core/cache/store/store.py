@@ -130,7 +130,15 @@ class CacheStore:
         self._closed = False
 
     @classmethod
-    def open(cls, group: DataGroup[Any], *, kind: str, group_index: int, cacher_count: int = 1) -> CacheStore:
+    def open(
+        cls,
+        group: DataGroup[Any],
+        *,
+        kind: str,
+        group_index: int,
+        cacher_count: int = 1,
+        loader_func: Callable[..., Any] | None = None,
+    ) -> CacheStore:
         """Open the cache of a group, creating it if need be.
 
         Args:
@@ -138,6 +146,7 @@ class CacheStore:
             kind: ``"training"`` or ``"validation"``.
             group_index: Its place among the groups of its kind.
             cacher_count: Threads that write; 0 writes nothing.
+            loader_func: What loads the group, where it brings nothing itself.
 
         Raises:
             CacheMismatchError: The cache holds something else than the group asks for.
@@ -149,7 +158,9 @@ class CacheStore:
         location = group.cache_location
         if location is None:
             raise ValueError("group: it has no cache_location")
-        manifest = Manifest.of(group, kind=kind, group_index=group_index, cache_by=group.cache_by)
+        manifest = Manifest.of(
+            group, kind=kind, group_index=group_index, cache_by=group.cache_by, loader_func=loader_func
+        )
         cache = open_cache(location, manifest, readonly=group.cache_readonly, needed=not group.loader_layouts)
         return cls(group, manifest, cache, allow_pickle=group.cache_pickle, cacher_count=cacher_count)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -250,3 +251,21 @@ def test_what_is_wrong_with_the_target_is_told_before_anything_is_read(run, tmp_
     code, out, err = run("verify", tmp_path / "c", "--against", tmp_path / "missing.py:make")
     assert (code, out) == (2, "")
     assert "there is no file" in err
+
+
+def test_version_and_code_of_the_loader_are_shown_and_a_changed_one_is_named(run, tmp_path, target):
+    path, _ = target()
+    cache = tmp_path / "caches"
+    fill(path, "--cache", cache)
+    (found,) = values(run("info", cache / "training-0", "--json"))["caches"]
+    assert found["version"] == 0
+    assert "load" in found["code"]
+    for command in ("info", "verify"):
+        assert f"cache_version 0, code {found['code_digest']} (" in run(command, cache / "training-0")[1]
+    file = Path(path.rpartition(":")[0])
+    file.write_text(
+        file.read_text().replace("def load(item, arrays, seed):", "def load(item, arrays, seed):\n    str()")
+    )
+    code, _, err = run("verify", cache / "training-0", "--against", path)
+    assert code == 0
+    assert "(load)" in err

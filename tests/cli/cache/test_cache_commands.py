@@ -130,9 +130,16 @@ def test_what_is_no_cache_is_wrong_usage(run, tmp_path, command):
 
 
 def test_verify_of_a_sound_cache_ends_with_0(run, folder):
-    assert run("verify", folder) == (0, "clean; read 5.3 KiB of arrays in 1 cache\n", "")
+    assert run("verify", folder) == (0, "made with cache_version 0\nclean; read 5.3 KiB of arrays in 1 cache\n", "")
     found = values(run("verify", folder, "--json"))
-    assert found == {"clean": True, "read_bytes": 10 * (512 + 32), "compared_batches": 0, "findings": []}
+    loaders = [{"path": str(folder), "version": 0, "code": {}, "code_digest": ""}]
+    assert found == {
+        "clean": True,
+        "read_bytes": 10 * (512 + 32),
+        "compared_batches": 0,
+        "loaders": loaders,
+        "findings": [],
+    }
 
 
 def test_verify_lists_findings_ends_with_1_and_repair_mends_them(run, folder):
@@ -162,7 +169,7 @@ def test_what_is_wrong_with_entry_after_entry_is_one_line(run, folder):
         "corrupt     epoch 0, batch 6: wrong checksum",
         "corrupt     epoch 0, batches 8 to 9: wrong checksum",
     ]
-    assert lines[3].startswith("6 findings; ")
+    assert lines[4].startswith("6 findings; ")
     assert lines[4].endswith(f"hydrax cache verify {folder} --repair")
     assert len(values(run("verify", folder, "--json"), code=1)["findings"]) == 6
     lines = run("verify", folder, "--repair")[1].splitlines()

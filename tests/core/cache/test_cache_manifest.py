@@ -206,3 +206,45 @@ def test_a_folder_of_caches_is_found_through_its_parent(tmp_path):
     assert caches(tmp_path / "a") == (tmp_path / "a",)
     with pytest.raises(NotACacheError):
         caches(tmp_path / "other")
+
+
+def constant(item, arrays, seed):
+    arrays["x"][...] = 1
+
+
+def other_constant(item, arrays, seed):
+    arrays["x"][...] = 100
+
+
+def test_another_version_of_the_users_is_another_cache(tmp_path):
+    kit.fill(tmp_path, batches=range(2))
+    with pytest.raises(CacheMismatchError, match=r"settings\.version +0 +two"):
+        kit.open_store(tmp_path, cache_version="two")
+    for kind in ("training", "validation"):
+        for by in ("batch", "item"):
+            versions = {
+                Manifest.of(
+                    kit.group(tmp_path, cache_version=n, cache_by=by), kind=kind, group_index=0, cache_by=by
+                ).identity_digest()
+                for n in (0, 1)
+            }
+            assert len(versions) == 2
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_another_loader_is_served_what_is_cached_with_a_warning_that_names_it(tmp_path, caplog, readonly):
+    kit.fill(tmp_path, loader_func=constant)
+    assert kit.served(tmp_path, loader_func=constant)[0] == list(range(kit.BATCHES))
+    assert caplog.messages == []
+    assert kit.served(tmp_path, loader_func=other_constant, cache_readonly=readonly)[0] == list(range(kit.BATCHES))
+    assert len(caplog.messages) == 1
+    assert "(constant, other_constant)" in caplog.messages[0]
+    assert "cache_version" in caplog.messages[0]
+
+
+def test_the_loader_of_the_dataloader_counts_where_the_group_brings_none(tmp_path, caplog):
+    group = kit.group(tmp_path)
+    for function in (constant, other_constant):
+        CacheStore.open(group, kind="training", group_index=0, loader_func=function).close()
+    assert "(constant, other_constant)" in caplog.messages[0]
+    assert set(info(tmp_path).code) == {"python", "constant"}
