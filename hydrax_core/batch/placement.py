@@ -1,14 +1,17 @@
-"""From host memory to jax arrays: the only file that imports jax.
+"""From host memory to the batch of jax arrays that the consumer gets.
 
 Promise: no copy where the backend can do without. On the CPU backend ``jax.device_put`` aliases a C-contiguous NumPy
-array at a 64-byte boundary whose dtype stays; on an accelerator the transfer is the copy. A dtype is converted on the
-device, after the transfer, so that uint8 images travel as bytes. What a user's ``placement_func`` returns is checked.
+array at a 64-byte boundary whose dtype stays, each device's part of it likewise; on an accelerator the transfer is the
+copy. A dtype is converted on the device, after the transfer, so that uint8 images travel as bytes. All batches of a run
+are placed alike, in whatever thread and whenever: by the settings of jax at its start. What a user's ``placement_func``
+returns is checked.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
@@ -16,28 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.layout import ArrayLayout, Layouts
+from hydrax_core.batch import private
+from hydrax_core.batch.arrays import Arrays
+from hydrax_core.batch.batch import Known, TrainingBatch, ValidationBatch
+from hydrax_core.batch.settings import Settings, own_transfers
+from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_hosts
+from hydrax_core.batch.trees import register
+from hydrax_core.data.layout import ArrayLayout, Layouts, resized
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import PlacementError
-
-try:
-    from jaxlib.xla_client import batched_device_put
-except ImportError:
-    batched_device_put = None
+from hydrax_core.plan.permutation import Indices
 
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
 
-__all__ = [
-    "PlacedArrays",
-    "Placement",
-    "PlacementFunc",
-    "Placer",
-    "check_layouts",
-    "checked",
-    "host_arrays",
-    "split_rows",
-]
+__all__ = ["Placement", "PlacementFunc", "Share", "check_layouts", "checked", "host_arrays", "row_mask", "split_rows"]
 
 _SMALL = 1 << 16
 """Bytes of an array up to which it is copied, which costs 1 us more than the alias: then its slot is free at once, and
@@ -49,6 +45,18 @@ HostArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 PlacementFunc: TypeAlias = (
     "Callable[[HostArrays, Layouts, Mapping[str, Sequence[Any]], DataGroup[Any]], Mapping[str, jax.Array]]"
 )
+
+
+class Share(NamedTuple):
+    """What this host has of the batches of a group.
+
+    Attributes:
+        rows: The rows that it loads; ``None`` for all.
+        shardings: Of each array; empty for those on one device.
+    """
+
+    rows: Indices | None = None
+    shardings: Mapping[str, jax.sharding.Sharding] = {}
 
 
 def check_layouts(layouts: Layouts) -> None:
@@ -70,51 +78,125 @@ def check_layouts(layouts: Layouts) -> None:
             )
 
 
-class _FastPut(NamedTuple):
-    """Where ``jax.device_put`` put an array, so that others like it can be put there without asking it again."""
+class Placer(ABC):
+    """Makes the jax arrays of batches of one layout."""
 
-    aval: Any
-    sharding: Any
-    devices: list[Any]
+    @abstractmethod
+    def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
+        """The jax arrays of a batch, in the order of the declaration."""
+
+    @abstractmethod
+    def mask(self, size: int) -> jax.Array:
+        """The mask of a batch of so many real rows."""
+
+    @property
+    @abstractmethod
+    def bytes_ahead(self) -> int:
+        """Memory that a batch takes because it is placed."""
 
 
-class Placer:
-    """Makes the jax arrays of batches of one layout.
+class _Put:
+    """Puts NumPy arrays of one shape and dtype where ``jax.device_put`` would.
 
     ``jax.device_put`` spends 26 of its 29 us an array in Python, 5 times as much with cold caches; the function of
-    jaxlib that it ends in takes 3 (measured, jax 0.10). So it is asked for the first batch, and later ones go by the
-    same fast path; where there is no such function it is asked each time.
+    jaxlib that it ends in takes 3, and 60 for eight devices against 285 (measured, jax 0.10).
 
     Args:
-        group: The group of the batches.
-        layouts: Their layouts.
-        placement_func: The user's, or ``None`` for uncommitted arrays on jax's default device.
+        shape: Shape of the jax array.
+        dtype: Dtype of the NumPy array, which jax has.
+        sharding: ``None`` for an uncommitted array on the default device.
+        parts: The parts for this host's devices; ``None`` without sharding.
+        convert: Converts the array on its devices; ``None`` where the dtype stays.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        sharding: jax.sharding.Sharding | None,
+        parts: Pieces | None,
+        convert: Callable[[jax.Array], jax.Array] | None,
+    ) -> None:
+        self._shape, self._sharding, self._parts, self._convert = shape, sharding, parts, convert
+        # A program over the devices of several hosts has to be started by all in the same order, and this one is not.
+        self._by_part = parts is not None and sharding is not None and not sharding.is_fully_addressable
+        self._fast: tuple[Any, Any, list[Any], bool] | None = None
+        if private.batched_device_put is not None and not (self._by_part and convert is not None):
+            aval = jax.core.ShapedArray(shape, jax.dtypes.canonicalize_dtype(dtype))
+            if parts is not None:
+                self._fast = (aval, sharding, parts.devices, True)
+                counts = tuple(whole // part for whole, part in zip(shape, parts.shape, strict=True))
+                works = sharding is not None and _fast_shards_work(sharding, counts)
+            else:
+                probe = jax.device_put(np.zeros(1, np.float32))
+                self._fast = (aval, probe.sharding, list(probe.devices()), False)
+                works = _fast_put_works()
+            if not works:
+                self._fast = None
+
+    def __call__(self, array: npt.NDArray[Any]) -> jax.Array:
+        parts = self._parts
+        pieces_of = [array] if parts is None else [array[index] for index in parts.slices]
+        convert = self._convert
+        if self._fast is not None:
+            aval, sharding, devices, committed = self._fast
+            placed: jax.Array = private.batched_device_put(aval, sharding, pieces_of, devices, committed)
+        elif parts is None:
+            placed = jax.device_put(array)
+        else:
+            singles = [jax.device_put(piece, d) for piece, d in zip(pieces_of, parts.devices, strict=True)]
+            if convert is not None and self._by_part:
+                singles, convert = list(map(convert, singles)), None
+            placed = jax.make_array_from_single_device_arrays(self._shape, self._sharding, singles)  # type: ignore[arg-type]  # there are parts
+        return placed if convert is None else convert(placed)
+
+
+class DevicePlacer(Placer):
+    """Places on jax's default device, or by shardings.
+
+    Args:
+        layouts: Layouts of the whole batch.
+        share: What this host has of it.
 
     Raises:
         PlacementError: jax cannot take the dtypes.
     """
 
-    def __init__(self, group: DataGroup[Any], layouts: Layouts, placement_func: PlacementFunc | None) -> None:
+    def __init__(self, layouts: Layouts, share: Share) -> None:
         check_layouts(layouts)
-        self._group = group
-        self._layouts = layouts
-        self._placement_func = placement_func
+        rows = next(iter(layouts.values())).shape[0]
+        own = np.arange(rows) if share.rows is None else share.rows
+        self._layouts = layouts if len(own) == rows else resized(layouts, len(own))
         copies = jax.default_backend() == "cpu"
-        self._small = {name for name, layout in layouts.items() if copies and layout.nbytes <= _SMALL}
+        self._small = {name for name, layout in self._layouts.items() if copies and layout.nbytes <= _SMALL}
+        self._narrowed = {name: layout.jax_dtype for name, layout in layouts.items() if _is_narrowed(layout)}
         self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
-        self._narrowed = {name: layouts[name].jax_dtype for name in self._changed if _is_narrowed(layouts[name])}
-        self._fast_puts: tuple[tuple[Any, ...], dict[str, _FastPut]] = ((), {})
+        self._mask = _row_values_put(rows, share, layouts)
+        self._mask_rows = own
+        self._puts = {}
+        for name, layout in layouts.items():
+            sharding = share.shardings.get(name)
+            shape = self._layouts[name].shape if sharding is None else layout.shape
+            sent = self._narrowed.get(name, layout.numpy_dtype)
+            self._puts[name] = _Put(
+                shape,
+                sent,
+                sharding,
+                None if sharding is None else pieces(sharding, shape, own),
+                _converter(layout.jax_dtype) if sent != layout.jax_dtype else None,
+            )
 
     def warm(self) -> None:
-        """Compile what ``place()`` will call for small arrays, and find their known_puts, while the workers start."""
-        if self._placement_func is None:
-            self._place(
-                {name: np.zeros(self._layouts[name].shape, self._layouts[name].numpy_dtype) for name in self._small}
-            )
+        """Compile what ``place()`` will call for small arrays while the workers start."""
+        for name in self._small:
+            self._puts[name](np.zeros(self._layouts[name].shape, self._narrowed.get(name, self._dtype(name))))
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        return self._layouts[name].numpy_dtype
 
     @property
     def bytes_ahead(self) -> int:
-        """Memory that a batch takes because it is placed."""
+        """See ``Placer``."""
         layouts = self._layouts
         if jax.default_backend() != "cpu":
             made = sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._changed)
@@ -122,45 +204,65 @@ class Placer:
         return sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._small | self._changed)
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
-        """The jax arrays of a batch, in the order of the declaration.
+        """See ``Placer``."""
+        del additional
+        placed = {}
+        for name, put in self._puts.items():
+            array = arrays[name]
+            if name in self._narrowed:
+                array = array.astype(self._narrowed[name])
+            elif name in self._small:
+                array = array.copy()
+            placed[name] = put(array)
+        return placed
+
+    def mask(self, size: int) -> jax.Array:
+        """See ``Placer``."""
+        return self._mask(self._mask_rows < size)
+
+
+class UserPlacer(Placer):
+    """Has the user's ``placement_func`` place.
+
+    Args:
+        placement_func: The function.
+        layouts: Layouts of the whole batch.
+        share: What this host has of it.
+        group: The group of the batches.
+
+    Raises:
+        PlacementError: jax cannot take the dtypes.
+    """
+
+    def __init__(self, placement_func: PlacementFunc, layouts: Layouts, share: Share, group: DataGroup[Any]) -> None:
+        check_layouts(layouts)
+        self._function = placement_func
+        self._own = np.arange(group.batch_size) if share.rows is None else share.rows
+        self._layouts = layouts if share.rows is None else resized(layouts, len(share.rows))
+        self._group = group
+
+    @property
+    def bytes_ahead(self) -> int:
+        """See ``Placer``."""
+        return sum(layout.size * layout.jax_dtype.itemsize for layout in self._layouts.values())
+
+    def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
+        """See ``Placer``.
 
         Raises:
             PlacementError: ``placement_func`` returned something else than declared.
         """
-        if self._placement_func is not None:
-            return self._place_by_user(self._placement_func, arrays, additional)
-        return self._place({name: arrays[name] for name in self._layouts})
-
-    def _place(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        small, narrowed = self._small, self._narrowed
-        for name in narrowed.keys() & arrays.keys() if narrowed else ():
-            arrays[name] = arrays[name].astype(narrowed[name])
-        placed = self._put({name: array.copy() if name in small else array for name, array in arrays.items()})
-        return {name: self._converted(name, array) for name, array in placed.items()} if self._changed else placed
-
-    def _put(self, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        context, (known, known_puts) = _context(), self._fast_puts
-        if known == context and known_puts.keys() >= arrays.keys() and not _guarded():
-            return {name: _put_through(array, known_puts[name]) for name, array in arrays.items()}
-        put: dict[str, jax.Array] = jax.device_put(arrays)
-        placed = {name: put[name] for name in arrays}  # jax sorts what it returns
-        if not _guarded() and _has_fast_put():
-            found = {
-                name: _FastPut(array.aval, array.sharding, list(array.devices())) for name, array in placed.items()
-            }
-            self._fast_puts = context, {**known_puts, **found} if known == context else found
-        return placed
-
-    def _place_by_user(
-        self, placement_func: PlacementFunc, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]
-    ) -> dict[str, jax.Array]:
         try:
-            own = placement_func(arrays, self._layouts, additional, self._group)
+            own = self._function(arrays, self._layouts, additional, self._group)
         except StopIteration as error:  # in an iteration, it would be taken for the end of the run
             raise PlacementError("placement_func: it raised StopIteration") from error
         if isinstance(own, Mapping):
             own = {name: self._converted(name, array) for name, array in own.items()}
         return checked("placement_func", own, self._layouts)
+
+    def mask(self, size: int) -> jax.Array:
+        """See ``Placer``."""
+        return row_mask(len(self._own), int((self._own < size).sum()), None)
 
     def _converted(self, name: str, array: Any) -> Any:
         """The array in its jax dtype, where it is in the loader's, or in what jax makes of that."""
@@ -171,68 +273,85 @@ class Placer:
         return _converter(layout.jax_dtype)(array) if left else array
 
 
-class PlacedArrays(NamedTuple):
-    """Arrays that another thread placed than the one that gets them."""
-
-    context: tuple[Any, ...]
-    arrays: dict[str, jax.Array]
-
-
 class Placement:
-    """Places the batches of a loader, in the consumer's thread or ahead of it in the engine's.
+    """Makes the batches of a loader, in the consumer's thread or ahead of it in the engine's.
 
-    What is placed ahead costs the consumer nothing, and a transfer to an accelerator overlaps with its computation. A
-    user's ``placement_func`` runs in the consumer's thread only.
+    What is made ahead costs the consumer nothing, and a transfer to an accelerator overlaps with its computation. Only
+    a ``placement_func`` on one of several hosts is left to the consumer's thread: what it computes over the devices of
+    all has to be started by all in the same order.
 
     Args:
         groups: Training before validation.
+        totals: Batches of an epoch, and of a validation run.
         placement_func: The user's, or ``None``.
+        shares: What this host has of each group's batches.
 
     Raises:
         PlacementError: jax cannot take the dtypes of a group.
     """
 
-    def __init__(self, groups: Sequence[DataGroup[Any]], placement_func: PlacementFunc | None) -> None:
-        self._places_ahead = placement_func is None
-        self._placers = {
-            (ordinal, cached): Placer(group, layouts, placement_func)
-            for ordinal, group in enumerate(groups)
-            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
-            if layouts
-        }
+    def __init__(
+        self,
+        groups: Sequence[DataGroup[Any]],
+        totals: tuple[int, int],
+        placement_func: PlacementFunc | None,
+        shares: Sequence[Share],
+    ) -> None:
+        register()
+        self._groups = groups
+        self._totals = totals
+        self._shares = shares
+        self._spread = [spans_hosts(share.shardings) for share in shares]
+        self._places_ahead = placement_func is None or jax.process_count() == 1
+        self._neutral = placement_func is None
+        self._settings = Settings()
+        self.store: Callable[..., None] | None = None
+        """Stores a batch in the cache of the engine that runs, see ``GroupCaches.store``."""
+        self._placers: dict[tuple[int, bool], Placer] = {}
+        with self._settings.applied():
+            for ordinal, (group, share) in enumerate(zip(groups, shares, strict=True)):
+                for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts)):
+                    if layouts and placement_func is None:
+                        placer = DevicePlacer(layouts, share)
+                        placer.warm()
+                        self._placers[ordinal, cached] = placer
+                    elif layouts and placement_func is not None:
+                        self._placers[ordinal, cached] = UserPlacer(placement_func, layouts, share, group)
         most = max((placer.bytes_ahead for placer in self._placers.values()), default=0)
         self.most_ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, most)))
         """Batches that may be placed ahead."""
 
-    def warm(self) -> None:
-        """Compile what placing will call."""
-        for placer in self._placers.values():
-            placer.warm()
-
-    def context(self) -> object:
-        """The settings of this thread that decide what ``place()`` gives."""
-        return _context()
-
-    def ahead(self, host: HostBatch) -> PlacedArrays | None:
-        """Place a batch for a consumer in another thread; ``None`` where that is left to it."""
+    def ahead(self, host: HostBatch) -> TrainingBatch[Any] | ValidationBatch[Any] | None:
+        """Make a batch for a consumer in another thread; ``None`` where that is left to it."""
         if not self._places_ahead:
             return None
         try:
-            return PlacedArrays(_context(), self.place(host))
+            batch = self.make(host)
         except Exception:  # noqa: BLE001  the consumer's own attempt will raise it where it can be caught
             return None
+        batch.made_ahead = True
+        return batch
 
-    def fits(self, placed: PlacedArrays) -> bool:
-        """Whether ``place()`` would give this thread the same."""
-        return placed.context == _context()
-
-    def place(self, host: HostBatch) -> dict[str, jax.Array]:
-        """The jax arrays of a batch, in the order of the declaration.
+    def make(self, host: HostBatch) -> TrainingBatch[Any] | ValidationBatch[Any]:
+        """The batch for the consumer.
 
         Raises:
             PlacementError: ``placement_func`` returned something else than declared.
         """
-        return self._placers[host.group, host.cached].place(host.arrays, host.additional)
+        group, share, kind = self._groups[host.group], self._shares[host.group], host.planned.address.kind
+        placer, spread = self._placers[host.group, host.cached], self._spread[host.group]
+        size = len(host.planned.content.indices if share.rows is not None else host.indices)
+        with self._settings.applied(neutral=self._neutral):
+            arrays = placer.place(host.arrays, host.additional)
+            mask = placer.mask(size) if group.remainder == "pad" else None
+        bare, store = host._replace(arrays={}), None
+        if not host.cached and group.cache_layouts and not group.cache_readonly and self.store is not None:
+            store = partial(self.store, bare)
+        rows = group.batch_size if share.rows is None or spread else len(share.rows)
+        total = self._totals[kind == "validation"]
+        known = Known(bare, group, rows, share.rows, spread, total, partial(placer.mask, size), store)
+        made = TrainingBatch if kind == "training" else ValidationBatch
+        return made(Arrays(arrays), known, labels=group.labels, mask=mask)
 
 
 def _is_narrowed(layout: ArrayLayout) -> bool:
@@ -240,25 +359,33 @@ def _is_narrowed(layout: ArrayLayout) -> bool:
     return bool(jax.dtypes.canonicalize_dtype(layout.numpy_dtype) != layout.numpy_dtype)
 
 
-def _context() -> tuple[Any, ...]:
-    """The settings of this thread that decide what placing gives, as ``with jax.default_device(...)`` sets them."""
-    config: Any = jax.config
-    return config.jax_default_device, config.jax_enable_x64
+def _row_values_put(rows: int, share: Share, layouts: Layouts) -> Callable[[npt.NDArray[Any]], jax.Array]:
+    """Puts one bool for each of this host's rows on the devices of the rows."""
+    name = next(iter(layouts))
+    sharding = share.shardings.get(name)
+    found = None if sharding is None else mask_sharding(sharding, len(layouts[name].shape))
+    own = np.arange(rows) if share.rows is None else share.rows
+    if sharding is not None and found is None:  # jax takes a NumPy array for one that every device has
+        return lambda values: values  # type: ignore[return-value,unused-ignore]
+    shape = (len(own),) if found is None else (rows,)
+    return _Put(shape, np.dtype(bool), found, None if found is None else pieces(found, (rows,), own), None)
 
 
-def _guarded() -> bool:
-    """Whether this thread looks out for transfers: what ``jax.device_put`` does counts as meant, what else does not."""
-    config: Any = jax.config
-    return config.jax_transfer_guard_host_to_device not in {None, "allow"}
+def row_mask(rows: int, size: int, device: Any) -> jax.Array:
+    """True for the first ``size`` of some rows."""
+    with own_transfers():
+        mask: jax.Array = jax.device_put(np.arange(rows) < size, device)
+    return mask
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
     """Rows ``first`` to ``end`` of an array, on a device."""
     several = len(array.sharding.device_set) > 1  # a slice on the devices would have to keep their mesh
-    rows: Any = np.asarray(array) if several else array
-    part: jax.Array = jax.device_put(rows[first:end], device)
-    # All rows on the same device would be the same memory, which closing the whole would take from the part.
-    return jnp.array(part, copy=True) if end - first == len(array) else part
+    with own_transfers():
+        rows: Any = np.asarray(array) if several else array
+        part: jax.Array = jax.device_put(rows[first:end], device)
+        # All rows on the same device would be the same memory, which closing the whole would take from the part.
+        return jnp.array(part, copy=True) if end - first == len(array) else part
 
 
 @cache
@@ -267,21 +394,35 @@ def _try_dtype(dtype: np.dtype[Any]) -> None:
     jax.device_put(np.empty(1, dtype))
 
 
-def _put_through(array: npt.NDArray[Any], fast: _FastPut) -> jax.Array:
-    placed: jax.Array = batched_device_put(fast.aval, fast.sharding, [array], fast.devices, False)
-    return placed
-
-
 @cache
-def _has_fast_put() -> bool:
-    """Whether jaxlib's own function is there and gives what ``jax.device_put`` does."""
+def _fast_put_works() -> bool:
+    """Whether jaxlib's own function gives what ``jax.device_put`` does."""
     array = np.zeros(16, np.float32)
     asked = jax.device_put(array)
     try:
-        found = _put_through(array, _FastPut(asked.aval, asked.sharding, list(asked.devices())))
+        found = private.batched_device_put(
+            jax.core.ShapedArray(array.shape, array.dtype), asked.sharding, [array], list(asked.devices()), False
+        )
     except Exception:  # noqa: BLE001  it is not public and may ask for anything in a later jaxlib
         return False
     return (found.aval, found.sharding, found.committed) == (asked.aval, asked.sharding, asked.committed)
+
+
+@cache
+def _fast_shards_work(sharding: jax.sharding.Sharding, counts: tuple[int, ...]) -> bool:
+    """Whether jaxlib's own function puts the parts of an array, one element each, where the public way does."""
+    whole = np.arange(np.prod(counts), dtype=np.int32).reshape(counts)
+    parts = {device: whole[index] for device, index in sharding.addressable_devices_indices_map(counts).items()}
+    singles = [jax.device_put(part, device) for device, part in parts.items()]
+    asked = jax.make_array_from_single_device_arrays(counts, sharding, singles)
+    aval = jax.core.ShapedArray(counts, whole.dtype)
+    try:
+        found = private.batched_device_put(aval, sharding, list(parts.values()), list(parts), True)
+        there = {shard.device: np.asarray(shard.data).tolist() for shard in found.addressable_shards}
+    except Exception:  # noqa: BLE001  see _fast_put_works
+        return False
+    expected = {device: part.tolist() for device, part in parts.items()}
+    return there == expected and (found.aval, found.sharding) == (asked.aval, asked.sharding)
 
 
 @cache
@@ -292,9 +433,30 @@ def _converter(dtype: np.dtype[Any]) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(convert)
 
 
-def host_arrays(arrays: Mapping[str, jax.Array], layouts: Layouts) -> dict[str, npt.NDArray[Any]]:
-    """NumPy arrays with the NumPy dtypes of ``layouts``; waits until the arrays are computed."""
-    return {name: np.asarray(arrays[name]).astype(layout.numpy_dtype, copy=False) for name, layout in layouts.items()}
+def host_arrays(arrays: Mapping[str, jax.Array], layouts: Layouts, own: Indices | None) -> dict[str, npt.NDArray[Any]]:
+    """NumPy arrays with the NumPy dtypes of ``layouts``; waits until the arrays are computed.
+
+    Args:
+        arrays: The jax arrays.
+        layouts: Their layouts.
+        own: The rows wanted of arrays that span several hosts; ``None`` for all.
+    """
+    return {
+        name: (np.asarray(arrays[name]) if own is None else _rows_here(arrays[name], own)).astype(
+            layout.numpy_dtype, copy=False
+        )
+        for name, layout in layouts.items()
+    }
+
+
+def _rows_here(array: jax.Array, own: Indices) -> npt.NDArray[Any]:
+    """Rows of an array that spans hosts, of which this one has all that are wanted."""
+    rows = np.empty((len(own), *array.shape[1:]), array.dtype)
+    for shard in array.addressable_shards:
+        first, end, _ = shard.index[0].indices(array.shape[0])
+        wanted = np.flatnonzero((own >= first) & (own < end))
+        rows[(wanted, *shard.index[1:])] = np.asarray(shard.data)[own[wanted] - first]
+    return rows
 
 
 def checked(argument: str, placed: Any, layouts: Layouts) -> dict[str, jax.Array]:
@@ -311,12 +473,22 @@ def checked(argument: str, placed: Any, layouts: Layouts) -> dict[str, jax.Array
         layout = layouts[name]
         if not isinstance(array, jax.Array):
             raise PlacementError(f"{argument}: {name!r} is a {type(array).__name__}, not a jax array")
-        # What spans several hosts has the rows of each of them.
-        hosts = 1 if array.is_fully_addressable else jax.process_count()
-        shape = (layout.shape[0] * hosts, *layout.shape[1:])
-        if array.shape != shape or array.dtype != layout.jax_dtype:
+        here, hosts = _rows_of(array), 1 if array.is_fully_addressable else jax.process_count()
+        if here != layout.shape[0] or array.shape[1:] != layout.shape[1:] or array.dtype != layout.jax_dtype:
+            wanted = [layout.shape[0] * hosts, *layout.shape[1:]]
+            over = f" over {hosts} hosts (or {layout.shape[0]} rows, replicated)" if hosts > 1 else ""
             raise PlacementError(
-                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, declared is {layout.jax_dtype}{list(shape)}"
-                + (f" over {hosts} hosts" if hosts > 1 else "")
+                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, declared is "
+                f"{layout.jax_dtype}{wanted}{over}"
             )
     return {name: placed[name] for name in layouts}
+
+
+def _rows_of(array: jax.Array) -> int:
+    """Rows of an array; of one that spans hosts, those that this one has."""
+    if array.is_fully_addressable or not array.ndim:
+        return array.shape[0] if array.ndim else -1
+    here = np.zeros(array.shape[0], bool)
+    for index in array.sharding.addressable_devices_indices_map(array.shape).values():
+        here[(index or (slice(None),))[0]] = True
+    return int(here.sum())

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydrax_core.batch.assembly import PreparedBatch
 from hydrax_core.batch.batch import Batch
 from hydrax_core.errors import shorten
 
@@ -26,10 +25,7 @@ _KEY_LENGTH = 60
 def debug_batch_references() -> str:
     """Which batches are alive and what refers to them, as text."""
     lines = []
-    known = gc.get_objects()
-    ahead = {id(found.batch) for found in known if isinstance(found, PreparedBatch)}  # nobody was given these yet
-    batches = [found for found in known if isinstance(found, Batch) and id(found) not in ahead]
-    del known
+    batches = [found for found in gc.get_objects() if isinstance(found, Batch) and not found.made_ahead]
     for batch in batches:
         lines.append(repr(batch))
         lines.extend(f"  {text}" for text in (*_variables(batch), *_containers(batch, batches)))

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ALIGNMENT", "ArrayLayout", "ArraySpec", "Layouts", "array_layouts", "array_specs", "block_size", "views"]
+__all__ = [
+    "ALIGNMENT",
+    "ArrayLayout",
+    "ArraySpec",
+    "Layouts",
+    "array_layouts",
+    "array_specs",
+    "block_size",
+    "resized",
+    "views",
+]
 
 ALIGNMENT = 64
 """Bytes; jax's CPU backend copies an array that starts elsewhere than at a multiple of this (measured, jax 0.10)."""
@@ -139,6 +149,11 @@ def array_layouts(batch_size: int, specs: Mapping[str, ArraySpec]) -> Layouts:
         layouts[name] = ArrayLayout(shape, spec.numpy_dtype, spec.jax_dtype, offset, math.prod(shape))
         offset = aligned(offset + layouts[name].nbytes)
     return MappingProxyType(layouts)
+
+
+def resized(layouts: Layouts, rows: int) -> Layouts:
+    """Layouts of batches with another number of rows."""
+    return array_layouts(rows, {name: ArraySpec(layout.shape[1:], *layout[1:3]) for name, layout in layouts.items()})
 
 
 def block_size(layouts: Layouts) -> int:

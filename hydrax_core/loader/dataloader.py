@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from hydrax_core.batch.assembly import Assembler
 from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.engine import Engine
@@ -132,7 +131,6 @@ class Dataloader(Generic[D]):
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
         self._placement: Placement | None = None
-        self._assembler: Assembler[D] | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -264,16 +262,17 @@ class Dataloader(Generic[D]):
             if ready is None:
                 self._finish(engine)
                 raise StopIteration
-            assert self._assembler is not None
+            assert self._placement is not None
             host = ready.batch
-            made = self._assembler.make(host, ready.prepared)
-            if not engine.take(ready, (caller.f_code, caller.f_lasti), made.holders):
+            batch = ready.prepared or self._placement.make(host)
+            if not engine.take(ready, (caller.f_code, caller.f_lasti), batch.holders):
                 raise StopIteration  # another thread closed the loader meanwhile
+            batch.made_ahead = False
             self._pass(engine, host)
             self._counters.handed_out(host)
             if (monitor := self._monitor) is not None:
-                monitor.tap.handed_out(host, waited, made.batch)
-            return made.batch
+                monitor.tap.handed_out(host, waited, batch)
+            return batch
 
     def _wait(self, engine: Engine) -> tuple[ReadyBatch | None, float]:
         """The next batch, ``None`` for the end of the run, and the seconds that it took."""
@@ -356,15 +355,13 @@ class Dataloader(Generic[D]):
             self.close()
 
     def _prepare_placement(self, engine: Engine) -> None:
-        from hydrax_core.batch.placement import Placement  # noqa: PLC0415  jax is imported while the workers start
+        from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
-        if self._placement is None:
-            placement = Placement(self._groups, self._arguments.placement_func)
-            placement.warm()
-            self._placement = placement
         totals = (self.batches_per_epoch, self.batches_per_validation)
-        self._assembler = Assembler(self._groups, totals, self._placement, engine.caches.store)
-        engine.loop.make_ahead(self._assembler.ahead, self._placement.most_ahead)
+        shares = [Share()] * len(self._groups)
+        self._placement = Placement(self._groups, totals, self._arguments.placement_func, shares)
+        self._placement.store = engine.caches.store
+        engine.loop.make_ahead(self._placement.ahead, self._placement.most_ahead)
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self._arguments.deterministic:
