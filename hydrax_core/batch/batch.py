@@ -294,7 +294,7 @@ class Batch(ABC, Generic[D]):
             RuntimeError: The batch is cached already, or the group has no cache layouts.
             ValueError: Arrays or additional data do not match.
         """
-        from hydrax_core.batch.placement import checked, host_arrays  # noqa: PLC0415  imported by whoever made the batch
+        from hydrax_core.batch.transfers import checked, host_arrays  # noqa: PLC0415  jax is imported by now
 
         known = self._open
         layouts = known.group.cache_layouts
@@ -373,7 +373,7 @@ class Batch(ABC, Generic[D]):
         Raises:
             ValueError: There is no device, more devices than rows, or the rows cannot be split evenly.
         """
-        from hydrax_core.batch.placement import row_mask, split_rows  # noqa: PLC0415  imported by whoever made the batch
+        from hydrax_core.batch.transfers import row_mask, split_rows  # noqa: PLC0415  jax is imported by now
 
         known, arrays, count = self._open, self.arrays, len(devices)
         if not 1 <= count <= known.rows:

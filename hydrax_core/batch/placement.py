@@ -15,15 +15,15 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.batch import private
 from hydrax_core.batch.arrays import Arrays
 from hydrax_core.batch.batch import Known, TrainingBatch, ValidationBatch
-from hydrax_core.batch.settings import Settings, own_transfers
+from hydrax_core.batch.settings import Settings
 from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_hosts
+from hydrax_core.batch.transfers import checked, row_mask
 from hydrax_core.batch.trees import register
 from hydrax_core.data.layout import ArrayLayout, Layouts, resized
 from hydrax_core.engine.jobs import HostBatch
@@ -33,7 +33,7 @@ from hydrax_core.plan.permutation import Indices
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
 
-__all__ = ["Placement", "PlacementFunc", "Share", "check_layouts", "checked", "host_arrays", "row_mask", "split_rows"]
+__all__ = ["Placement", "PlacementFunc", "Share", "check_layouts"]
 
 _SMALL = 1 << 16
 """Bytes of an array up to which it is copied, which costs 1 us more than the alias: then its slot is free at once, and
@@ -303,8 +303,7 @@ class Placement:
         self._shares = shares
         self._spread = [spans_hosts(share.shardings) for share in shares]
         self._places_ahead = placement_func is None or jax.process_count() == 1
-        self._neutral = placement_func is None
-        self._settings = Settings()
+        self._settings = Settings(users=placement_func is not None)
         self.store: Callable[..., None] | None = None
         """Stores a batch in the cache of the engine that runs, see ``GroupCaches.store``."""
         self._placers: dict[tuple[int, bool], Placer] = {}
@@ -341,7 +340,7 @@ class Placement:
         group, share, kind = self._groups[host.group], self._shares[host.group], host.planned.address.kind
         placer, spread = self._placers[host.group, host.cached], self._spread[host.group]
         size = len(host.planned.content.indices if share.rows is not None else host.indices)
-        with self._settings.applied(neutral=self._neutral):
+        with self._settings.applied():
             arrays = placer.place(host.arrays, host.additional)
             mask = placer.mask(size) if group.remainder == "pad" else None
         bare, store = host._replace(arrays={}), None
@@ -369,23 +368,6 @@ def _row_values_put(rows: int, share: Share, layouts: Layouts) -> Callable[[npt.
         return lambda values: values  # type: ignore[return-value,unused-ignore]
     shape = (len(own),) if found is None else (rows,)
     return _Put(shape, np.dtype(bool), found, None if found is None else pieces(found, (rows,), own), None)
-
-
-def row_mask(rows: int, size: int, device: Any) -> jax.Array:
-    """True for the first ``size`` of some rows."""
-    with own_transfers():
-        mask: jax.Array = jax.device_put(np.arange(rows) < size, device)
-    return mask
-
-
-def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
-    """Rows ``first`` to ``end`` of an array, on a device."""
-    several = len(array.sharding.device_set) > 1  # a slice on the devices would have to keep their mesh
-    with own_transfers():
-        rows: Any = np.asarray(array) if several else array
-        part: jax.Array = jax.device_put(rows[first:end], device)
-        # All rows on the same device would be the same memory, which closing the whole would take from the part.
-        return jnp.array(part, copy=True) if end - first == len(array) else part
 
 
 @cache
@@ -431,64 +413,3 @@ def _converter(dtype: np.dtype[Any]) -> Callable[[jax.Array], jax.Array]:
         return jax.lax.convert_element_type(array, dtype)
 
     return jax.jit(convert)
-
-
-def host_arrays(arrays: Mapping[str, jax.Array], layouts: Layouts, own: Indices | None) -> dict[str, npt.NDArray[Any]]:
-    """NumPy arrays with the NumPy dtypes of ``layouts``; waits until the arrays are computed.
-
-    Args:
-        arrays: The jax arrays.
-        layouts: Their layouts.
-        own: The rows wanted of arrays that span several hosts; ``None`` for all.
-    """
-    return {
-        name: (np.asarray(arrays[name]) if own is None else _rows_here(arrays[name], own)).astype(
-            layout.numpy_dtype, copy=False
-        )
-        for name, layout in layouts.items()
-    }
-
-
-def _rows_here(array: jax.Array, own: Indices) -> npt.NDArray[Any]:
-    """Rows of an array that spans hosts, of which this one has all that are wanted."""
-    rows = np.empty((len(own), *array.shape[1:]), array.dtype)
-    for shard in array.addressable_shards:
-        first, end, _ = shard.index[0].indices(array.shape[0])
-        wanted = np.flatnonzero((own >= first) & (own < end))
-        rows[(wanted, *shard.index[1:])] = np.asarray(shard.data)[own[wanted] - first]
-    return rows
-
-
-def checked(argument: str, placed: Any, layouts: Layouts) -> dict[str, jax.Array]:
-    """The arrays in the order of ``layouts``.
-
-    Raises:
-        PlacementError: Names, shapes or dtypes are not as ``layouts`` say; the text names ``argument``.
-    """
-    if not isinstance(placed, Mapping):
-        raise PlacementError(f"{argument}: expected a dict of jax arrays, got {type(placed).__name__}")
-    if placed.keys() != layouts.keys():
-        raise PlacementError(f"{argument}: expected the arrays {sorted(layouts)}, got {sorted(placed)}")
-    for name, array in placed.items():
-        layout = layouts[name]
-        if not isinstance(array, jax.Array):
-            raise PlacementError(f"{argument}: {name!r} is a {type(array).__name__}, not a jax array")
-        here, hosts = _rows_of(array), 1 if array.is_fully_addressable else jax.process_count()
-        if here != layout.shape[0] or array.shape[1:] != layout.shape[1:] or array.dtype != layout.jax_dtype:
-            wanted = [layout.shape[0] * hosts, *layout.shape[1:]]
-            over = f" over {hosts} hosts (or {layout.shape[0]} rows, replicated)" if hosts > 1 else ""
-            raise PlacementError(
-                f"{argument}: {name!r} is {array.dtype}{list(array.shape)}, declared is "
-                f"{layout.jax_dtype}{wanted}{over}"
-            )
-    return {name: placed[name] for name in layouts}
-
-
-def _rows_of(array: jax.Array) -> int:
-    """Rows of an array; of one that spans hosts, those that this one has."""
-    if array.is_fully_addressable or not array.ndim:
-        return array.shape[0] if array.ndim else -1
-    here = np.zeros(array.shape[0], bool)
-    for index in array.sharding.addressable_devices_indices_map(array.shape).values():
-        here[(index or (slice(None),))[0]] = True
-    return int(here.sum())

@@ -1,7 +1,6 @@
 """The settings of jax under which the batches of a run are placed: those of the thread that starts it.
 
-Promise: whichever thread places a batch, whatever its settings are by then, it is placed like all others of the run. A
-mesh in use, checks for NaN and guards against transfers are for the user's own computations and play no part.
+Promise: whichever thread places a batch, whatever its settings are by then, it is placed like all others of the run.
 """
 
 from __future__ import annotations
@@ -16,36 +15,38 @@ import jax
 __all__ = ["Settings", "own_transfers"]
 
 _NOTHING: AbstractContextManager[Any] = contextlib.nullcontext()
-_UNGUARDED = {None, "allow"}
 
 
 class Settings:
-    """What ``with jax.default_device(...)`` and ``with jax.enable_x64(...)`` said where this was made."""
+    """What ``with jax.default_device(...)``, ``jax.enable_x64(...)`` and the like said where this was made.
 
-    def __init__(self) -> None:
+    Args:
+        users: Whether code of the user's runs under them. Else a mesh, checks for NaN and guards against transfers are
+            off: they are for the user's own computations.
+    """
+
+    def __init__(self, *, users: bool) -> None:
         config: Any = jax.config
-        self.x64: bool = config.jax_enable_x64
-        self.device: Any = config.jax_default_device
+        self._x64: bool = config.jax_enable_x64
+        self._device: Any = config.jax_default_device
+        self._nans = (config.jax_debug_nans, config.jax_debug_infs) if users else (False, False)
+        self._guard: str = (config.jax_transfer_guard_host_to_device if users else None) or "allow"
+        self._mesh: Any = _mesh() if users else None
 
-    def applied(self, *, neutral: bool = True) -> AbstractContextManager[Any]:
-        """Have them apply to this thread.
-
-        Args:
-            neutral: Whether a mesh, checks for NaN and guards against transfers are off meanwhile.
-        """
+    def applied(self) -> AbstractContextManager[Any]:
+        """Have them apply to this thread."""
         config: Any = jax.config
         entered: list[Any] = []
-        if config.jax_enable_x64 != self.x64:
-            entered.append(_enable_x64(self.x64))
-        if config.jax_default_device is not self.device:
-            entered.append(jax.default_device(self.device))
-        if neutral:
-            if config.jax_debug_nans or config.jax_debug_infs:
-                entered += [jax.debug_nans(False), jax.debug_infs(False)]
-            if config.jax_transfer_guard_host_to_device not in _UNGUARDED:
-                entered.append(jax.transfer_guard_host_to_device("allow"))
-            if not _mesh_is_empty():
-                entered.append(jax.set_mesh(None))
+        if config.jax_enable_x64 != self._x64:
+            entered.append(_enable_x64(self._x64))
+        if config.jax_default_device is not self._device:
+            entered.append(jax.default_device(self._device))
+        if (config.jax_debug_nans, config.jax_debug_infs) != self._nans:
+            entered += [jax.debug_nans(self._nans[0]), jax.debug_infs(self._nans[1])]
+        if (config.jax_transfer_guard_host_to_device or "allow") != self._guard:
+            entered.append(jax.transfer_guard_host_to_device(self._guard))
+        if _mesh() != self._mesh:
+            entered.append(jax.set_mesh(self._mesh))
         if not entered:
             return _NOTHING
         stack = contextlib.ExitStack()
@@ -65,6 +66,8 @@ def _enable_x64(on: bool) -> AbstractContextManager[Any]:
     return context
 
 
-def _mesh_is_empty() -> bool:
-    found: Any = getattr(jax.sharding, "get_abstract_mesh", None)
-    return found is None or not hasattr(jax, "set_mesh") or bool(found().empty)
+def _mesh() -> Any:
+    """The mesh in use, ``None`` for none, or where jax (before 0.7) has no ``set_mesh``."""
+    if not hasattr(jax, "set_mesh") or jax.sharding.get_abstract_mesh().empty:
+        return None
+    return jax.sharding.get_mesh()

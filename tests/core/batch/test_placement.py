@@ -1,4 +1,5 @@
-from types import SimpleNamespace
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import jax
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader
-from hydrax_core.batch.assembly import Assembler
-from hydrax_core.batch.placement import Placement, _has_fast_put
+from hydrax_core.batch import private
+from hydrax_core.batch.placement import Placement, Share, _fast_put_works
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -22,16 +23,23 @@ GROUP = DataGroup(
 GROUP_PLAN = Plan([(group_order(GROUP, "training", 0), GROUP.batch_count)], [], 0, interleave=True)
 
 
+def placement_of(group, placement_func=None):
+    return Placement([group], (2, 0), placement_func, [Share()])
+
+
+def placed(placement, host):
+    return placement.make(host).arrays
+
+
 def host_batch():
     arrays = {name: np.full(layout.shape, 3, layout.numpy_dtype) for name, layout in GROUP.loader_layouts.items()}
-    return HostBatch(SimpleNamespace(number=0), 0, None, arrays, range(4), None, {}, cached=False)
+    return HostBatch(GROUP_PLAN.batch(0), 0, None, arrays, np.arange(4), None, {}, cached=False)
 
 
 def test_small_and_large_arrays_are_placed_side_by_side_in_the_order_of_the_declaration():
-    placement = Placement([GROUP], None)
-    placement.warm()
+    placement = placement_of(GROUP)
     for _ in range(2):  # by jax.device_put, and by its fast path
-        arrays = placement.place(host_batch())
+        arrays = placed(placement, host_batch())
         assert list(arrays) == ["label", "image", "x"]
         assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
             "image": ((4, 1 << 15), "float32"),
@@ -43,12 +51,12 @@ def test_small_and_large_arrays_are_placed_side_by_side_in_the_order_of_the_decl
 
 def test_an_array_is_the_same_whether_jax_is_asked_or_its_own_function_is(monkeypatch):
     host = host_batch()
-    placement = Placement([GROUP], None)
-    asked, through = placement.place(host), placement.place(host)
+    placement = placement_of(GROUP)
+    asked, through = placed(placement, host), placed(placement, host)
     device_put = mock.Mock(side_effect=jax.device_put)
     monkeypatch.setattr(jax, "device_put", device_put)
-    again = placement.place(host)
-    assert device_put.called is not _has_fast_put()
+    again = placed(placement, host)
+    assert device_put.called is not _fast_put_works()
     for name, array in asked.items():
         for other in (through[name], again[name]):
             assert (other.aval, other.sharding, other.committed) == (array.aval, array.sharding, array.committed)
@@ -60,41 +68,39 @@ def test_small_arrays_are_copies_and_large_ones_are_not():
     start = -memory.ctypes.data % 64 // 4
     host = host_batch()
     host.arrays["image"] = memory[start : start + (4 << 15)].reshape(4, 1 << 15)
-    placement = Placement([GROUP], None)
+    placement = placement_of(GROUP)
     for _ in range(2):
-        arrays = placement.place(host)
+        arrays = placed(placement, host)
         assert arrays["image"].unsafe_buffer_pointer() == host.arrays["image"].ctypes.data
         host.arrays["label"][...] = 3
-        arrays = placement.place(host)
+        arrays = placed(placement, host)
         host.arrays["label"][...] = 4
         assert np.asarray(arrays["label"]).tolist() == [3, 3, 3, 3]
 
 
 def test_without_the_fast_function_jax_is_asked_for_every_batch(monkeypatch):
-    monkeypatch.setattr("hydrax_core.batch.placement.batched_device_put", None)
-    _has_fast_put.cache_clear()
-    try:
-        placement = Placement([GROUP], None)
-        for _ in range(3):
-            assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
-        assert not _has_fast_put()
-    finally:
-        _has_fast_put.cache_clear()
+    monkeypatch.setattr(private, "batched_device_put", None)
+    placement = placement_of(GROUP)
+    device_put = mock.Mock(side_effect=jax.device_put)
+    monkeypatch.setattr(jax, "device_put", device_put)
+    for count in (3, 6):
+        assert (np.asarray(placed(placement, host_batch())["image"]) == 3).all()
+        assert device_put.call_count == count
 
 
 def test_a_guard_against_transfers_lets_those_of_the_loader_pass():
-    placement = Placement([GROUP], None)
-    placement.place(host_batch())
+    placement = placement_of(GROUP)
+    placed(placement, host_batch())
     with jax.transfer_guard("disallow"):
-        assert (np.asarray(placement.place(host_batch())["image"]) == 3).all()
+        assert (np.asarray(placed(placement, host_batch())["image"]) == 3).all()
 
 
 def test_arrays_whose_dtype_stays_keep_the_order_of_the_declaration_too():
     group = DataGroup(2, range(4), loader_arrays={"b": ((2,), np.float32), "a": ((2,), np.float32)})
-    host = HostBatch(SimpleNamespace(number=0), 0, None, {}, range(2), None, {}, cached=False)
+    host = HostBatch(GROUP_PLAN.batch(0), 0, None, {}, np.arange(2), None, {}, cached=False)
     host.arrays.update({name: np.zeros((2, 2), np.float32) for name in ("a", "b")})
-    placement = Placement([group], None)
-    assert [list(placement.place(host)) for _ in range(2)] == [["b", "a"]] * 2
+    placement = placement_of(group)
+    assert [list(placed(placement, host)) for _ in range(2)] == [["b", "a"]] * 2
 
 
 @pytest.mark.parametrize("size", [4, 1 << 15])
@@ -110,18 +116,18 @@ def test_arrays_whose_dtype_stays_keep_the_order_of_the_declaration_too():
 )
 def test_arrays_arrive_in_the_declared_dtype_and_lose_nothing_on_the_way(size, there, here, value):
     group = DataGroup(2, range(4), loader_arrays={"x": ((size,), there, here)})
-    host = HostBatch(SimpleNamespace(number=0), 0, None, {}, range(2), None, {}, cached=False)
+    host = HostBatch(GROUP_PLAN.batch(0), 0, None, {}, np.arange(2), None, {}, cached=False)
     host.arrays["x"] = np.full((2, size), value, there)
-    placement = Placement([group], None)
+    placement = placement_of(group)
     for _ in range(2):
-        array = placement.place(host)["x"]
+        array = placed(placement, host)["x"]
         assert str(array.dtype) == here
         assert float(array[1, -1]) == value
 
 
 def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
     def most(size, *dtypes):
-        return Placement([DataGroup(4, range(8), loader_arrays={"x": ((size,), *dtypes)})], None).most_ahead
+        return placement_of(DataGroup(4, range(8), loader_arrays={"x": ((size,), *dtypes)})).most_ahead
 
     assert most(16, "float32") == 64
     assert most(1 << 26, "float32") == 64  # it is an alias
@@ -129,62 +135,121 @@ def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
     assert most(1 << 26, "uint8", "float32") == 1
 
 
-def test_a_guard_at_the_first_batch_costs_the_later_ones_nothing():
-    _has_fast_put.cache_clear()
-    placement = Placement([GROUP], None)
+def test_a_function_of_jaxlib_that_has_changed_is_not_used(monkeypatch):
+    _fast_put_works.cache_clear()
+    monkeypatch.setattr(private, "batched_device_put", lambda *_: jax.numpy.zeros(3))
+    try:
+        assert not _fast_put_works()
+        assert (np.asarray(placed(placement_of(GROUP), host_batch())["image"]) == 3).all()
+    finally:
+        _fast_put_works.cache_clear()
+
+
+SETTINGS = [
+    pytest.param(lambda: jax.default_device(jax.devices()[2]), id="default device"),
+    pytest.param(lambda: jax.enable_x64(True), id="x64"),
+    pytest.param(lambda: jax.debug_nans(True), id="debug_nans"),
+    pytest.param(lambda: jax.transfer_guard("disallow"), id="guard"),
+    pytest.param(lambda: jax.set_mesh(jax.make_mesh((4,), ("data",))), id="mesh"),
+]
+WIDE = DataGroup(
+    4,
+    range(8),
+    loader_arrays={"wide": ((), np.float64, np.float32), "half": ((2,), np.float32, "float16"), "x": ((), np.int32)},
+)
+
+
+def wide_batch():
+    arrays = {name: np.full(layout.shape, np.pi, layout.numpy_dtype) for name, layout in WIDE.loader_layouts.items()}
+    arrays["half"][0] = np.nan
+    return HostBatch(GROUP_PLAN.batch(0), 0, None, arrays, np.arange(4), None, {}, cached=False)
+
+
+def looks(batch):
+    return {
+        name: (str(array.dtype), array.sharding, array.committed, np.asarray(array).tobytes())
+        for name, array in batch.arrays.items()
+    }
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_every_batch_is_placed_by_the_settings_at_the_start_whoever_places_it(settings):
+    """The engine's thread sees no setting of the consumer's, and the consumer may change its own meanwhile."""
+    host = wide_batch()
+    with ThreadPoolExecutor(1) as engine:
+        with settings():
+            inside = placement_of(WIDE)
+            expected = looks(inside.make(host))
+            assert looks(engine.submit(inside.ahead, host).result()) == expected
+        assert looks(inside.make(host)) == expected
+        outside = placement_of(WIDE)
+        expected = looks(outside.make(host))
+        with settings():
+            assert looks(outside.make(host)) == expected
+        assert looks(engine.submit(outside.ahead, host).result()) == expected
+
+
+def test_what_is_declared_in_64_bits_comes_in_64_bits_wherever_it_is_taken():
+    def load(item, arrays, seed):
+        arrays["i"][...] = 2**40 + item
+        arrays["f"][...] = 1e300
+
+    group = DataGroup(2, range(40), loader_arrays={"i": ((), np.int64), "f": ((), np.float64)})
+    loader = Dataloader(load, group, end_at=("epoch", 1))
+    with jax.enable_x64(True):
+        loader.__enter__()
+    try:
+        with ThreadPoolExecutor(1) as other:
+            batches = [next(loader), other.submit(next, loader).result(), *loader]
+    finally:
+        loader.close()
+    for batch in batches:
+        assert np.asarray(batch.arrays["i"]).tolist() == [2**40 + item for item in batch.data]
+        assert np.asarray(batch.arrays["f"]).tolist() == [1e300] * 2
+
+
+def test_splitting_a_batch_is_a_transfer_that_was_asked_for():
+    batch = placement_of(GROUP).make(host_batch())
     with jax.transfer_guard("disallow"):
-        placement.place(host_batch())
-    placement.place(host_batch())
-    assert _has_fast_put()
+        parts = batch.split(jax.devices()[:2])
+    assert [np.asarray(part.arrays["label"]).tolist() for part in parts] == [[3, 3]] * 2
 
 
-def test_what_was_placed_ahead_fits():
-    placement = Placement([GROUP], None)
-    assert placement.fits(placement.ahead(host_batch()))
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_placement_func_is_prepared_ahead_under_the_settings_of_the_start(settings):
+    seen = []
 
-
-@pytest.mark.parametrize("context", [lambda: jax.default_device(jax.devices()[0]), lambda: jax.enable_x64(True)])
-def test_what_was_placed_under_other_settings_of_jax_is_placed_anew(context):
-    placement = Placement([GROUP], None)
-    host = host_batch()
-    ahead = placement.ahead(host)
-    with context():
-        assert not placement.fits(ahead)
-        placement.place(host)
-        device = jax.config.jax_default_device
-        assert all(array.devices() == {device or jax.devices()[0]} for array in placement.place(host).values())
-
-
-def test_a_placement_func_runs_where_the_batch_is_taken_only():
     def place(arrays, layouts, additional, group):
-        return {name: jax.numpy.array(array) for name, array in arrays.items()}
+        config = jax.config
+        seen.append(
+            (
+                config.jax_enable_x64,
+                config.jax_debug_nans,
+                config.jax_default_device,
+                config.jax_transfer_guard_host_to_device or "allow",
+                jax.sharding.get_mesh(),
+            )
+        )
+        return {name: jax.device_put(array) for name, array in arrays.items()}
 
-    placement = Placement([GROUP], place)
-    host = host_batch()
-    assert placement.ahead(host) is None
-    assert set(placement.place(host)) == set(host.arrays)
+    with settings():
+        placement = placement_of(GROUP, place)
+        placement.make(host_batch())
+    with ThreadPoolExecutor(1) as engine:
+        assert set(engine.submit(placement.ahead, host_batch()).result().arrays) == set(GROUP.loader_layouts)
+    placement.make(host_batch())
+    placement_of(GROUP, place).make(host_batch())
+    inside, ahead, later, outside = seen
+    assert inside == ahead == later != outside
 
 
 def test_an_error_ahead_is_left_to_the_one_who_takes_the_batch():
-    placement = Placement([GROUP], None)
+    placement = placement_of(GROUP)
     host = host_batch()
     del host.arrays["label"]
     assert placement.ahead(host) is None
     with pytest.raises(KeyError):
-        placement.place(host)
-
-
-def test_nothing_is_made_ahead_in_vain():
-    assembler = Assembler([GROUP], (2, 0), Placement([GROUP], None), lambda *_: None)
-    host = host_batch()._replace(planned=GROUP_PLAN.batch(0))
-    ahead = assembler.ahead(host)
-    assert assembler.make(host, ahead) is ahead
-    with jax.default_device(jax.devices()[0]):
-        made = assembler.make(host, ahead)
-        assert made is not ahead
-    assert assembler.ahead(host) is None  # it would be placed by other settings than the consumer's
-    assembler.make(host, None)
-    assert assembler.ahead(host) is not None
+        placement.make(host)
 
 
 def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
@@ -192,14 +257,13 @@ def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
         arrays["x"][...] = item
 
     taken = []
-    make = Assembler.make
+    make = Placement.make
 
-    def watched(self, host, ahead):
-        made = make(self, host, ahead)
-        taken.append(made is ahead)
-        return made
+    def watched(self, host):
+        taken.append(threading.current_thread().name == "hydrax-engine")
+        return make(self, host)
 
-    monkeypatch.setattr(Assembler, "make", watched)
+    monkeypatch.setattr(Placement, "make", watched)
     group = DataGroup(2, range(200), loader_arrays={"x": ((2,), np.float32)})
     with Dataloader(load, group, end_at=("epoch", 1)) as loader:
         for batch in loader:

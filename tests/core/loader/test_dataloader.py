@@ -102,7 +102,12 @@ def test_a_batch_tells_all_about_its_rows():
         texts = [str(item) if item % 2 else None for item in batch.data]
         assert list(batch.additional["text"]) == batch.get_additional("text") == texts
         assert batch.get_additional("text", 1, default="-") == (texts[1] or "-")
-        assert batch.get_additional("other", default=5) == 5
+        assert batch.get_additional("text", default="-") == [text or "-" for text in texts]
+        assert batch.get_additional("other", default=5) == [5] * 4
+        assert batch.get_additional("other", 3, default=5) == 5
+        for key in ("text", "other"):
+            with pytest.raises(IndexError):
+                batch.get_additional(key, 4)
         for mapping in (batch.arrays, batch.additional, batch.inputs):
             with pytest.raises(TypeError):
                 mapping["x"] = 1
