@@ -22,7 +22,9 @@ Wrong arguments raise plain ``ValueError`` and ``TypeError`` that name the argum
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -181,3 +183,24 @@ def shorten(value: Any, limit: int = 200) -> str:
     except Exception as error:  # noqa: BLE001  a descriptor's broken repr must not hide the error it belongs to
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def bounded(text: str, limit: int = 1 << 16) -> str:
+    """A text of bounded length: of a longer one, its begin and its end."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half:,} characters left out]\n{text[-half:]}"
+
+
+def error_texts(error: BaseException, frames: TracebackType | None = None) -> tuple[str, str]:
+    """An exception in one line and its traceback (or from ``frames`` on), both of bounded length.
+
+    What an exception says of itself may raise anything, and no memory may be left to say it.
+    """
+    try:
+        cause = bounded("".join(traceback.format_exception_only(error)).strip(), 1 << 13)
+        text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
+        return cause, bounded(text.rstrip())
+    except Exception as own:  # noqa: BLE001  see above
+        return f"{type(error).__name__}, whose text cannot be made: {type(own).__name__}", ""

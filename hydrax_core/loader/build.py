@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 import logging
 import mmap
 import os
 import pickle
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +28,10 @@ from hydrax_core.engine.resources.autotune import Bounds, Setting
 from hydrax_core.engine.resources.machine import memory_budget, usable_cores, usable_memory
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.engine.workers import pickling
-from hydrax_core.engine.workers.inline import InlineWorker
+from hydrax_core.engine.workers.local import InlineWorker, ThreadWorker
 from hydrax_core.engine.workers.process import ProcessWorkers
 from hydrax_core.engine.workers.protocol import Worker
 from hydrax_core.engine.workers.runner import ChunkRunner
-from hydrax_core.engine.workers.thread import ThreadWorker
 from hydrax_core.engine.workers.wire import Functions, GroupLoader, GroupSetup, WorkerSetup
 from hydrax_core.loader.arguments import Arguments
 from hydrax_core.plan.plan import Position
@@ -242,7 +242,6 @@ def _worker_starter(
     if arguments.loader_kind == "process":
         setup = WorkerSetup(
             number=0,
-            search_path=list(sys.path),
             nice=arguments.loader_nice,
             slot_size=memory.slot_size,
             workers=memory.workers,
@@ -253,13 +252,14 @@ def _worker_starter(
         return ProcessWorkers(setup, memory).start
     own_sources = arguments.loader_kind == "thread"
     _functions(arguments, own_sources=own_sources)  # what cannot be copied is refused here, in the caller's thread
-    kind: Any = ThreadWorker if arguments.loader_kind == "thread" else InlineWorker
+    kind: Callable[..., Worker] = InlineWorker
+    if arguments.loader_kind == "thread":
+        kind = functools.partial(ThreadWorker, context=contextvars.copy_context())
 
     def start(number: int) -> Worker:
         status = memory.status(number)
         functions = _functions(arguments, own_sources=own_sources)
         runner = ChunkRunner(functions.loaders, setups, memory, status, stop_at_failure=functions.stop_at_failure)
-        worker: Worker = kind(number, runner, status, functions.startup)
-        return worker
+        return kind(number, runner, status, functions.startup)
 
     return start

@@ -1,5 +1,8 @@
 """Loaders by name: workers import this module, so it imports little."""
 
+import os
+import stat
+
 import numpy as np
 
 
@@ -9,3 +12,14 @@ def fill(item, arrays, seed):
     arrays["item"][...] = item
     arrays["seed"][...] = seed or 0
     return {"name": f"item {item}", "seed": seed}
+
+
+def socket_of_worker():
+    """The descriptor of the socket on which the worker that calls this talks to the engine."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                return fd
+        except OSError:  # that of the listing
+            continue
+    raise AssertionError("no socket")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from faultkit import contents, group, limit, python, rounds, start_python, undisturbed, wait_until
-from faultloads import fill
+from faultloads import fill, socket_of_worker
 
 from hydrax_core import Dataloader, LoaderError
 
@@ -157,7 +157,7 @@ import os
 assert os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize == 65536
 import sys; sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
 from faultkit import *
-from faultloads import fill
+from faultloads import fill, socket_of_worker
 big = group(64, 8, loader_arrays={"x": ((1 << 18,), "uint8")})
 def load(item, arrays, seed): arrays["x"][...] = item
 with Dataloader(load, big, end_at=("epoch", 1), timeout_sec=10) as loader:
@@ -244,7 +244,7 @@ DAEMON = """
 import os, sys
 sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
 from faultkit import *
-from faultloads import fill
+from faultloads import fill, socket_of_worker
 def load(item, arrays, seed):
     print("heard by nobody")
     return fill(item, arrays, seed)
@@ -265,7 +265,7 @@ def test_a_message_cut_in_the_middle_is_as_none(tmp_path):
             except FileExistsError:
                 pass
             else:
-                os.write(int(sys.argv[1]), (1000).to_bytes(8, "little") + b"half a message")
+                os.write(socket_of_worker(), (1000).to_bytes(8, "little") + b"half a message")
                 os.kill(os.getpid(), signal.SIGKILL)
         return fill(item, arrays, seed)
 
@@ -316,7 +316,7 @@ def test_a_worker_whose_socket_is_closed_is_replaced(tmp_path):
                 os.mkdir(f"{folder}/{item}")
             except FileExistsError:
                 return fill(item, arrays, seed)
-            socket.socket(fileno=os.dup(int(sys.argv[1]))).shutdown(socket.SHUT_RDWR)
+            socket.socket(fileno=os.dup(socket_of_worker())).shutdown(socket.SHUT_RDWR)
             time.sleep(1000 if item == 5 else 0)
         return fill(item, arrays, seed)
 

@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from typing import Any
 
 from hydrax_core.data import function
 from hydrax_core.engine.resources.slots import SlotMemory
+from hydrax_core.engine.workers import pickling
+from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, Interpreter, apply
 from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.wire import (
     Channel,
@@ -35,7 +36,7 @@ from hydrax_core.engine.workers.wire import (
     define,
     garbled,
 )
-from hydrax_core.errors import shorten
+from hydrax_core.errors import bounded, error_texts, shorten
 
 __all__ = ["main"]
 
@@ -43,27 +44,42 @@ __all__ = ["main"]
 def main() -> None:
     """Serve the engine on the descriptors given as arguments: socket, memory file, lifeline; then comes the path."""
     socket_fd, memory_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:4])
+    del os.environ[WORKER_MARK]
+    main_module = vars(sys.modules["__main__"])  # where what the user's main module defines comes to lie
+    for name in [name for name in main_module if not name.startswith("__")]:
+        del main_module[name]
     for fd in (socket_fd, memory_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # not for programs that the loader starts
     _tie_to(lifeline_fd)
-    # Ctrl-C reaches every process of the terminal; when to stop is the main process's decision. A handler, unlike
-    # SIG_IGN, is not inherited by programs that the loader starts.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _leave_to_main(JOB_SIGNALS)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper here
-    channel = Channel(socket.socket(fileno=socket_fd))
-    with contextlib.suppress(EOFError, ConnectionError):
-        _serve(channel, memory_fd)
+    connection = socket.socket(fileno=socket_fd)
+    connection.setblocking(True)  # a default timeout in the main process has made it non-blocking
+    with connection, contextlib.suppress(EOFError, ConnectionError):
+        _serve(Channel(connection), memory_fd)
+
+
+def _leave_to_main(signals: frozenset[signal.Signals]) -> None:
+    """Live through signals that a whole job gets: what they mean is for the main process to say."""
+    # A handler, unlike SIG_IGN, is not inherited by programs that the loader starts.
+    left = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    for number in left:
+        signal.signal(number, lambda *_: None)
+    # Forks of the loader's own have to obey what their parent sends them.
+    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in left])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _serve(channel: Channel, memory_fd: int) -> None:
+    interpreter: Interpreter = pickle.loads(channel.receive())
     setup: WorkerSetup = pickle.loads(channel.receive())
     try:
+        apply(interpreter)
         runner = _start(setup, memory_fd)
     except BaseException as error:  # noqa: BLE001  whatever ends the start is told to the main process
         channel.send(_start_failure(error))
         return
-    pid = os.getpid()
+    pid, encoder = os.getpid(), _Encoder()
     channel.send(pickle.dumps(Ready(pid)))
     while True:
         frame = channel.receive()
@@ -82,16 +98,14 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         result = runner.run(message)
         if os.getpid() != pid:  # the loader forked and let the child return, too: it has no business on the socket
             return
-        channel.send(_encode(result, message))
+        channel.send(encoder.encode(result, message))
 
 
 def _start_failure(error: BaseException) -> bytes:
-    cause = "".join(traceback.format_exception_only(error)).strip()
-    return pickle.dumps(StartFailure(cause, traceback.format_exc().rstrip()))
+    return pickle.dumps(StartFailure(*error_texts(error)))
 
 
 def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:
-    sys.path[:] = setup.search_path
     if setup.nice:
         os.nice(setup.nice)
     function.active = True
@@ -104,11 +118,22 @@ def _start(setup: WorkerSetup, memory_fd: int) -> ChunkRunner:
     return ChunkRunner(functions.loaders, groups, memory, status, stop_at_failure=functions.stop_at_failure)
 
 
-def _encode(result: ChunkResult, chunk: Chunk) -> bytes:
-    try:
-        return pickle.dumps(result, protocol=5)
-    except Exception:  # noqa: BLE001  whatever a value's own pickling raises
-        return pickle.dumps(_without_unpicklable(result, chunk), protocol=5)
+class _Encoder:
+    """Encodes results; plain pickles are a tenth of the cost of those that take classes by value."""
+
+    def __init__(self) -> None:
+        self._plain = True
+
+    def encode(self, result: ChunkResult, chunk: Chunk) -> bytes:
+        if self._plain:
+            try:
+                return pickle.dumps(result, protocol=5)
+            except Exception:  # noqa: BLE001  whatever a value's own pickling raises
+                self._plain = False  # e.g. instances of a class made in a function
+        try:
+            return pickling.dumps(result)
+        except Exception:  # noqa: BLE001  same
+            return pickling.dumps(_without_unpicklable(result, chunk))
 
 
 def _without_unpicklable(result: ChunkResult, chunk: Chunk) -> ChunkResult:
@@ -127,9 +152,9 @@ def _without_unpicklable(result: ChunkResult, chunk: Chunk) -> ChunkResult:
 def _unpicklable(values: dict[str, Any]) -> str:
     for name, value in values.items():
         try:
-            pickle.dumps(value, protocol=5)
-        except Exception as error:  # noqa: BLE001  see _encode
-            return (
+            pickling.dumps(value)
+        except Exception as error:  # noqa: BLE001  see _Encoder
+            return bounded(
                 f"the additional data {name!r} cannot be pickled: {shorten(value, 80)} "
                 f"({type(error).__name__}: {error}); "
                 "return plain values such as numbers, strings, lists and NumPy arrays"

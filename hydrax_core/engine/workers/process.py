@@ -21,9 +21,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from hydrax_core.data import function
 from hydrax_core.engine.resources.slots import SlotMemory
+from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, interpreter_here
 from hydrax_core.engine.workers.protocol import Report, WorkerGoneError
 from hydrax_core.engine.workers.wire import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
 from hydrax_core.errors import WorkerStartError
@@ -57,15 +59,20 @@ class ProcessWorkers:
     Args:
         setup: Setup of every worker but for its number.
         memory: The slots.
+
+    Raises:
+        WorkerStartError: This process is a worker itself, or no Python interpreter is known to start workers with.
     """
 
     def __init__(self, setup: WorkerSetup, memory: SlotMemory) -> None:
+        _check_no_worker()
         self._setup = setup
         self._memory = memory
         self._encoder = DescriptorEncoder()
         self._workers: dict[int, ProcessWorker] = {}
         # A replacement finds what its predecessor found, wherever the main process has gone since.
-        self.environment = {**_ENVIRONMENT, **os.environ}
+        self.interpreter = interpreter_here()
+        self.environment = {**_ENVIRONMENT, **self.interpreter.environment, WORKER_MARK: "1"}
         self.folder = _current_folder()
 
     def start(self, number: int) -> ProcessWorker:
@@ -103,7 +110,8 @@ class ProcessWorker:
         self.status = memory.status(setup.number)
         self.status[0] = 0
         self._workers = workers
-        search_path = [*(path for path in setup.search_path if isinstance(path, str)), str(Path(__file__).parents[3])]
+        interpreter = workers.interpreter
+        search_path = [*(path for path in interpreter.path if isinstance(path, str)), str(Path(__file__).parents[3])]
         with contextlib.ExitStack() as undo:
             own, theirs = socket.socketpair()
             undo.callback(own.close)
@@ -116,10 +124,10 @@ class ProcessWorker:
                 for fd in (theirs.fileno(), memory.fd, lifeline):
                     fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))  # 0 to 2, if closed here, are set anew there
                     passed.callback(os.close, fds[-1])
-                mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it can handle it
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)  # until it can handle them
                 passed.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
                 self._process = subprocess.Popen(  # noqa: S603  our own interpreter and program
-                    [sys.executable, "-c", _PROGRAM, *map(str, fds), *search_path],
+                    [sys.executable, *interpreter.flags, "-c", _PROGRAM, *map(str, fds), *search_path],
                     pass_fds=fds,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -140,6 +148,7 @@ class ProcessWorker:
         watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
         self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
         self._gone = False
+        self.send_frame(pickle.dumps(interpreter, protocol=5))
         self.send_frame(pickle.dumps(setup, protocol=5))
         self.flush()  # it has much to import, while others are started
 
@@ -279,14 +288,38 @@ class _Output:
         text = data.decode(errors="backslashreplace")
         for tell in tuple(listeners):
             tell(*self._writer, text)
-        stream: TextIO | None = getattr(sys, self._name)
+        stream: Any = getattr(sys, self._name)
         if stream is None:
             return
         try:
             stream.write(text)
-            stream.flush()
-        except (OSError, ValueError) as error:
-            _logger.debug("a worker's output is lost, sys.%s cannot be written: %s", self._name, error)
+            if hasattr(stream, "flush"):
+                stream.flush()
+        except Exception as error:  # noqa: BLE001  a program may have put anything in its place
+            _logger.debug("a worker's output is lost, sys.%s cannot be written: %r", self._name, error)
+
+
+def _check_no_worker() -> None:
+    if function.active:
+        raise WorkerStartError(
+            "a worker process was about to start worker processes of its own, without end: it runs a module that makes "
+            "and runs a Dataloader as it is imported. Put that under `if __name__ == '__main__':` or into a function "
+            "(where it is meant to run in a worker: loader_kind='inline')"
+        )
+    if WORKER_MARK in os.environ:
+        raise WorkerStartError(
+            f"this program was started as a worker of itself: sys.executable, {sys.executable!r}, is no Python "
+            f"interpreter but the program. {_EXECUTABLE}"
+        )
+    if getattr(sys, "frozen", False) or not sys.executable:
+        what = "is a frozen program" if sys.executable else "names no program"
+        raise WorkerStartError(f"sys.executable, {sys.executable!r}, {what}, no Python interpreter. {_EXECUTABLE}")
+
+
+_EXECUTABLE = (
+    "Set sys.executable to the path of a Python interpreter with the same packages before the loader starts, "
+    "or use loader_kind='thread'"
+)
 
 
 def _read(frame: bytes) -> Report:

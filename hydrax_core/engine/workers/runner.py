@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +21,7 @@ from hydrax_core.data.function import is_worker
 from hydrax_core.data.source import Items
 from hydrax_core.engine.resources.slots import SlotMemory
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult, GroupLoader, GroupSetup, ItemFailure
-from hydrax_core.errors import shorten
+from hydrax_core.errors import error_texts, shorten
 
 __all__ = ["BUSY_CHUNK", "BUSY_ROW", "BUSY_SINCE", "ITEMS", "ChunkRunner"]
 
@@ -331,12 +330,10 @@ def _failure(row: int, error: BaseException) -> ItemFailure:
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == own and frames.tb_next is not None:
         frames = frames.tb_next
-    try:
-        cause = "".join(traceback.format_exception_only(error)).strip()
-        if isinstance(error, TypeError) and "mappingproxy" in cause and "item assignment" in cause:
-            error.add_note("hydrax: fill the arrays in place: arrays[name][...] = value")
-            cause = "".join(traceback.format_exception_only(error)).strip()
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
-    except Exception as own:  # noqa: BLE001  what an exception says of itself may raise anything; no memory may be left
-        return ItemFailure(row, f"{type(error).__name__}, whose text cannot be made: {type(own).__name__}", "")
-    return ItemFailure(row, cause, text)
+    if (
+        isinstance(error, TypeError)
+        and "mappingproxy" in (cause := error_texts(error)[0])
+        and "item assignment" in cause
+    ):
+        error.add_note("hydrax: fill the arrays in place: arrays[name][...] = value")
+    return ItemFailure(row, *error_texts(error, frames))

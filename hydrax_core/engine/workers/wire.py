@@ -14,20 +14,19 @@ import pickle
 import socket
 import struct
 import sys
-import traceback
-import types
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
 
 from hydrax_core.data.layout import Layouts
 from hydrax_core.data.source import Source
 from hydrax_core.engine.workers import pickling
+from hydrax_core.errors import error_texts
 
 __all__ = [
+    "NO_SIGNAL",
     "Channel",
     "Chunk",
     "ChunkResult",
@@ -47,7 +46,7 @@ __all__ = [
 
 _HEADER = struct.Struct("<Q")
 _RECEIVE = 1 << 18
-_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 """A dead peer is an error, no SIGPIPE: a program may have set that back to its default, which would kill it."""
 
 
@@ -90,7 +89,6 @@ class WorkerSetup(NamedTuple):
     """The first message to a worker process."""
 
     number: int
-    search_path: list[str]
     nice: int
     slot_size: int
     workers: int
@@ -174,9 +172,9 @@ class Garbled(NamedTuple):
 
 
 def garbled(what: str, error: BaseException) -> Garbled:
-    """The message that says so; ``error`` is being handled."""
-    cause = "".join(traceback.format_exception_only(error)).strip()
-    return Garbled(f"{what}: {cause}", traceback.format_exc().rstrip())
+    """The message that says so."""
+    cause, trace = error_texts(error)
+    return Garbled(f"{what}: {cause}", trace)
 
 
 class Ready(NamedTuple):
@@ -212,7 +210,7 @@ class Channel:
 
     def send(self, payload: bytes) -> None:
         """Send a frame; returns when it has left (blocking sockets)."""
-        self._socket.sendall(_HEADER.pack(len(payload)) + payload, _FLAGS)
+        self._socket.sendall(_HEADER.pack(len(payload)) + payload, NO_SIGNAL)
 
     def queue(self, payload: bytes) -> None:
         """Have a frame leave with the next ``flush()``: several in one call cost little more than one."""
@@ -257,7 +255,7 @@ class Channel:
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
-            return self._socket.send(data, _FLAGS)
+            return self._socket.send(data, NO_SIGNAL)
         except BlockingIOError:
             return 0
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -305,7 +303,7 @@ class DescriptorEncoder:
 
     def _encode_plain(self, chunk: Chunk) -> tuple[bytes, bytes | None]:
         buffer = io.BytesIO()
-        pickler = _Pickler(buffer)
+        pickler = pickling.NamedPickler(buffer)
         pickler.dump(chunk)
         new = {key: value for key, value in pickler.by_value.items() if self._known.get(key) is not value}
         if not new:
@@ -322,30 +320,10 @@ class DescriptorEncoder:
         return pickle.dumps(packed, protocol=5)
 
 
-class _Pickler(pickle.Pickler):
-    """A pickler that takes note of the classes and functions that a worker cannot import."""
-
-    def __init__(self, buffer: io.BytesIO) -> None:
-        super().__init__(buffer, protocol=5)
-        self.by_value: dict[tuple[str, str], Any] = {}
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, type | types.FunctionType) and _is_by_value(obj.__module__):
-            if "." in obj.__qualname__:
-                raise pickle.PicklingError(f"{obj.__qualname__} is not at the top of its module")
-            self.by_value[obj.__module__, obj.__qualname__] = obj
-        return NotImplemented
-
-
-def _is_by_value(module: str) -> bool:
-    """Whether cloudpickle sends what is defined in this module by value."""
-    return module == "__main__" or module in cloudpickle.list_registry_pickle_by_value() or module not in sys.modules
-
-
 def define(message: Definitions) -> None:
     """Make definitions known in this process, under their modules' names."""
-    for module, names in cloudpickle.loads(message.modules).items():
-        namespace = sys.modules.setdefault(module, types.ModuleType(module))
+    for module, names in pickle.loads(message.modules).items():
+        namespace = sys.modules.setdefault(module, pickling.shared_module(module))
         for name, value in names.items():
             setattr(namespace, name, value)
 
