@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from hydrax_core.sources.digits import Digits, uci_digits
     from hydrax_core.sources.images import ImageFolder, image_folder
     from hydrax_core.sources.numpy_files import numpy_rows
+    from hydrax_core.sources.text_files import csv, jsonl, text_lines
+    from hydrax_core.sources.token_files import Tokens, tokens
     from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
 
 __all__ = [
@@ -21,11 +23,16 @@ __all__ = [
     "ImageFolder",
     "RowSource",
     "Rows",
+    "Tokens",
     "Wrapped",
+    "csv",
     "grain_source",
     "image_folder",
+    "jsonl",
     "numpy_rows",
+    "text_lines",
     "tfds_source",
+    "tokens",
     "torch_dataset",
     "uci_digits",
     "wrap",
@@ -36,6 +43,8 @@ _HOMES = {
     "digits": ("Digits", "uci_digits"),
     "images": ("ImageFolder", "image_folder"),
     "numpy_files": ("numpy_rows",),
+    "text_files": ("csv", "jsonl", "text_lines"),
+    "token_files": ("Tokens", "tokens"),
     "wrapped": ("Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"),
 }
 """File -> its public names. A file never has the name of a function, which its import would replace."""

@@ -1,0 +1,217 @@
+"""Where the items of large files begin: found once, kept in a file, mapped by every worker.
+
+Promise: an index belongs to the files that it was made of, named by absolute path, size and time of change; of other
+files, or damaged, it is made anew. It is put in place whole, by a rename, so that nobody reads half of one. Where it
+cannot be kept, a warning says so and every process makes its own. A file that changed after its index was made is
+refused when it is opened.
+
+Indexes are kept in the folder that the caller names; else, for data of at least ``KEPT_FROM`` bytes, in
+``hydrax/index`` of the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``). They may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+__all__ = ["KEPT_FROM", "Index", "IndexedFiles", "Parts", "regular_file"]
+
+KEPT_FROM = 32 << 20
+"""Bytes of data; an index of less is made in the time that it takes to look for it."""
+
+_Header = Mapping[str, Any]
+_MAGIC = b"hydrax-index-1\0\0"
+_ALIGNMENT = 64
+_TAIL = len(_MAGIC) + 8
+_log = logging.getLogger("hydrax")
+
+
+class Index(NamedTuple):
+    """Arrays by name, and words to go with them (JSON values)."""
+
+    arrays: Mapping[str, npt.NDArray[Any]]
+    words: Mapping[str, Any] = {}
+
+
+class Parts(NamedTuple):
+    """An index that is being made: of each array at least one part."""
+
+    arrays: Mapping[str, Sequence[npt.NDArray[Any]]]
+    words: Mapping[str, Any] = {}
+
+
+class IndexedFiles:
+    """Files that are read at places that an index knows; opened at the first read, in each process for itself.
+
+    Args:
+        paths: Absolute paths.
+        kind: What the index is of; another kind, or other settings of it, is another index.
+        folder: Where to keep it; ``None`` as the module says.
+    """
+
+    def __init__(self, paths: tuple[str, ...], kind: str, folder: str | None) -> None:
+        self.paths = paths
+        self.kind = kind
+        self.folder = folder
+        self._identity: list[list[Any]] | None = None
+        self._descriptors: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            with suppress(OSError):
+                os.close(descriptor)
+
+    @property
+    def identity(self) -> list[list[Any]]:
+        """Path, size and time of change of each file, as they were when this was first asked for."""
+        if self._identity is None:
+            self._identity = [[path, *_status(regular_file(path))] for path in self.paths]
+        return self._identity
+
+    def open(self, build: Callable[[], Parts]) -> Index:
+        """The index, kept from before or made now."""
+        keep = self.folder is not None or sum(size for _, size, _ in self.identity) >= KEPT_FROM
+        if not keep:
+            return _joined(build())
+        file = Path(self.folder or _users_folder()) / self._name()
+        found = _read(file, self._header())
+        if found is not None:
+            return found
+        made = build()
+        try:
+            _write(file, made, self._header())
+        except OSError as error:
+            _log.warning("the index %s cannot be kept (%s): every process makes its own, each time", file, error)
+            return _joined(made)
+        return _read(file, self._header()) or _joined(made)
+
+    def descriptor(self, number: int) -> int:
+        """A descriptor of a file, for ``os.pread``.
+
+        Raises:
+            ValueError: The file changed after its index was made.
+        """
+        descriptor = self._descriptors.get(number)
+        if descriptor is None:
+            path, *expected = self.identity[number]
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if _status(os.fstat(descriptor)) != expected:
+                os.close(descriptor)
+                raise ValueError(f"{path} changed after it was indexed; make the source anew")
+            self._descriptors[number] = descriptor
+        return descriptor
+
+    def read(self, number: int, start: int, size: int) -> bytes:
+        """Bytes of a file.
+
+        Raises:
+            ValueError: The file changed, or is shorter than it was.
+        """
+        found = os.pread(self.descriptor(number), size, start)
+        while len(found) < size:
+            more = os.pread(self.descriptor(number), size - len(found), start + len(found))
+            if not more:
+                raise ValueError(f"{self.paths[number]} became shorter while it was read; make the source anew")
+            found += more
+        return found
+
+    def _name(self) -> str:
+        digest = xxhash.xxh3_64("\0".join((self.kind, *self.paths)).encode("utf-8", "surrogateescape")).hexdigest()
+        return f"{self.kind.partition(' ')[0]}-{digest}.index"
+
+    def _header(self) -> dict[str, Any]:
+        return {"kind": self.kind, "files": self.identity}
+
+
+def regular_file(path: str) -> os.stat_result:
+    """The status of a file, which must be a regular one.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is something else, which may never end or change what it is.
+    """
+    status = os.stat(path)  # noqa: PTH116  a hundred thousand of them
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        raise ValueError(f"{path} is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}; expected a regular file")
+    return status
+
+
+def _status(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _users_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydrax" / "index"
+
+
+def _joined(index: Parts) -> Index:
+    arrays = {name: np.concatenate(parts) for name, parts in index.arrays.items()}
+    return Index(arrays, dict(index.words))
+
+
+def _write(path: Path, index: Parts, header: Mapping[str, Any]) -> None:
+    """Arrays one after the other, then what they are as JSON, its length, and the magic: sizes are known at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".index-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            digest = xxhash.xxh3_128()
+            arrays = {array: _write_array(file, digest, parts) for array, parts in index.arrays.items()}
+            told = {"header": header, "arrays": arrays, "words": index.words, "digest": digest.hexdigest()}
+            text = json.dumps(told).encode()
+            file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _write_array(file: BinaryIO, digest: Any, parts: Sequence[npt.NDArray[Any]]) -> list[Any]:
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    start, length, dtype = file.tell(), 0, np.dtype(np.int64)
+    for part in parts:
+        dtype, length = part.dtype, length + len(part)
+        data = np.ascontiguousarray(part).view(np.uint8).data
+        digest.update(data)
+        file.write(data)
+    return [start, length, dtype.str]
+
+
+def _read(path: Path, header: Mapping[str, Any]) -> Index | None:
+    """A kept index; ``None`` where there is none, or it is damaged or of other files."""
+    try:
+        data = np.memmap(path, np.uint8, "r")
+        tail = data[-_TAIL:].tobytes()
+        length = int.from_bytes(tail[:8], "little")
+        if len(tail) != _TAIL or tail[8:] != _MAGIC or length > len(data) - _TAIL:
+            return None
+        told = json.loads(data[len(data) - _TAIL - length : len(data) - _TAIL].tobytes())
+        if told["header"] != json.loads(json.dumps(header)):
+            return None
+        arrays = {}
+        digest = xxhash.xxh3_128()
+        for name, (start, count, dtype) in told["arrays"].items():
+            stop = start + count * np.dtype(dtype).itemsize
+            arrays[name] = data[start:stop].view(np.dtype(dtype)).view(np.ndarray)
+            digest.update(data[start:stop].data)
+        if digest.hexdigest() != told["digest"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Index(arrays, told["words"])

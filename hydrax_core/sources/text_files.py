@@ -1,0 +1,305 @@
+"""Lines of text: JSON, CSV, or as they are; read by number in the workers, from an index of their beginnings.
+
+Promise: what ``lines`` and ``records`` promise. A line that is damaged fails its item, by file and byte. Which files it
+is about is named by path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import csv as csv_format
+import json
+import os
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from hydrax_core.data.checks import integer
+from hydrax_core.data.layout import ArraySpec
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
+from hydrax_core.sources.index import regular_file
+from hydrax_core.sources.lines import Kind, LineFiles
+from hydrax_core.sources.records import choose_columns, fill_columns, sampled, text_number
+
+__all__ = ["CSV", "JSONL", "TEXT", "csv", "jsonl", "text_lines"]
+
+JSONL, CSV, TEXT = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt",)
+"""What counts in a folder."""
+
+_DELIMITERS = ",\t;|"
+_HEAD = 20
+
+Folder: TypeAlias = str | os.PathLike[str] | None
+Encode: TypeAlias = Callable[[str], Sequence[int]]
+
+
+def jsonl(
+    paths: Paths,
+    *,
+    columns: Columns = None,
+    additional: Sequence[str] = (),
+    length: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+    index_folder: Folder = None,
+) -> Rows:
+    """The lines of JSON files, one object a line, as arrays by name.
+
+    Numbers become at most 32 bits wide, lists of one length an array, lists of several lengths one of the greatest
+    found, padded with zeros, with their length in ``<name>_length``. Texts are left out, unless there is nothing else
+    or they are named: then they are UTF-8 bytes, padded to ``length``. Empty lines do not count.
+
+    Args:
+        paths: A file, a folder (its ``.jsonl`` and ``.ndjson`` files), a pattern with ``*``, or several of these.
+        columns: Names of the columns to read, or a dict of ``name -> (shape, dtype)``; by default all of numbers.
+        additional: Names of columns that go to ``batch.additional`` as they are.
+        length: Bytes kept of a text.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such file, or has no such columns.
+    """
+    source = JsonLines(find_files("paths", paths, JSONL), index_folder)
+    return _rows(source, columns, additional, length, batch_size, seed)
+
+
+def csv(
+    paths: Paths,
+    *,
+    columns: Columns = None,
+    additional: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    delimiter: str | None = None,
+    quotes: bool = True,
+    length: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+    index_folder: Folder = None,
+) -> Rows:
+    """The rows of CSV files as arrays by column.
+
+    Columns of numbers are found out: ``int32``, ``float32`` (missing values are NaN) or ``bool``. Texts are as in
+    ``jsonl``.
+
+    Args:
+        paths: A file, a folder (its ``.csv`` and ``.tsv`` files), a pattern with ``*``, or several of these, all with
+            the same columns.
+        columns: Names of the columns to read, or a dict of ``name -> (shape, dtype)``; by default all of numbers.
+        additional: Names of columns that go to ``batch.additional`` as text.
+        names: Names of the columns, where the files have no header line.
+        delimiter: What separates values; by default comma, tab, semicolon or bar, as the first lines show.
+        quotes: Whether values may be within double quotes, and then hold delimiters and line breaks.
+        length: Bytes kept of a text.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such file, its columns differ from those of the first one, or it has no such columns.
+    """
+    source = CsvRecords(find_files("paths", paths, CSV), index_folder, names, delimiter, quotes)
+    return _rows(source, columns, additional, length, batch_size, seed)
+
+
+def text_lines(
+    paths: Paths,
+    *,
+    length: int = 256,
+    encode: Encode | None = None,
+    additional: bool = False,
+    batch_size: int = 64,
+    seed: int = 0,
+    index_folder: Folder = None,
+) -> Rows:
+    """The lines of text files, empty ones included, in batches of ``text`` and ``length`` (int32, (batch,)).
+
+    ``text`` is the line as UTF-8 bytes (uint8, (batch, length)), or what ``encode`` makes of it (int32), cut to
+    ``length`` and padded with zeros.
+
+    Args:
+        paths: A file, a folder (its ``.txt`` files), a pattern with ``*``, or several of these.
+        length: Values kept of a line.
+        encode: Turns a line into numbers, in the workers: a tokenizer's ``encode``.
+        additional: Whether ``batch.additional["line"]`` has the lines as text.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such file, or an argument has a wrong value.
+    """
+    integer("length", length, minimum=1)
+    source = TextLines(find_files("paths", paths, TEXT), length, encode, additional, index_folder)
+    if not len(source):
+        raise ValueError(f"{source.what}: it has no lines")
+    return make_rows(source, batch_size, seed, ())
+
+
+class _Lines(FileSource):
+    """Lines of files as rows."""
+
+    def __init__(
+        self, paths: Sequence[str], kind: Kind, index_folder: Folder, *reading: Any, header: bool = False
+    ) -> None:
+        for path in paths:
+            regular_file(path)
+        super().__init__(paths, *reading)
+        folder = None if index_folder is None else os.fspath(index_folder)
+        self.lines = LineFiles(tuple(paths), kind, header=header, folder=folder)
+        self.what = paths[0] if len(paths) == 1 else f"{len(paths)} files, of which the first is {paths[0]}"
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def decoded(self, indices: Indices) -> list[Any]:
+        """Some lines, decoded.
+
+        Raises:
+            ValueError: A line is damaged; the text names the file and the byte.
+        """
+        found = []
+        for index, line in zip(indices.tolist(), self.lines.read(indices), strict=True):
+            try:
+                found.append(self.decode(line))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{self.lines.place(index)}: {error}") from error
+        return found
+
+    @abstractmethod
+    def decode(self, line: bytes) -> Any:
+        """What a line says."""
+
+
+class TextLines(_Lines):
+    """Lines as bytes or as what ``encode`` makes of them."""
+
+    def __init__(
+        self, paths: Sequence[str], length: int, encode: Encode | None, additional: bool, index_folder: Folder
+    ) -> None:
+        super().__init__(paths, "all", index_folder, length, getattr(encode, "__qualname__", encode and type(encode)))
+        dtype, count = np.dtype(np.uint8 if encode is None else np.int32), np.dtype(np.int32)
+        self.specs = {"text": ArraySpec((length,), dtype, dtype), "length": ArraySpec((), count, count)}
+        self.additional = ("line",) if additional else ()
+        self.encode = encode
+
+    def decode(self, line: bytes) -> str:
+        """The text of a line; a damaged character is refused."""
+        return line.decode()
+
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
+        """The rows, cut and padded."""
+        lines = self.decoded(indices)
+        for row, line in enumerate(lines):
+            target = arrays["text"][row]
+            values: Any = np.frombuffer(line.encode(), np.uint8) if self.encode is None else self.encode(line)
+            values = np.asarray(values, target.dtype)[: len(target)]
+            target[: len(values)] = values
+            target[len(values) :] = 0
+            arrays["length"][row] = len(values)
+        return [{"line": line} for line in lines] if self.additional else None
+
+
+class _Records(_Lines):
+    """Lines as records, whose columns fill arrays."""
+
+    parse: Callable[[str], Any] | None = None
+
+    def choose(self, columns: Columns, additional: Sequence[str], length: int) -> Mapping[str, str]:
+        """Say what to fill; returns what is left out."""
+        if not len(self):
+            raise ValueError(f"{self.what}: it has no rows")
+        integer("length", length, minimum=1)
+        records = self.decoded(np.array(sampled(len(self))))
+        self.specs, self.additional, left_out = choose_columns(records, columns, additional, length, self.parse)
+        return left_out
+
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
+        """The columns of these records."""
+        records = self.decoded(indices)
+        fill_columns(records, arrays, f"{self.what}: ", self.parse)
+        if not self.additional:
+            return None
+        return [{name: record[name] for name in self.additional if name in record} for record in records]
+
+
+class JsonLines(_Records):
+    """Lines as JSON objects."""
+
+    def __init__(self, paths: Sequence[str], index_folder: Folder) -> None:
+        super().__init__(paths, "filled", index_folder)
+
+    def decode(self, line: bytes) -> dict[str, Any]:
+        """The object of a line."""
+        found = json.loads(line)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected a JSON object a line, got a {type(found).__name__}")  # noqa: TRY004  the file's content is wrong
+        return found
+
+
+class CsvRecords(_Records):
+    """Rows of CSV files as dicts of texts by column."""
+
+    parse = staticmethod(text_number)
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        index_folder: Folder,
+        names: Sequence[str] | None,
+        delimiter: str | None,
+        quotes: bool,
+    ) -> None:
+        super().__init__(
+            paths, "quoted" if quotes else "filled", index_folder, names, delimiter, quotes, header=names is None
+        )
+        self.quotes = quotes
+        heads = [self.lines.first_lines(file, _HEAD) for file in range(len(paths))]
+        if not heads[0]:
+            raise ValueError(f"{paths[0]}: it is empty")
+        self.delimiter = delimiter or _delimiter([line.decode("utf-8", "replace") for line in heads[0]])
+        self.names = tuple(self._split(heads[0][0].decode()) if names is None else names)
+        repeated = [name for name, count in Counter(self.names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"{paths[0]}: two columns are called {repeated[0]!r}; give names=(...) of your own")
+        for path, head in zip(paths, heads, strict=True):
+            if names is None and head and (found := tuple(self._split(head[0].decode()))) != self.names:
+                raise ValueError(f"{path}: its columns are {found}; those of {paths[0]} are {self.names}")
+
+    def decode(self, line: bytes) -> dict[str, str]:
+        """The values of a row by column."""
+        values = self._split(line.decode())
+        if len(values) != len(self.names):
+            raise ValueError(f"expected {len(self.names)} values, got {len(values)}")
+        return dict(zip(self.names, values, strict=True))
+
+    def _split(self, text: str) -> list[str]:
+        try:
+            quoting: Any = csv_format.QUOTE_MINIMAL if self.quotes else csv_format.QUOTE_NONE
+            rows = list(csv_format.reader([text], delimiter=self.delimiter, quoting=quoting, strict=True))
+        except csv_format.Error as error:
+            raise ValueError(f"no row of CSV: {error}") from error
+        return rows[0] if rows else []
+
+
+def _rows(
+    source: _Records, columns: Columns, additional: Sequence[str], length: int, batch_size: int, seed: int
+) -> Rows:
+    left_out = source.choose(columns, additional, length)
+    return make_rows(source, batch_size, seed, (), left_out)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The one that most lines have most of, as often as the first one."""
+    if not lines:
+        return ","
+    counts = {each: lines[0].count(each) for each in _DELIMITERS}
+    agreeing = {each: sum(line.count(each) == count for line in lines) for each, count in counts.items() if count}
+    return max(agreeing, key=lambda each: (agreeing[each], counts[each]), default=",")

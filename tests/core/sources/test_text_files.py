@@ -1,0 +1,368 @@
+"""jsonl, csv and text_lines, on Python's own documentation and sources (PSF licence), and on our digits."""
+
+import csv as csv_format
+import gzip
+import json
+import os
+import pickle
+import pydoc_data.topics
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filekit import check_cache, check_promises, check_two_groups, epoch, touch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydrax_core.sources import csv, jsonl, text_lines, uci_digits
+from hydrax_core.sources import index as index_module
+from hydrax_core.sources import lines as lines_module
+from hydrax_core.sources.lines import LineFiles
+
+TOPICS = [
+    {
+        "topic": name,
+        "text": text,
+        "size": len(text),
+        "share": len(text) / 1e5,
+        "words": [len(w) for w in text.split()[: len(text) % 9 + 1]],
+    }
+    for name, text in pydoc_data.topics.topics.items()
+]
+
+
+def write_jsonl(path, records=TOPICS):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def some_lines(paths, kind, **options):
+    lines = LineFiles(tuple(str(path) for path in paths), kind, **options)
+    return lines.read(np.arange(len(lines)))
+
+
+# --- lines
+
+
+@given(
+    st.lists(st.text(alphabet='ab "\r\n\x85\u2028', max_size=12), min_size=1, max_size=3),
+    st.sampled_from([1, 2, 3, 7, 64]),
+    st.booleans(),
+)
+def test_lines_are_those_of_python_wherever_blocks_end(texts, block, filled):
+    before = lines_module._BLOCK, lines_module._SEGMENT
+    with tempfile.TemporaryDirectory() as folder:
+        expected = []
+        for number, text in enumerate(texts):
+            (Path(folder) / str(number)).write_bytes(text.encode())
+            found = text.encode().split(b"\n")
+            found = found[:-1] if not found[-1] else found
+            if filled:
+                expected += [line.rstrip(b"\r") for line in found if line not in {b"", b"\r"}]
+            else:
+                expected += [line.removesuffix(b"\r") for line in found]
+        lines_module._BLOCK, lines_module._SEGMENT = block, block * 2
+        try:
+            paths = [f"{folder}/{number}" for number in range(len(texts))]
+            assert some_lines(paths, "filled" if filled else "all") == expected
+        finally:
+            lines_module._BLOCK, lines_module._SEGMENT = before
+
+
+@given(
+    st.lists(st.lists(st.text(alphabet='ab ",\n', max_size=6), min_size=2, max_size=2), max_size=9),
+    st.sampled_from([1, 3, 8, 64]),
+)
+def test_records_of_csv_are_those_of_the_standard_library(rows, block):
+    before = lines_module._BLOCK, lines_module._SEGMENT
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        with path.open("w", newline="") as file:
+            csv_format.writer(file, quoting=csv_format.QUOTE_ALL).writerows([["x", "y"], *rows])
+        lines_module._BLOCK, lines_module._SEGMENT = block, block * 2
+        try:
+            found = some_lines([path], "quoted", header=True)
+        finally:
+            lines_module._BLOCK, lines_module._SEGMENT = before
+    assert [next(csv_format.reader([line.decode()])) for line in found] == rows
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\ntwo".encode())
+    assert some_lines([tmp_path / "a.txt"], "all") == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"{}\n"), "{}\n".encode("utf-16"), b"PK\x03\x04"])
+def test_what_has_no_lines_to_look_for_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.jsonl is no text file but"):
+        jsonl(tmp_path / "a.jsonl")
+
+
+def test_a_fifo_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises((ValueError, FileNotFoundError), match=r"a\.jsonl is"):
+        jsonl(tmp_path / "a.jsonl")
+
+
+# --- the index
+
+
+def test_an_index_is_kept_used_again_and_never_for_other_files(tmp_path, monkeypatch):
+    path, folder = write_jsonl(tmp_path / "a.jsonl"), tmp_path / "index"
+    assert some_lines([path], "filled", folder=str(folder))[0] == json.dumps(TOPICS[0]).encode()
+    (kept,) = folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(LineFiles, "_build", lambda self: pytest.fail("built again"))
+        assert len(some_lines([path], "filled", folder=str(folder))) == len(TOPICS)
+    write_jsonl(path, TOPICS[::-1])
+    assert some_lines([path], "filled", folder=str(folder))[0] == json.dumps(TOPICS[-1]).encode()
+    assert list(folder.iterdir()) == [kept], "an index of what is no more is replaced"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "tail"])
+def test_a_damaged_index_is_made_anew(tmp_path, damage):
+    path, folder = write_jsonl(tmp_path / "a.jsonl"), tmp_path / "index"
+    expected = some_lines([path], "filled", folder=str(folder))
+    (kept,) = folder.iterdir()
+    whole = kept.read_bytes()
+    flipped = bytes([whole[70] ^ 1])
+    tail = whole[:-24] + (1 << 60).to_bytes(8, "little") + whole[-16:]
+    kept.write_bytes(
+        {"cut": whole[:-30], "flip": whole[:70] + flipped + whole[71:], "empty": b"", "tail": tail}[damage]
+    )
+    assert some_lines([path], "filled", folder=str(folder)) == expected
+    assert kept.read_bytes() == whole
+
+
+def test_an_index_of_much_data_is_kept_in_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "KEPT_FROM", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    some_lines([write_jsonl(tmp_path / "a.jsonl")], "filled")
+    assert len(list((tmp_path / "cache/hydrax/index").iterdir())) == 1
+
+
+def test_where_no_index_can_be_kept_a_warning_says_so(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    found = some_lines([write_jsonl(tmp_path / "a.jsonl")], "filled", folder=str(tmp_path / "file"))
+    assert len(found) == len(TOPICS)
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_file_that_changes_under_a_source_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl")
+    source = jsonl(path).training.items
+    copy = pickle.loads(pickle.dumps(source))
+    touch(path)
+    with pytest.raises(ValueError, match=r"a\.jsonl changed after it was indexed"):
+        copy[0]
+
+
+# --- jsonl
+
+
+def test_json_lines_fill_arrays_by_column(tmp_path):
+    source = jsonl(write_jsonl(tmp_path / "a.jsonl"), additional=("topic",))
+    arrays, more = epoch(source.training)
+    assert set(arrays) == {"size", "share", "words", "words_length"}
+    assert arrays["size"].tolist() == [record["size"] for record in TOPICS]
+    assert arrays["share"].tolist() == [np.float32(record["share"]) for record in TOPICS]
+    assert [record["topic"] for record in TOPICS] == [each["topic"] for each in more]
+    for row, length, record in zip(arrays["words"], arrays["words_length"], TOPICS, strict=True):
+        assert row[:length].tolist() == record["words"]
+        assert not row[length:].any()
+    assert "text" in source.left_out
+    check_promises(source.training)
+
+
+def test_texts_become_bytes_where_they_are_named_or_nothing_else_is_there(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": record["text"]} for record in TOPICS])
+    for columns in (None, ["text"]):
+        arrays, _ = epoch(jsonl(path, columns=columns, length=300).training)
+        for row, length, record in zip(arrays["text"], arrays["text_length"], TOPICS, strict=True):
+            assert bytes(row[:length]) == record["text"].encode()[:300]
+            assert not row[length:].any()
+
+
+def test_shapes_and_dtypes_can_be_given(tmp_path):
+    source = jsonl(write_jsonl(tmp_path / "a.jsonl"), columns={"words": ((20,), "float32"), "size": ((), "float32")})
+    layouts = source.training.loader_layouts
+    assert {name: (layout.shape[1:], str(layout.numpy_dtype)) for name, layout in layouts.items()} == {
+        "words": ((20,), "float32"), "words_length": ((), "int32"), "size": ((), "float32"),
+    }  # fmt: skip
+    epoch(source.training)
+
+
+def test_a_missing_number_is_nan_in_a_column_of_floats_and_else_an_error(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"x": 1, "y": 2}, {"x": None, "y": 3}, {"y": 4}])
+    arrays, _ = epoch(jsonl(path).training)
+    np.testing.assert_array_equal(arrays["x"], np.float32([1, np.nan, np.nan]))
+    with pytest.raises(Exception, match=r"'x' is missing; expected int32"):
+        epoch(jsonl(path, columns={"x": ((), "int32")}).training)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ('{"x": 1', "a.jsonl at byte"),
+        ("[1]", "expected a JSON object a line, got a list"),
+        ('{"x": 4294967296}', "'x': 4294967296 does not fit into int32"),
+        ('{"x": 1.5}', "'x' holds 1.5; expected int32"),
+        ('{"x": "a"}', "'x' holds 'a'; expected int32"),
+        ("\xff", "a.jsonl at byte"),
+    ],
+)
+def test_a_damaged_line_fails_its_item_by_place(tmp_path, bad, message):
+    lines = [b'{"x": 1}'] * 2000
+    lines[1001] = bad.encode("latin-1")  # between those that are sampled
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    sampled = set(range(200)) | set(np.linspace(0, 1999, 200).astype(int).tolist())
+    assert 1001 not in sampled
+    group = jsonl(tmp_path / "a.jsonl").training
+    assert int(group.items[1000]["x"]) == 1
+    with pytest.raises(Exception, match=r"a\.jsonl") as raised:
+        group.items[1001]
+    assert message in str(raised.value)
+    with pytest.raises(IndexError):
+        group.items[2000]
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "message"),
+    [
+        ([], {}, "it has no rows"),
+        ([{"a": {"b": 1}}], {}, "nothing can become an array"),
+        ([{"x": 1}], {"columns": ["y"]}, "there is no 'y'"),
+        ([{"x": 1}], {"additional": ["y"]}, "there is no 'y'"),
+        ([{"x": 1}, {"x": "a"}], {}, "no number: 'a'"),
+        ([{"x": [[1]]}, {"x": [[1, 2]]}], {}, "of several shapes"),
+    ],
+)
+def test_what_gives_no_arrays_is_told(tmp_path, records, options, message):
+    with pytest.raises(ValueError, match=message):
+        jsonl(write_jsonl(tmp_path / "a.jsonl", records), **options)
+
+
+# --- csv
+
+
+def write_digits(path, start=0, stop=200, delimiter=","):
+    digits = uci_digits().training.replace(remainder="pad")
+    rows = epoch(digits)[0]
+    with path.open("w", newline="") as file:
+        writer = csv_format.writer(file, delimiter=delimiter)
+        writer.writerow(["label", "brightness", "even", "note"])
+        for label, image in zip(rows["label"][start:stop].tolist(), rows["image"][start:stop], strict=True):
+            brightness = "" if label == 7 else float(image.mean())
+            writer.writerow([label, brightness, str(label % 2 == 0).lower(), f'a "{label}",\nor so'])
+    return rows["label"][start:stop], rows["image"][start:stop].mean((1, 2))
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_columns_of_csv_are_found_out(tmp_path, delimiter):
+    labels, brightness = write_digits(tmp_path / "a.csv", delimiter=delimiter)
+    source = csv(tmp_path / "a.csv", additional=["note"])
+    arrays, more = epoch(source.training)
+    assert {name: str(array.dtype) for name, array in arrays.items()} == {
+        "label": "int32", "brightness": "float32", "even": "bool",
+    }  # fmt: skip
+    assert arrays["label"].tolist() == labels.tolist()
+    assert arrays["even"].tolist() == (labels % 2 == 0).tolist()
+    np.testing.assert_allclose(arrays["brightness"][labels != 7], brightness.reshape(-1)[labels != 7], rtol=1e-6)
+    assert np.isnan(arrays["brightness"][labels == 7]).all()
+    assert more[3]["note"] == f'a "{labels[3]}",\nor so'
+    check_promises(source.training)
+
+
+def test_files_without_a_header_and_of_several_names(tmp_path):
+    for number in range(3):
+        (tmp_path / f"part-{number}.csv").write_text(f"{number},0.5\n{number},1.5\n")
+    arrays, _ = epoch(csv(tmp_path / "part-*.csv", names=("n", "x")).training)
+    assert arrays["n"].tolist() == [0, 0, 1, 1, 2, 2]
+    (tmp_path / "part-1.csv").write_text("m,x\n1,2\n")
+    (tmp_path / "part-0.csv").write_text("n,x\n1,2\n")
+    with pytest.raises(ValueError, match=r"part-1\.csv: its columns are"):
+        csv([tmp_path / "part-0.csv", tmp_path / "part-1.csv"])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "it is empty"),
+        ("a,b\n", {}, "it has no rows"),
+        ("a,a\n1,2\n", {}, "two columns are called 'a'"),
+        ("a,b\n1,2\n3\n", {}, "expected 2 values, got 1"),
+        ('a,b\n1,"2\n3,4\n', {}, "a quote is opened and never closed"),
+    ],
+)
+def test_csv_that_is_none_is_refused(tmp_path, text, options, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        csv(tmp_path / "a.csv", **options)
+
+
+def test_quotes_may_have_no_meaning(tmp_path):
+    (tmp_path / "a.csv").write_text('size,n\n5",1\n6,2\n')
+    arrays, more = epoch(csv(tmp_path / "a.csv", quotes=False, additional=["size"]).training)
+    assert [each["size"] for each in more] == ['5"', "6"]
+    assert arrays["n"].tolist() == [1, 2]
+
+
+# --- text lines
+
+
+def words(text):
+    return [len(word) for word in text.split()]
+
+
+def test_lines_of_sources_as_bytes_and_encoded(tmp_path):
+    lines = Path(random.__file__).read_text().split("\n")[:-1]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    source = text_lines(tmp_path / "a.txt", length=40, additional=True)
+    arrays, more = epoch(source.training)
+    assert [each["line"] for each in more] == lines
+    assert [bytes(row[:n]).decode() for row, n in zip(arrays["text"], arrays["length"], strict=True)] == [
+        line[:40] for line in lines
+    ]
+    check_promises(source.training)
+    arrays, _ = epoch(text_lines(tmp_path / "a.txt", length=3, encode=words).training)
+    assert [row[:n].tolist() for row, n in zip(arrays["text"], arrays["length"], strict=True)] == [
+        words(line)[:3] for line in lines
+    ]
+
+
+def test_a_damaged_character_fails_its_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good\nb\xffad\n")
+    group = text_lines(tmp_path / "a.txt").training
+    with pytest.raises(ValueError, match=r"a\.txt at byte 5: .*0xff"):
+        group.items[1]
+
+
+# --- what is true of all
+
+
+def make_jsonl(path, part):
+    write_jsonl(path.with_suffix(".jsonl"), TOPICS[part])
+    return lambda: jsonl(path.with_suffix(".jsonl"), batch_size=8).training
+
+
+def make_csv(path, part):
+    path = path.with_suffix(".csv")
+    path.write_text("x,y\n" + "".join(f"{len(each['text'])},{each['share']}\n" for each in TOPICS[part]))
+    return lambda: csv(path, batch_size=8).training
+
+
+def make_text(path, part):
+    path = path.with_suffix(".txt")
+    path.write_text("\n".join(each["topic"] for each in TOPICS[part]))
+    return lambda: text_lines(path, batch_size=8).training
+
+
+@pytest.mark.parametrize("make", [make_jsonl, make_csv, make_text])
+def test_two_files_stand_in_one_loader_and_a_cache_is_of_one(tmp_path, make):
+    one, other = make(tmp_path / "one", slice(0, 20)), make(tmp_path / "other", slice(30, 47))
+    check_two_groups(one(), other())
+    file = next(tmp_path.glob("one.*"))
+    check_cache(one, lambda: touch(file), tmp_path / "cache")
