@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hydrax_core.batch.references import debug_batch_references
     from hydrax_core.data.function import batched, is_worker
     from hydrax_core.data.group import DataGroup
-    from hydrax_core.data.layout import ArrayLayout, ArraySpec
+    from hydrax_core.data.layout import ArrayLayout, ArraySpec, Ragged
     from hydrax_core.data.source import Items, Source
     from hydrax_core.engine.counters import FirstBatch, WorkerStats
     from hydrax_core.engine.resources.machine import usable_cores
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     )
     from hydrax_core.loader.dataloader import Dataloader
     from hydrax_core.monitor.stats import Stats
+    from hydrax_core.plan.mixing import buckets, class_balanced, mix
+    from hydrax_core.plan.packed import concat, pack
 
 __all__ = [
     "ArrayLayout",
@@ -57,6 +59,7 @@ __all__ = [
     "LoaderError",
     "NotACacheError",
     "PlacementError",
+    "Ragged",
     "Source",
     "StateMismatchError",
     "Stats",
@@ -68,8 +71,13 @@ __all__ = [
     "WorkerStats",
     "__version__",
     "batched",
+    "buckets",
+    "class_balanced",
+    "concat",
     "debug_batch_references",
     "is_worker",
+    "mix",
+    "pack",
     "usable_cores",
 ]
 
@@ -98,7 +106,9 @@ _HOMES = {
     ),
     "data.group": ("DataGroup",),
     "data.source": ("Items", "Source"),
-    "data.layout": ("ArrayLayout", "ArraySpec"),
+    "data.layout": ("ArrayLayout", "ArraySpec", "Ragged"),
+    "plan.mixing": ("buckets", "class_balanced", "mix"),
+    "plan.packed": ("concat", "pack"),
     "batch.references": ("debug_batch_references",),
     "engine.resources.machine": ("usable_cores",),
     "engine.counters": ("FirstBatch", "WorkerStats"),

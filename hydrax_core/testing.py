@@ -129,7 +129,7 @@ def _loader(loader_func: Callable[..., Any] | None, group: DataGroup[Any]) -> Ca
     found = loader_func or group.loader_func
     if found is None:
         raise TypeError("loader_func: the group has none of its own; give the function to test")
-    return found
+    return group.loading(found)
 
 
 def _arrays(group: DataGroup[Any], fill: int) -> dict[str, npt.NDArray[Any]]:

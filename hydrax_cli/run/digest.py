@@ -6,6 +6,7 @@ and name, shape, dtype and every byte of its arrays. Additional data, paths and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,9 @@ class RunDigest:
         self._add_text(
             f"{address.kind} {address.group_index} {address.epoch} {address.epoch_batch} {address.batch_num}"
         )
-        self._add(np.array(batch.indices, "<i8"))
+        self._add(_flat(batch.indices, "<i8"))
         if isinstance(batch, hydrax_core.TrainingBatch):
-            self._add(np.array(batch.seeds, "<u8"))
+            self._add(_flat(batch.seeds, "<u8"))
         for name in sorted(batch.arrays):
             self._add_text(name)
             self._add(np.asarray(batch.arrays[name]))
@@ -51,3 +52,10 @@ class RunDigest:
         encoded = text.encode()
         self._hash.update(len(encoded).to_bytes(8, "little"))
         self._hash.update(encoded)
+
+
+def _flat(numbers: Sequence[Any], dtype: str) -> npt.NDArray[Any]:
+    """One number a row, or those of a packed row behind their count."""
+    if not any(isinstance(number, tuple) for number in numbers):
+        return np.array(numbers, dtype)
+    return np.array([number for row in numbers for number in (len(row), *row)], dtype)

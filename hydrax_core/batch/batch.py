@@ -96,8 +96,8 @@ class Batch(ABC, Generic[D]):
         """What else is known; ``None`` inside jax's transformations and after them."""
         self._mask = mask
         self._labels = labels
-        self._indices: tuple[int, ...] | None = None
-        self._seeds: tuple[int, ...] | None = None
+        self._indices: tuple[Any, ...] | None = None
+        self._seeds: tuple[Any, ...] | None = None
         self.made_ahead = False
         """Whether it waits for the consumer, who does not have it yet."""
         self.holders = () if known is None else tuple(map(weakref.ref, arrays.values()))
@@ -197,20 +197,22 @@ class Batch(ABC, Generic[D]):
     @property
     def data(self) -> Sequence[D]:
         """The descriptors of the real rows."""
-        group = self._open.group
-        return tuple(group[index] for index in self.indices)
+        known = self._open
+        return tuple(known.group[index] for index in _indices(known))
 
     def get_data(self, index: int) -> D:
         """The descriptor of one row; the same as ``data[index]``."""
-        item: D = self._open.group[self.indices[index]]
+        known = self._open
+        item: D = known.group[_indices(known)[index]]
         return item
 
     @property
-    def indices(self) -> Sequence[int]:
-        """Index in the group's data of each real row."""
+    def indices(self) -> Sequence[Any]:
+        """Index in the group's data of each real row; of a packed row, the indices of its documents, a tuple."""
         known = self._open
         if self._indices is None:
-            self._indices = tuple(_of_all_rows(known, known.host.indices, known.host.planned.content.indices).tolist())
+            numbers, rows = _indices(known), known.group.rows
+            self._indices = tuple(numbers if rows is None else (rows.origins(number) or number for number in numbers))
         return self._indices
 
     @property
@@ -418,6 +420,12 @@ def _size(known: Known) -> int:
     return len(known.host.planned.content.indices if known.spread else known.host.indices)
 
 
+def _indices(known: Known) -> list[int]:
+    """Index in the group's data of each real row."""
+    found: list[int] = _of_all_rows(known, known.host.indices, known.host.planned.content.indices).tolist()
+    return found
+
+
 def _of_all_rows(known: Known, own: npt.NDArray[N], planned: npt.NDArray[N]) -> npt.NDArray[N]:
     """Values of all real rows: this host's own ones, and those of other hosts as they are planned."""
     if known.own is None or not known.spread:
@@ -470,14 +478,18 @@ class TrainingBatch(Batch[D]):
         return self._open.host.planned.content.seed
 
     @property
-    def seeds(self) -> Sequence[int]:
-        """The seed of each real row, in [0, 2**32): what the loader got for it."""
+    def seeds(self) -> Sequence[Any]:
+        """The seed of each real row, in [0, 2**32): what the loader got for it; of a packed row, a tuple of them."""
         known = self._open
         if self._seeds is None:
-            seeds, planned = known.host.seeds, known.host.planned.content.seeds
-            assert seeds is not None
+            own, planned, rows = known.host.seeds, known.host.planned.content.seeds, known.group.rows
+            assert own is not None
             assert planned is not None
-            self._seeds = tuple(_of_all_rows(known, seeds, planned).tolist())
+            seeds = _of_all_rows(known, own, planned).tolist()
+            if rows is not None:
+                pairs = zip(_indices(known), seeds, strict=True)
+                seeds = [rows.seeds(number, seed) or seed for number, seed in pairs]
+            self._seeds = tuple(seeds)
         return self._seeds
 
 

@@ -11,20 +11,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
+import numpy as np
+import numpy.typing as npt
+
 from hydrax_core.data.checks import boolean, choice, integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
+from hydrax_core.data.ragged import RaggedLoader
+from hydrax_core.data.rows import Rows, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 
-__all__ = ["DataGroup", "Shuffle"]
+__all__ = ["DRAWN", "DataGroup", "Shuffle"]
 
 D = TypeVar("D")
 Shuffle: TypeAlias = Literal["repeat", "reseed", "itemwise", "batchwise"]
 ShuffleLater = Literal["default", "repeat", "reseed", "itemwise", "batchwise"]
 Remainder = Literal["drop", "pad"]
 CacheBy = Literal["batch", "item"]
+DRAWN = "rows of "
+"""What the identity of data begins with where rows are no permutation of it."""
 _NO_LAYOUTS: Layouts = MappingProxyType({})
 
 
@@ -56,6 +63,9 @@ class DataGroup(Sequence[D], Generic[D]):
             folder can then run code in the processes that read it.
         zeroed: Hand the loader rows of zeros. ``False`` saves a pass over the memory where the loader always fills
             every element; what it leaves out then holds old data.
+        sample_weights: How often each item is drawn, compared with the others: one number of at least 0 for each. An
+            epoch has as many rows as there are items, each drawn on its own, with replacement.
+        rows: How rows are made of items, as ``mix``, ``pack`` and the like give it; ``None``: each item once an epoch.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -81,6 +91,8 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_by: CacheBy = "batch",
         cache_version: int | str = 0,
         cache_pickle: bool = False,
+        sample_weights: npt.ArrayLike | None = None,
+        rows: Rows | None = None,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._batch_size = integer("batch_size", batch_size, minimum=1)
@@ -102,8 +114,10 @@ class DataGroup(Sequence[D], Generic[D]):
         # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
         self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
         self._digest: str | None = None
+        self._rows = rows
         self._size = _length(self._data)
         self._batch_count = self._count_batches()
+        self._weight_ends = self._summed_weights(sample_weights)
         later: ShuffleLater = choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
         if later == "default":
             later = "itemwise" if self._cache_location is None else "batchwise"
@@ -131,14 +145,22 @@ class DataGroup(Sequence[D], Generic[D]):
     def _count_batches(self) -> int:
         if self._size == 0:
             raise ValueError("data: it is empty; expected at least one item")
-        full, rest = divmod(self._size, self._batch_size)
+        size = self._size if self._rows is None else self._rows.size
+        full, rest = divmod(size, self._batch_size)
         count = full + (1 if rest and self._remainder == "pad" else 0)
         if count == 0:
             raise ValueError(
-                f"batch_size: {self._batch_size} is more than the {self._size} items of data, so no batch is full; "
-                f"use at most {self._size}, or remainder='pad'"
+                f"batch_size: {self._batch_size} is more than the {size} items of data, so no batch is full; "
+                f"use at most {size}, or remainder='pad'"
             )
         return count
+
+    def _summed_weights(self, weights: npt.ArrayLike | None) -> npt.NDArray[np.float64] | None:
+        if weights is None:
+            return None
+        if self._rows is not None:
+            raise ValueError("sample_weights: the rows of this group are drawn in another way already")
+        return checked_item_weights("sample_weights", weights, self._size)
 
     def _layouts(self, specs: Mapping[str, ArraySpec] | None) -> Layouts:
         return _NO_LAYOUTS if specs is None else array_layouts(self._batch_size, specs)
@@ -180,6 +202,39 @@ class DataGroup(Sequence[D], Generic[D]):
     def items(self) -> Sequence[D]:
         """The data as it was given."""
         return self._data
+
+    @property
+    def loader_specs(self) -> Mapping[str, ArraySpec]:
+        """The arrays that the loader fills, as declared; empty without ``loader_arrays``."""
+        return self._loader_specs or MappingProxyType({})
+
+    def loading(self, loader_func: Callable[..., Any]) -> Callable[..., Any]:
+        """What loads the group's rows, from the user's function.
+
+        Raises:
+            ValueError: A ragged array has no greatest length.
+        """
+        open_ended = [name for name, spec in self.loader_specs.items() if spec.ragged and spec.ragged.max is None]
+        if open_ended:
+            raise ValueError(
+                f"loader_arrays[{open_ended[0]!r}]: Ragged() has no greatest length; give it, Ragged(512), or pack() "
+                "the group or put it into buckets()"
+            )
+        if self._rows is not None:
+            loader_func = self._rows.loading(loader_func)
+        if any(spec.ragged for spec in self.loader_specs.values()):
+            loader_func = RaggedLoader(loader_func, self.loader_specs, zeroed=self._zeroed)
+        return loader_func
+
+    @property
+    def rows(self) -> Rows | None:
+        """How rows are made of items; ``None`` where each item is a row once an epoch."""
+        return self._rows
+
+    @property
+    def weight_ends(self) -> npt.NDArray[np.float64] | None:
+        """The sums of ``sample_weights`` up to each item; ``None`` where every item comes once an epoch."""
+        return self._weight_ends
 
     @property
     def loader_func(self) -> Callable[..., Any] | None:
@@ -300,6 +355,10 @@ class DataGroup(Sequence[D], Generic[D]):
     def _data_digest(self) -> str:
         if self._digest is None:
             self._digest = data_digest(self._data)
+            if self._rows is not None:
+                self._digest = f"{DRAWN}{self._digest} {self._rows.digest}"
+            if self._weight_ends is not None:
+                self._digest = f"{DRAWN}{self._digest} {value_digest(self._weight_ends)}"
         return self._digest
 
 

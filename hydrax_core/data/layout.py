@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.checks import integer
+
 __all__ = [
     "ALIGNMENT",
     "ArrayLayout",
     "ArraySpec",
     "Layouts",
+    "Ragged",
     "array_layouts",
     "array_specs",
     "block_size",
+    "length_name",
     "resized",
     "views",
 ]
@@ -33,12 +38,32 @@ _SPEC_FORM = "(shape without batch, numpy dtype[, jax dtype])"
 _SPEC_LENGTHS = (2, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """The first dimension of an array whose rows have different lengths, ``("tokens", (Ragged(512), 80), "float32")``.
+
+    The batch has the array with that dimension at its greatest, and beside it ``<name>_length``, int32.
+
+    Attributes:
+        max: The greatest length; ``None`` only where ``pack``, ``concat`` or ``buckets`` give it.
+        pad: What the elements behind a row's length hold.
+    """
+
+    max: int | None = None
+    pad: float = 0
+
+    def resized(self, length: int) -> Ragged:
+        """The same with another greatest length."""
+        return Ragged(length, self.pad)
+
+
 class ArraySpec(NamedTuple):
-    """One declared array: the shape of one item and the dtypes on both sides."""
+    """One declared array: the shape of one item and the dtypes on both sides; for ``ragged`` see ``Ragged``."""
 
     shape: tuple[int, ...]
     numpy_dtype: np.dtype[Any]
     jax_dtype: np.dtype[Any]
+    ragged: Ragged | None = None
 
 
 class ArrayLayout(NamedTuple):
@@ -82,9 +107,17 @@ def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArrayS
         raise TypeError(f"{argument}: expected a dict of name -> {_SPEC_FORM}, got {type(arrays).__name__}")
     if not arrays:
         raise ValueError(f"{argument}: no array is declared; expected at least one name -> {_SPEC_FORM}")
-    return MappingProxyType(
-        {_name(argument, name): _spec(f"{argument}[{name!r}]", spec) for name, spec in arrays.items()}
-    )
+    specs: dict[str, ArraySpec] = {}
+    for name, given in arrays.items():
+        spec = specs[_name(argument, name)] = _spec(f"{argument}[{name!r}]", given)
+        if spec.ragged is not None and length_name(name) not in arrays:
+            specs[length_name(name)] = ArraySpec((), np.dtype(np.int32), np.dtype(np.int32))
+    return MappingProxyType(specs)
+
+
+def length_name(name: str) -> str:
+    """The name of the lengths of a ragged array."""
+    return f"{name}_length"
 
 
 def _name(argument: str, name: Any) -> str:
@@ -94,11 +127,18 @@ def _name(argument: str, name: Any) -> str:
 
 
 def _spec(where: str, spec: Any) -> ArraySpec:
+    if isinstance(spec, ArraySpec):
+        return spec
     if not isinstance(spec, tuple | list) or len(spec) not in _SPEC_LENGTHS:
         raise TypeError(f"{where}: expected {_SPEC_FORM}, got {spec!r}")
     shape = spec[0]
     if not isinstance(shape, tuple | list):
         raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}; a scalar an item has the shape ()")
+    ragged = shape[0] if shape and isinstance(shape[0], Ragged) else None
+    if ragged is not None:
+        if ragged.max is not None:
+            integer(f"{where}: Ragged(max)", ragged.max, 1)
+        shape = (1 if ragged.max is None else ragged.max, *shape[1:])
     for dim in shape:
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
             raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}")
@@ -106,7 +146,9 @@ def _spec(where: str, spec: Any) -> ArraySpec:
             raise ValueError(f"{where}: every dimension is at least 1, got {shape!r}")
     numpy_dtype = _dtype(where, spec[1])
     jax_dtype = _dtype(where, spec[2]) if len(spec) == max(_SPEC_LENGTHS) else numpy_dtype
-    return ArraySpec(tuple(int(dim) for dim in shape), numpy_dtype, jax_dtype)
+    if ragged is not None and np.asarray(ragged.pad).astype(numpy_dtype) != ragged.pad:
+        raise ValueError(f"{where}: {numpy_dtype} cannot hold the padding {ragged.pad!r}")
+    return ArraySpec(tuple(int(dim) for dim in shape), numpy_dtype, jax_dtype, ragged)
 
 
 def _dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -94,7 +94,10 @@ def check_arguments(
         check_loader_func("loader_func", loader_func)
     for kind, groups in (("training", training_groups), ("validation", validation_groups)):
         for position, group in enumerate(groups):
-            if group.loader_layouts and group.loader_func is None and loader_func is None:
+            function = group.loader_func or loader_func
+            if group.loader_layouts and function is not None:
+                group.loading(function)  # which may refuse
+            elif group.loader_layouts:
                 raise TypeError(
                     f"loader_func: {kind} group {position} has loader_arrays and nothing that fills them; "
                     "give Dataloader(loader_func, ...) or DataGroup(loader_func=...)"

@@ -178,7 +178,8 @@ def _check_size(size: int, depth: int) -> None:
 
 
 def _loader_of(group: DataGroup[Any], arguments: Arguments) -> Callable[..., Any] | None:
-    return group.loader_func or arguments.loader_func
+    function = group.loader_func or arguments.loader_func
+    return None if function is None or not group.loader_layouts else group.loading(function)
 
 
 def _is_count(items: Any) -> bool:

@@ -6,11 +6,14 @@ on what was asked before, on the machine or on the number of workers. Each index
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hydrax_core.data.group import DataGroup, Shuffle
+from hydrax_core.data.rows import DrawnRows, Rows
+from hydrax_core.plan.drawing import WeightedRows
 from hydrax_core.plan.permutation import Indices, Seeds, derive_key, permute, seeds_of
 
 __all__ = ["BatchContent", "GroupOrder", "group_order"]
@@ -53,6 +56,7 @@ class GroupOrder:
         shuffle_first: Whether the first epoch is shuffled.
         shuffle_later: What later epochs do, see ``DataGroup``.
         first_seeds_only: Whether an item has the seed of the first epoch in all of them.
+        rows: How the rows of an epoch are made; ``None`` for each item once.
     """
 
     def __init__(
@@ -65,28 +69,32 @@ class GroupOrder:
         shuffle_first: bool,
         shuffle_later: Shuffle,
         first_seeds_only: bool = False,
+        rows: Rows | None = None,
     ) -> None:
         self._size = size
+        self._rows = rows
         self._batch_size = batch_size
         self._batch_count = batch_count
         self._key = key
         self._shuffle_first = shuffle_first
         self._shuffle_later = shuffle_later
         self._first_seeds_only = first_seeds_only
-        self._items = _Window(size, max(_WINDOW, batch_size))
-        self._batches = _Window(batch_count, _WINDOW)
+        self._row_count = size if rows is None else rows.size
+        self._items = _Window(self._row_count, max(_WINDOW, batch_size), self._draw)
+        self._batches = _Window(
+            batch_count, _WINDOW, lambda key, _, first, end: _permuted(key, batch_count, first, end)
+        )
 
     def batch(self, epoch: int, position: int) -> BatchContent:
         """The content of the batch at ``position`` of ``epoch``."""
         content_epoch, content_batch = self.content(epoch, position)
         first = content_batch * self._batch_size
-        end = min(first + self._batch_size, self._size)
-        order_key = self._item_key(content_epoch)
+        end = min(first + self._batch_size, self._row_count)
+        order = self._item_order(content_epoch)
         if self._key is None:
-            indices, _ = self._items.take(order_key, None, first, end)
+            indices, _ = self._items.take(*order, None, first, end)
             return BatchContent(indices, None, None, content_epoch, content_batch)
-        seed_key = self._seed_key(content_epoch)
-        indices, seeds = self._items.take(order_key, seed_key, first, end)
+        indices, seeds = self._items.take(*order, self._seed_key(content_epoch), first, end)
         return BatchContent(indices, seeds, self._key, content_epoch, content_batch)
 
     def content(self, epoch: int, position: int) -> tuple[int, int]:
@@ -95,7 +103,7 @@ class GroupOrder:
             return 0, position
         if self._shuffle_later == "batchwise":
             key = derive_key(self._key, "batch order", epoch)
-            return 0, int(self._batches.take(key, None, position, position + 1)[0][0])
+            return 0, int(self._batches.take(key, epoch, None, position, position + 1)[0][0])
         return epoch, position
 
     def substitute(self, epoch: int, index: int, attempt: int) -> tuple[int, int | None]:
@@ -104,8 +112,10 @@ class GroupOrder:
         The same on every host, because it depends on the arguments alone; never ``index`` itself.
         """
         key = derive_key(self._key or 0, "substitute", epoch, index)
-        offset = int(permute(key, self._size - 1, attempt % (self._size - 1))) + 1 if self._size > 1 else 0
-        other = (index + offset) % self._size
+        alike, place = (range(self._size), index) if self._rows is None else self._rows.alike(index)
+        count = len(alike)
+        offset = int(permute(key, count - 1, attempt % (count - 1))) + 1 if count > 1 else 0
+        other = int(alike[(place + offset) % count])
         if self._key is None:
             return other, None
         content_epoch, _ = self.content(epoch, 0)
@@ -115,14 +125,29 @@ class GroupOrder:
         assert self._key is not None
         return derive_key(self._key, "items", 0 if self._first_seeds_only else content_epoch)
 
-    def _item_key(self, content_epoch: int) -> int | None:
-        """The key of the item permutation, ``None`` for the order of the data."""
+    def _item_order(self, content_epoch: int) -> tuple[int | None, int]:
+        """The key of the order of items, ``None`` for that of the data, and the epoch that it is of."""
         if self._key is None:
-            return None
-        shuffled_epoch = content_epoch if self._shuffle_later == "itemwise" else 0
-        if shuffled_epoch == 0 and not self._shuffle_first:
-            return None
-        return derive_key(self._key, "item order", shuffled_epoch)
+            return None, 0
+        epoch = content_epoch if self._shuffle_later == "itemwise" else 0
+        if epoch == 0 and not self._shuffle_first:
+            return None, 0
+        return derive_key(self._key, "item order", epoch if self._rows is None else 0), epoch
+
+    def _draw(self, key: int | None, epoch: int, first: int, end: int) -> DrawnRows:
+        if self._rows is None:
+            return _permuted(key, self._size, first, end)
+        fixed = derive_key(self._key or 0, "item order", 0)  # its order goes on from epoch to epoch
+        shuffled = self._shuffle_first and self._key is not None
+        found = self._rows.draw(fixed, epoch, first, end, shuffled=shuffled)
+        return DrawnRows(found.indices, found.indices) if self._first_seeds_only else found
+
+
+def _permuted(key: int | None, size: int, first: int, end: int) -> DrawnRows:
+    images = np.arange(first, end, dtype=np.int64)
+    if key is not None:
+        images = permute(key, size, images)
+    return DrawnRows(images, images)
 
 
 def group_order(group: DataGroup[Any], kind: str, group_index: int) -> GroupOrder:
@@ -135,13 +160,14 @@ def group_order(group: DataGroup[Any], kind: str, group_index: int) -> GroupOrde
         shuffle_first=group.shuffle_first,
         shuffle_later=group.shuffle_later,
         first_seeds_only=group.first_seeds_only,
+        rows=WeightedRows(group.weight_ends, len(group)) if group.weight_ends is not None else group.rows,
     )
 
 
 class _Part(NamedTuple):
     """What a window holds: images and seeds of the positions from ``first`` on."""
 
-    keys: tuple[int | None, int | None]
+    keys: tuple[int | None, int, int | None]
     first: int
     images: Indices
     seeds: Seeds
@@ -153,33 +179,34 @@ class _Window:
     Args:
         size: Number of elements.
         length: Positions computed at once.
+        draw: Gives what stands at positions from one up to another, for a key and an epoch.
     """
 
-    def __init__(self, size: int, length: int) -> None:
+    def __init__(self, size: int, length: int, draw: Callable[[int | None, int, int, int], DrawnRows]) -> None:
         self._size = size
         self._length = length
-        self._part = _Part((None, None), 0, np.empty(0, np.int64), np.empty(0, np.uint32))
+        self._draw = draw
+        self._part = _Part((None, 0, None), 0, np.empty(0, np.int64), np.empty(0, np.uint32))
 
-    def take(self, key: int | None, seed_key: int | None, first: int, end: int) -> tuple[Indices, Seeds | None]:
+    def take(
+        self, key: int | None, epoch: int, seed_key: int | None, first: int, end: int
+    ) -> tuple[Indices, Seeds | None]:
         """Images and seeds of ``range(first, end)``.
 
         Args:
             key: Of the permutation; ``None`` for the identity.
+            epoch: The epoch that it is of.
             seed_key: Of the seeds; ``None`` for none.
             first: First position.
             end: Position after the last.
         """
-        part = self._part
-        if (key, seed_key) != part.keys or first < part.first or end > part.first + len(part.images):
-            part = self._compute(key, seed_key, first, min(self._size, max(end, first + self._length)))
+        part, keys = self._part, (key, epoch, seed_key)
+        if keys != part.keys or first < part.first or end > part.first + len(part.images):
+            drawn = self._draw(key, epoch, first, min(self._size, max(end, first + self._length)))
+            images = drawn.indices
+            seeds = np.empty(0, np.uint32) if seed_key is None else seeds_of(seed_key, drawn.numbers)
+            images.flags.writeable = seeds.flags.writeable = False  # every batch has a part of them
+            part = _Part(keys, first, images, seeds)
             self._part = part  # at once and as a whole: Ctrl-C, or another thread, may come at any moment
         wanted = slice(first - part.first, end - part.first)
         return part.images[wanted], None if seed_key is None else part.seeds[wanted]
-
-    def _compute(self, key: int | None, seed_key: int | None, first: int, end: int) -> _Part:
-        images = np.arange(first, end, dtype=np.int64)
-        if key is not None:
-            images = permute(key, self._size, images)
-        seeds = np.empty(0, np.uint32) if seed_key is None else seeds_of(seed_key, images)
-        images.flags.writeable = seeds.flags.writeable = False  # every batch has a part of them
-        return _Part((key, seed_key), first, images, seeds)

@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from hydrax_core.data.checks import integer
+from hydrax_core.data.rows import value_digest
 from hydrax_core.plan.permutation import derive_key
 
 __all__ = ["ConcatenatedRows", "Lengths", "PackedRows", "Piece", "Row", "SplitLong", "checked_lengths"]
@@ -38,12 +38,14 @@ class Piece(NamedTuple):
         part: Which part of it, counted from 0; ``None`` where it is whole.
         start: Its first token in the document.
         length: Tokens.
+        total: Tokens of the whole document.
     """
 
     item: int
     part: int | None
     start: int
     length: int
+    total: int
 
 
 Row: TypeAlias = tuple[Piece, ...]
@@ -123,7 +125,7 @@ class PackedRows(_Rows):
         self.length = length
         self.dropped = 0
         """Documents left out as they are longer than a row."""
-        self.digest = _digest("packed", lengths, length, max_segments, split_long)
+        self.digest = value_digest("packed", lengths, length, max_segments, split_long)
         long = np.flatnonzero(lengths > length)
         if long.size and split_long is False:
             raise ValueError(
@@ -140,7 +142,8 @@ class PackedRows(_Rows):
                 self.dropped = len(long)
             else:
                 self._long = long
-        self._whole_parts = np.concatenate([[0], np.cumsum(lengths[self._long] // length)])
+        self._long_lengths = lengths[self._long]
+        self._whole_parts = np.concatenate([[0], np.cumsum(self._long_lengths // length)])
         histogram = np.bincount(packed, minlength=length + 1)
         histogram[0] = 0
         self.tokens = int((histogram * np.arange(length + 1)).sum() + self._whole_parts[-1] * length)
@@ -161,7 +164,8 @@ class PackedRows(_Rows):
             rank = number - self._packed
             place = int(np.searchsorted(self._whole_parts, rank, "right")) - 1
             part = rank - int(self._whole_parts[place])
-            return (Piece(int(self._long[place]), part, part * self.length, self.length),)
+            item = int(self._long[place])
+            return (Piece(item, part, part * self.length, self.length, int(self._long_lengths[place])),)
         kind = self._kinds[bisect.bisect_right(self._firsts, number) - 1]
         turn = number - kind.first
         pieces: list[Piece] = []
@@ -173,18 +177,16 @@ class PackedRows(_Rows):
                 items = [int(self._order[start + (factor * rank + shift) % size]) for rank in ranks]
             else:
                 items = self._order[start + ranks.start : start + ranks.stop].tolist()
-            pieces += [Piece(item, *self._part(item), length) for item in items]
+            pieces += [self._piece(item, length) for item in items]
         return tuple(pieces)
 
-    def _part(self, item: int) -> tuple[int | None, int]:
-        """Which part of a document is the one that shares a row, and where in the document it begins."""
-        if not self._long.size:
-            return None, 0
-        place = int(np.searchsorted(self._long, item))
+    def _piece(self, item: int, length: int) -> Piece:
+        """What of a document shares a row with others: all of it, or the last of its parts."""
+        place = int(np.searchsorted(self._long, item)) if self._long.size else 0
         if place == len(self._long) or self._long[place] != item:
-            return None, 0
+            return Piece(item, None, 0, length, length)
         part = int(self._whole_parts[place + 1] - self._whole_parts[place])
-        return part, part * self.length
+        return Piece(item, part, part * self.length, length, int(self._long_lengths[place]))
 
 
 class ConcatenatedRows(_Rows):
@@ -201,7 +203,7 @@ class ConcatenatedRows(_Rows):
 
     def __init__(self, lengths: Lengths, length: int, *, remainder: Literal["drop", "pad"] = "drop") -> None:
         self.length = length
-        self.digest = _digest("concatenated", lengths, length, remainder)
+        self.digest = value_digest("concatenated", lengths, length, remainder)
         self._ends = np.cumsum(lengths)
         total = int(self._ends[-1]) if len(self._ends) else 0
         self._size = total // length if remainder == "drop" else -(-total // length)
@@ -222,7 +224,8 @@ class ConcatenatedRows(_Rows):
             if stop > first:
                 whole = first == start and stop == int(self._ends[item])
                 part = None if whole else number - start // self.length
-                pieces.append(Piece(item, part, first - start, stop - first))
+                total = int(self._ends[item]) - start
+                pieces.append(Piece(item, part, first - start, stop - first, total))
                 first = stop
             item += 1
         return tuple(pieces)
@@ -249,13 +252,6 @@ def checked_lengths(argument: str, lengths: Any) -> Lengths:
 def checked_length(length: Any) -> int:
     """Tokens of a row, below 2**31."""
     return integer("length", length, 1, 2**31 - 1)
-
-
-def _digest(*parts: Any) -> str:
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else f"{part!r};".encode())
-    return digest.hexdigest()
 
 
 def _affine(size: int, key: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from hydrax_core.cache.format.additional import decode_batch, decode_item
 from hydrax_core.cache.format.checksum import entry_checksum, unseal
 from hydrax_core.cache.format.codec import DecodeError, dtype_of
 from hydrax_core.cache.format.folder import open_within
-from hydrax_core.data.group import Shuffle
+from hydrax_core.data.group import DRAWN, Shuffle
 from hydrax_core.plan.order import GroupOrder
 from hydrax_core.plan.permutation import derive_key
 
@@ -162,7 +162,12 @@ def _content(manifest: Manifest, epoch: int, number: int) -> BatchContent | None
     """Which items a batch holds; ``None`` where the settings, which anybody may have written, do not say."""
     settings = manifest.settings
     size, batch_size, seed = (settings.get(name) for name in ("items", "batch_size", "seed"))
-    if manifest.cache_by == "item" or type(size) is not int or type(batch_size) is not int:
+    if (
+        manifest.cache_by == "item"
+        or str(settings.get("data")).startswith(DRAWN)
+        or type(size) is not int
+        or type(batch_size) is not int
+    ):
         return None
     training = manifest.kind == "training"
     later = settings.get("shuffle_later") if training else "repeat"

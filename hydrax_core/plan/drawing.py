@@ -1,0 +1,125 @@
+"""Rows drawn from the items of several members in exact shares, or by the weight of each item: functions of position.
+
+Promise: the rows at a position of an epoch cost the same for any, and need no table beyond the members' own. In a block
+the counts of members are exact; a member's items come all once before one comes again. Items by weight are drawn with
+replacement, each row on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.data.rows import DrawnRows, Rows, value_digest
+from hydrax_core.plan.permutation import Indices, derive_key, permute, seeds_of
+
+__all__ = ["Member", "MixedRows", "WeightedRows"]
+
+Member: TypeAlias = range | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class MixedRows(Rows):
+    """Rows of several members.
+
+    Attributes:
+        members: The items of each, ascending.
+        counts: Rows of each in a block.
+        rows: Rows of an epoch.
+    """
+
+    members: tuple[Member, ...]
+    counts: tuple[int, ...]
+    rows: int
+
+    @property
+    def size(self) -> int:
+        """See ``Rows``."""
+        return self.rows
+
+    @cached_property
+    def digest(self) -> str:
+        """See ``Rows``."""
+        return value_digest("mixed", *self.members, self.counts, self.rows)
+
+    @cached_property
+    def _block(self) -> int:
+        return sum(self.counts)
+
+    @cached_property
+    def _ends(self) -> Indices:
+        return np.cumsum(self.counts)
+
+    def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:
+        """See ``Rows``: a block's order is one permutation, turned by another step in each block."""
+        # Blocks go on from epoch to epoch: an epoch need not be a whole number of them.
+        blocks, places = np.divmod(np.arange(epoch * self.rows + first, epoch * self.rows + end), self._block)
+        if len(self.members) > 1:
+            pattern = derive_key(key, "pattern")
+            places = permute(pattern, self._block, places)
+            places = (places + seeds_of(pattern, blocks)) % self._block
+        owners = np.searchsorted(self._ends, places, "right")
+        indices, numbers = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
+        items = sum(map(len, self.members))
+        for owner in np.unique(owners).tolist():
+            rows = np.flatnonzero(owners == owner)
+            member, count = self.members[owner], self.counts[owner]
+            nth = blocks[rows] * count + (places[rows] - (int(self._ends[owner]) - count))
+            passes, nth = np.divmod(nth, len(member))
+            for turn in range(int(passes.min()), int(passes.max()) + 1):
+                own = passes == turn
+                found = nth[own]
+                if shuffled or turn:
+                    found = permute(derive_key(key, "member", owner, turn), len(member), found)
+                taken = found + member.start if isinstance(member, range) else member[found]
+                indices[rows[own]] = taken
+                numbers[rows[own]] = taken + turn * items
+        return DrawnRows(indices, numbers)
+
+    def alike(self, index: int) -> tuple[Member, int]:
+        """See ``Rows``: of the same member."""
+        for member in self.members:
+            place = index - member.start if isinstance(member, range) else int(np.searchsorted(member, index))
+            if 0 <= place < len(member) and member[place] == index:
+                return member, place
+        raise IndexError(f"item {index} is in no member")
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedRows(Rows):
+    """Rows drawn with replacement.
+
+    Attributes:
+        ends: The weights of the items, summed up.
+        rows: Rows of an epoch.
+    """
+
+    ends: npt.NDArray[np.float64]
+    rows: int
+
+    @property
+    def size(self) -> int:
+        """See ``Rows``."""
+        return self.rows
+
+    @cached_property
+    def digest(self) -> str:
+        """See ``Rows``."""
+        return value_digest("weighted", self.ends, self.rows)
+
+    def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:  # noqa: ARG002  ever by the key
+        """See ``Rows``."""
+        positions = np.arange(epoch * self.rows + first, epoch * self.rows + end)
+        high, low = (seeds_of(derive_key(key, "draw", part), positions).astype(np.float64) for part in (0, 1))
+        drawn = (high + low / 2**32) / 2**32 * self.ends[-1]
+        indices = np.searchsorted(self.ends, np.minimum(drawn, np.nextafter(self.ends[-1], 0)), "right")
+        return DrawnRows(indices, indices + (positions + 1) * len(self.ends))
+
+    def alike(self, index: int) -> tuple[Sequence[int], int]:
+        """See ``Rows``: any item."""
+        return range(len(self.ends)), index
