@@ -1,16 +1,29 @@
-# Everything runs in .venv, made on the first call; PYTHON chooses the interpreter (3.11 or newer).
+# Everything runs in .venv, made on the first call; PYTHON chooses the interpreter (3.11 or newer), VENV another folder:
+# make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOWEST := .venv-lowest
+FAST := tests/test_layering.py tests/test_public_api.py tests/core/data tests/core/plan tests/core/batch tests/core/engine \
+	tests/core/loader/test_group_loaders.py tests/core/loader/test_caching.py tests/cli/test_command_line.py
 BENCH := .venv-bench
 
-.PHONY: run test lint faults soak bench bench-docs bench-short clean
+.PHONY: run test test-fast test-lowest lint faults soak bench bench-docs bench-short clean
 
 run: $(STAMP)
 	$(BIN)/hydrax run
 
 test: lint
 	$(BIN)/python -m pytest
+
+# For a developer's own loop.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest $(FAST)
+
+# The lowest versions that pyproject.toml names must work, too.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest $(FAST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,11 +53,17 @@ bench-short: $(STAMP)
 	$(BIN)/python tests/benchmarks/short.py
 
 clean:
-	rm -rf .venv .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(LOWEST) .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(LOWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
 	touch $@
 
 $(BENCH)/.installed: pyproject.toml tests/benchmarks/peers.txt tests/benchmarks/install.sh

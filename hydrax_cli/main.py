@@ -7,7 +7,6 @@ failed, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.options import HintingGroup
 from hydrax_core.errors import HydraxError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ COMMANDS = (
 )
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(HintingGroup):
     """A group that imports a command when it is called, not when it is listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
@@ -58,16 +58,6 @@ class _LazyGroup(click.Group):
                 assert isinstance(loaded, click.Command)
                 return loaded
         return None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        names = [command.name for command in COMMANDS]
-        if args[0] not in names and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
         with formatter.section("Commands"):

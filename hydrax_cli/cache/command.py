@@ -23,7 +23,7 @@ from hydrax_cli.cache.render import (
     overview_lines,
     verified_lines,
 )
-from hydrax_cli.shared.options import COUNT, Pattern, content_options
+from hydrax_cli.shared.options import COUNT, HintingGroup, Pattern, content_options
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.units import many
 from hydrax_cli.shared.units import size as size_text
@@ -55,7 +55,7 @@ _path = click.argument("path", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
 
 
-class _InThisOrder(click.Group):
+class _InThisOrder(HintingGroup):
     """A group that lists its commands as they come to mind: look, check, remove."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,31 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["COUNT", "PLACE", "SPAN", "Pattern", "content_options", "loader_options", "reproduction"]
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # generic since click 8.4; older ones are served too
+
+__all__ = ["COUNT", "PLACE", "SPAN", "HintingGroup", "Pattern", "content_options", "loader_options", "reproduction"]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
-class Pattern(click.ParamType[Any]):
+class HintingGroup(click.Group):
+    """A group that answers a slip of the keys with what may be meant; click itself does since 8.4."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """What click asks for; an unknown name is answered here."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class Pattern(ParamType):
     """An option whose text has a pattern."""
 
     def __init__(self, name: str, pattern: str, read: Callable[[re.Match[str]], object], expected: str) -> None:

@@ -9,7 +9,9 @@ from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.errors import BatchAddress
 
 ADDRESS = BatchAddress("training", 0, 0, 0, 0)
-GROUP = JobGroup(range(8), {}, {}, stores_itself=False, batch_size=2, batch_count=4, zeroed=True)
+GROUP = JobGroup(
+    range(8), {}, {}, stores_itself=False, batch_size=2, batch_count=4, zeroed=True, batched=False, indexed=True
+)
 
 
 class Plan:

@@ -9,12 +9,12 @@ import pytest
 from hydrax_core.engine import ready
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.engine.ready import ReadyQueue
-from hydrax_core.plan import order, plan
+from hydrax_core.plan import mixture, order, plan
 from hydrax_core.plan.mixture import LeastUsed
 from hydrax_core.plan.order import BatchContent, GroupOrder
 from hydrax_core.plan.plan import Plan, PlannedBatch
 
-FILES = {ready.__file__, order.__file__, plan.__file__}
+FILES = {ready.__file__, order.__file__, plan.__file__, mixture.__file__}
 
 
 class Stop:
