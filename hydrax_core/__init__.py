@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
     from hydrax_core.data.layout import ArrayLayout, ArraySpec, Ragged
     from hydrax_core.data.source import Items, Source
-    from hydrax_core.engine.counters import FirstBatch, WorkerStats
+    from hydrax_core.engine.counters import FailedItem, FirstBatch, WorkerStats
     from hydrax_core.engine.resources.machine import usable_cores
     from hydrax_core.errors import (
         BatchAddress,
@@ -53,6 +53,7 @@ __all__ = [
     "CacheMismatchError",
     "DataGroup",
     "Dataloader",
+    "FailedItem",
     "FirstBatch",
     "HydraxError",
     "Items",
@@ -111,7 +112,7 @@ _HOMES = {
     "plan.packed": ("concat", "pack"),
     "batch.references": ("debug_batch_references",),
     "engine.resources.machine": ("usable_cores",),
-    "engine.counters": ("FirstBatch", "WorkerStats"),
+    "engine.counters": ("FailedItem", "FirstBatch", "WorkerStats"),
     "monitor.stats": ("Stats",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -23,6 +23,7 @@ _NO_WAIT = 0.05
 """Share of waiting up to which the training step counts as the limit."""
 _MOST_WORKERS = 1024
 """What ``Dataloader`` takes."""
+_MOSTLY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class Pace:
         item_seconds: Time in ``loader_func`` for an item; 0 where none was loaded.
         workers: Workers, at least 1.
         depth: Batches loaded ahead.
+        read_seconds: Time in ``data[i]``, in the main process, for an item; 0 where workers read, or nothing is known.
+        calls: Calls of a loader of many items (``batched``) for a batch.
+        call_seconds: What such a call takes beside its items.
     """
 
     batches: int
@@ -48,6 +52,9 @@ class Pace:
     item_seconds: float
     workers: int
     depth: int
+    read_seconds: float = 0.0
+    calls: float = 0.0
+    call_seconds: float = 0.0
 
     @property
     def rows(self) -> float:
@@ -65,6 +72,12 @@ class Pace:
         return self.item_seconds * self.rows / self.workers
 
     @property
+    def reads(self) -> bool:
+        """Whether reading in the main process takes longer than loading, and most of the time."""
+        reading = self.read_seconds * self.rows
+        return reading > self.load_seconds and reading > _MOSTLY * self.seconds / self.batches
+
+    @property
     def cached(self) -> bool:
         """Whether a cache served all of it."""
         return self.hits == self.batches
@@ -76,16 +89,22 @@ def pace(before: Stats, after: Stats) -> Pace:
     loaded, load_seconds = after.loaded_items, after.load_seconds
     if span_items:
         loaded, load_seconds = span_items, after.load_seconds - before.load_seconds
+    read = after.read_items - before.read_items
+    calls, call_seconds = after.calls - before.calls, after.call_seconds - before.call_seconds
     training = after.training_batches - before.training_batches
+    batches, items = training + after.validation_batches - before.validation_batches, after.items - before.items
     return Pace(
-        batches=training + after.validation_batches - before.validation_batches,
-        items=after.items - before.items,
+        batches=batches,
+        items=items,
         seconds=after.seconds - before.seconds,
         idle_seconds=after.idle_seconds - before.idle_seconds,
         hits=after.cache_hits - before.cache_hits,
         item_seconds=load_seconds / loaded if loaded else 0.0,
         workers=max(1, after.loader_count),
         depth=after.depth,
+        read_seconds=(after.read_seconds - before.read_seconds) / read if read else 0.0,
+        calls=calls / span_items * items / batches if batches and span_items else 0.0,
+        call_seconds=call_seconds / calls if calls else 0.0,
     )
 
 
@@ -124,10 +143,12 @@ def _no_step(measured: Pace) -> str:
     period = span(measured.seconds / measured.batches)
     items = rate(measured.items, measured.seconds)
     source = " from the cache" if measured.cached else ""
-    return (
-        f"no training step to feed: a batch comes every {period}{source} ({items} items/s); "
-        "a longer step would not wait"
-    )
+    why = "a longer step would not wait"
+    if measured.reads:
+        why = f"reading data[i] in the main process is the limit: {_reading(measured)}"
+    elif not measured.cached:
+        why += _fixed_cost(measured)
+    return f"no training step to feed: a batch comes every {period}{source} ({items} items/s); {why}"
 
 
 def _step_is_the_limit(measured: Pace) -> str:
@@ -158,20 +179,47 @@ def _step_waits_for_the_cache(measured: Pace, *, inline: bool) -> str:
 
 def _inline(measured: Pace, cores: int) -> str:
     loading, step = span(measured.idle_seconds / measured.batches), span(measured.step_seconds)
+    if measured.reads:
+        return f"the step of {step} waits while its own thread reads data[i]: {_reading(measured)}"
     would_do = _would_do(measured, cores)
     return f"the step waits while its own thread loads: {loading} a batch on top of {step} a step; {would_do}"
 
 
 def _step_waits(measured: Pace, cores: int) -> str:
     step, waiting = span(measured.step_seconds), f"{100 * measured.idle_seconds / measured.seconds:.0f} %"
+    if measured.reads:
+        return (
+            f"the step of {step} waits {waiting} of the time for reading data[i] in the main process: "
+            f"{_reading(measured)}"
+        )
     if measured.load_seconds > measured.step_seconds:
         would_do = _would_do(measured, cores)
         return (
             f"the loader is behind: {_loading(measured)} > {step} a step, which waits {waiting} of the time; {would_do}"
+            f"{_fixed_cost(measured)}"
         )
     return (
         f"the step of {step} waits {waiting} of the time, though loading takes {span(measured.load_seconds)} a batch: "
         "the rest is handing over (placement, conversion) or uneven items; more depth may help, more workers would not"
+    )
+
+
+def _reading(measured: Pace) -> str:
+    reading = span(measured.read_seconds * measured.rows)
+    return (
+        f"{span(measured.read_seconds)} an item, {reading} a batch, whatever the number of workers; give a Source "
+        "(hydrax_core.Source), which is read in the workers"
+    )
+
+
+def _fixed_cost(measured: Pace) -> str:
+    """What to do about calls that cost more than their items."""
+    fixed, loading = measured.calls * measured.call_seconds, measured.item_seconds * measured.rows
+    if fixed <= _MOSTLY * loading or not loading:
+        return ""
+    return (
+        f"; {100 * min(1.0, fixed / loading):.0f} % of loading is the fixed cost of a call of the batched loader "
+        f"({span(measured.call_seconds)}), not its items: a larger batch_size spreads it over more of them"
     )
 
 

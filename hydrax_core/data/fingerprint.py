@@ -40,15 +40,20 @@ _PATIENCE_SECONDS = 5
 _logger = logging.getLogger("hydrax")
 
 
-def data_digest(data: Any) -> str:
+def data_digest(data: Any, guard: Any = None) -> str:
     """The digest of a sequence of items, 32 hexadecimal digits.
+
+    Args:
+        data: The items.
+        guard: What reads them, one thread at a time; ``None`` for the data itself.
 
     Raises:
         TypeError: An item cannot be pickled (the text names it), or ``data.fingerprint()`` returns no string.
     """
     size = len(data)
     digest = xxhash.xxh3_128(f"{size} items".encode())
-    own = getattr(data, "fingerprint", None)
+    reading = data if guard is None else guard
+    own = getattr(reading, "fingerprint", None)
     name = own() if callable(own) else None
     if name is not None:
         if not isinstance(name, str):
@@ -64,7 +69,7 @@ def data_digest(data: Any) -> str:
         most, sampled = (0, SAMPLED_OF_A_SOURCE) if isinstance(data, Source) else (EXACT_ITEMS, SAMPLED_ITEMS)
         sample = np.linspace(0, size - 1, min(size, sampled)).astype(np.int64)
         indices = range(size) if size <= most else sample.tolist()
-        items = _Items(data)
+        items = _Items(reading)
         for first in range(0, len(indices), _RUN):
             digest.update(items.encode(indices[first : first + _RUN]))
     return digest.hexdigest()
@@ -176,6 +181,11 @@ class IdentifiedItems(Sequence[D], Generic[D]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def items(self) -> Sequence[D]:
+        """The items as they were given."""
+        return self._items
 
     def fingerprint(self) -> str:
         """The identity of the source and of the items."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
-from hydrax_core.data.checks import call
+from hydrax_core.data.checks import call, integer
 
-__all__ = ["active", "batched", "check_loader_func", "is_batched", "is_worker", "local"]
+__all__ = ["active", "batched", "check_loader_func", "is_batched", "is_worker", "items_a_call", "local"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,35 +28,62 @@ def is_worker() -> bool:
     return active or getattr(local, "active", False)
 
 
-def batched(loader_func: F) -> F:
-    """Mark a loader that loads several items at once.
+@overload
+def batched(loader_func: F) -> F: ...
+@overload
+def batched(*, least: int = 1, most: int | None = None) -> Callable[[F], F]: ...
+def batched(loader_func: Any = None, *, least: int = 1, most: int | None = None) -> Any:
+    """Mark a loader that loads several items at once; as ``@batched`` or as ``@batched(least=16, most=256)``.
 
     It is called as ``load(items, arrays, seeds)``: the items of a part of a batch (a list, or ``Items`` of a
     ``Source``), arrays with the leading dimension ``len(items)``, and a list of seeds (``None`` in validation). It
-    returns ``None`` or a list of dicts, one an item. How many items a call gets varies; the result must not depend on
-    it. Methods and other callables that take no attributes come back as a ``functools.partial`` that has the mark.
+    returns ``None`` or a list of dicts, one an item. How many items a call gets varies, as what a call and what an item
+    cost is learned; the result must not depend on it. Methods and other callables that take no attributes come back as
+    a ``functools.partial`` that has the mark.
+
+    Args:
+        loader_func: The loader.
+        least: A call gets at least so many items, where that many rows of the batch are left to load; after a failure,
+            single items.
+        most: A call gets at most so many; ``None`` for up to a batch.
 
     Raises:
         TypeError: ``loader_func`` cannot be called.
+        ValueError: ``least`` or ``most`` is below 1, or ``least`` above ``most``.
     """
+    integer("least", least, 1)
+    if most is not None and integer("most", most, 1) < least:
+        raise ValueError(f"most: expected an int of at least least={least}, got {most}")
+    if loader_func is None:
+        return functools.partial(batched, least=least, most=most)
     if not callable(loader_func):
         raise TypeError(f"batched: expected a function of (items, arrays, seeds), got {loader_func!r}")
+    bounds = least, most or 0
     try:
-        loader_func.__hydrax_batched__ = True  # type: ignore[attr-defined]  # a mark that travels with the function
+        loader_func.__hydrax_batched__ = bounds
     except (AttributeError, TypeError):
-        marked = functools.partial(loader_func)
-        marked.__hydrax_batched__ = True  # type: ignore[attr-defined]  # same
-        return cast("F", marked)
+        marked: Any = functools.partial(loader_func)
+        marked.__hydrax_batched__ = bounds
+        return marked
     return loader_func
 
 
 def is_batched(loader_func: Any) -> bool:
     """Whether a loader, or what a partial calls, is marked with ``batched``."""
-    while not getattr(loader_func, "__hydrax_batched__", False):
+    return _mark(loader_func) is not None
+
+
+def items_a_call(loader_func: Any) -> tuple[int, int]:
+    """The least and the most items of a call, as ``batched`` was told; 0 for no bound."""
+    return _mark(loader_func) or (0, 0)
+
+
+def _mark(loader_func: Any) -> tuple[int, int] | None:
+    while not (mark := getattr(loader_func, "__hydrax_batched__", None)):
         if not isinstance(loader_func, functools.partial):
-            return False
+            return None
         loader_func = loader_func.func
-    return True
+    return mark if isinstance(mark, tuple) else (0, 0)
 
 
 def check_loader_func(argument: str, loader_func: Any) -> None:

@@ -19,6 +19,7 @@ from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
 from hydrax_core.data.ragged import RaggedLoader
+from hydrax_core.data.reading import GuardedData, guarded
 from hydrax_core.data.rows import Rows, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
@@ -97,6 +98,7 @@ class DataGroup(Sequence[D], Generic[D]):
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._batch_size = integer("batch_size", batch_size, minimum=1)
         self._data = self._given["data"] = _sequence(data)
+        self._reading = guarded(self._data)
         if loader_func is not None:
             check_loader_func("loader_func", loader_func)
         self._loader_func = loader_func
@@ -183,7 +185,7 @@ class DataGroup(Sequence[D], Generic[D]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[D]: ...
     def __getitem__(self, index: int | slice) -> D | Sequence[D]:
-        return self._data[index]
+        return self._reading[index]
 
     def __len__(self) -> int:
         return self._size
@@ -354,7 +356,7 @@ class DataGroup(Sequence[D], Generic[D]):
 
     def _data_digest(self) -> str:
         if self._digest is None:
-            self._digest = data_digest(self._data)
+            self._digest = data_digest(self._data, self._reading if isinstance(self._reading, GuardedData) else None)
             if self._rows is not None:
                 self._digest = f"{DRAWN}{self._digest} {self._rows.digest}"
             if self._weight_ends is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeAlias
 
-__all__ = ["EngineStats", "FirstBatch", "SlotState", "WorkerState", "WorkerStats", "slot_states"]
+__all__ = ["EngineStats", "FailedItem", "FirstBatch", "SlotState", "WorkerState", "WorkerStats", "slot_states"]
 
 SlotState: TypeAlias = Literal["free", "filling", "ready", "held"]
 WorkerState: TypeAlias = Literal["starting", "idle", "busy", "ended"]
@@ -37,6 +37,29 @@ class WorkerStats:
     address: str
     item: int | None
     item_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """An item that failed.
+
+    Attributes:
+        kind: ``"training"`` or ``"validation"``.
+        group_index: Position of its group among the groups of its kind.
+        index: Its index in the group's data.
+        cause: The first of its errors in one line.
+        times: How often it failed.
+    """
+
+    kind: str
+    group_index: int
+    index: int
+    cause: str
+    times: int = 1
+
+    def again(self) -> Self:
+        """The same after one more failure."""
+        return replace(self, times=self.times + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +97,11 @@ class EngineStats:
     worker_restarts: int = 0
     loaded_items: int = 0
     load_seconds: float = 0.0
+    calls: int = 0
+    call_seconds: float = 0.0
+    read_items: int = 0
+    read_seconds: float = 0.0
+    failed_items: tuple[FailedItem, ...] = ()
     errors: int = 0
     skipped_batches: int = 0
     substituted_items: int = 0

@@ -111,7 +111,7 @@ class GroupCaches:
         try:
             if store.cache_by == "item":
                 self._write_items(store, job.indices, job.loaded_rows, arrays, job.additional)
-            elif not job.attempts:
+            elif not job.failed_rows:
                 content = job.planned.content
                 store.write(content.content_epoch, content.content_batch, arrays, job.additional)
         except TypeError as error:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.layout import Layouts
+from hydrax_core.data.reading import GuardedData
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
 from hydrax_core.plan.permutation import Indices, Seeds
 from hydrax_core.plan.plan import PlannedBatch
 
-__all__ = ["BatchJob", "HostBatch", "JobGroup"]
+__all__ = ["BatchJob", "HostBatch", "JobGroup", "JobRows"]
 
 N = TypeVar("N", bound=np.generic)
 
@@ -24,14 +25,15 @@ class JobGroup:
     """What the engine knows of a group.
 
     Attributes:
-        data: The descriptors.
+        data: The items.
         layouts: Layouts of the loaded arrays; empty where nothing is loaded.
         cache_layouts: Layouts of the cached arrays; empty without a cache.
         stores_itself: Whether loaded batches go to the cache as they are.
-        batch_size: Rows of a batch.
+        batch_size: JobRows of a batch.
         batch_count: Batches an epoch.
         zeroed: Whether rows are zeroed before the loader gets them.
         batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
+        items_a_call: The least and the most items of a call, where it is batched; 0 for no bound.
         indexed: Whether the workers are sent indices: the data is a source, or the items are their own indices.
     """
 
@@ -42,8 +44,14 @@ class JobGroup:
     batch_size: int
     batch_count: int
     zeroed: bool
-    batched: bool
-    indexed: bool
+    batched: bool = False
+    items_a_call: tuple[int, int] = (0, 0)
+    indexed: bool = False
+
+    @property
+    def read_by_thread(self) -> bool:
+        """Whether reading an item runs code of the user's."""
+        return not self.indexed and isinstance(self.data, GuardedData)
 
 
 class HostBatch(NamedTuple):
@@ -85,11 +93,11 @@ class BatchJob:
         indices: Index of each real row, substitutes included; read-only.
         seeds: Seed of each real row, ``None`` in validation.
         uncut: Runs of rows, (first, count), not handed out in chunks yet.
-        open: Rows handed out whose outcome is not known.
-        loaded_rows: Rows that are loaded and not from the cache; ``None`` for all.
+        open: JobRows handed out whose outcome is not known.
+        loaded_rows: JobRows that are loaded and not from the cache; ``None`` for all.
         additional: Additional data by name.
         failures: Errors by row.
-        attempts: Substitutes tried by row.
+        failed_rows: What failed by row: its item, then its substitutes.
         load_seconds: Time in ``loader_func`` so far, over all workers.
     """
 
@@ -103,7 +111,7 @@ class BatchJob:
     loaded_rows: list[int] | None = None
     additional: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
-    attempts: dict[int, int] = field(default_factory=dict)
+    failed_rows: dict[int, list[LoaderError | WorkerDiedError]] = field(default_factory=dict)
     load_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -152,6 +160,31 @@ class BatchJob:
         item = f"item {self.index(row)} ({shorten(descriptor)}) of {self.address}"
         message = f"{item} killed {times} workers; of the last: {how}"
         return WorkerDiedError(message, self.address, self.index(row), descriptor, how)
+
+
+class JobRows(NamedTuple):
+    """JobRows of a job that follow one another.
+
+    Attributes:
+        job: The job.
+        first: The first row.
+        size: How many.
+        items: Their items, once these were read.
+    """
+
+    job: BatchJob
+    first: int
+    size: int
+    items: list[Any] | None = None
+
+    def part(self, first: int, size: int) -> JobRows:
+        """Some of the rows."""
+        start = first - self.first
+        return JobRows(self.job, first, size, None if self.items is None else self.items[start : start + size])
+
+    def item(self, row: int) -> Any:
+        """The item of a row; its index where only workers read it."""
+        return self.job.index(row) if self.items is None else self.items[row - self.first]
 
 
 def _with(numbers: npt.NDArray[N], row: int, number: int) -> npt.NDArray[N]:

@@ -23,6 +23,7 @@ from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.counters import EngineStats, FirstBatch, slot_states
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
+from hydrax_core.engine.reading import DataReader
 from hydrax_core.engine.ready import ReadyQueue, Wakeup
 from hydrax_core.engine.resources.autotune import Bounds, Load, Setting, Tuner
 from hydrax_core.engine.resources.limits import HeldBatches
@@ -109,7 +110,8 @@ class Loop:
         self._settings = settings
         self._tuner = Tuner(settings.depth, settings.workers)
         self._depth = settings.depth.least
-        self._schedule = Schedule(groups, settings.workers.least, settings.on_error, plan.substitute)
+        self._reader = DataReader(wakeup.wake, threaded=settings.threaded)
+        self._schedule = Schedule(groups, settings.workers.least, settings.on_error, plan.substitute, self._reader)
         self._workers = WorkerPool(start_worker, settings.workers.least)
         self._selector = selectors.DefaultSelector()
         self._selector.register(wakeup, selectors.EVENT_READ)
@@ -148,6 +150,11 @@ class Loop:
             worker_restarts=workers.restarts,
             loaded_items=workers.loaded_items,
             load_seconds=workers.busy_seconds,
+            calls=schedule.calls,
+            call_seconds=schedule.call_seconds,
+            read_items=self._reader.items,
+            read_seconds=self._reader.seconds,
+            failed_items=schedule.failed_items,
             errors=schedule.errors,
             skipped_batches=self._skipped_batches,
             substituted_items=schedule.substituted,
@@ -180,8 +187,8 @@ class Loop:
         return self._held.excess()
 
     def report(self) -> str:
-        """What every worker does now, in words."""
-        return self._workers.report(self._schedule.describe)
+        """What every worker does now, and what else is late, in words."""
+        return "; ".join(filter(None, (self._reader.report(), self._workers.report(self._schedule.describe))))
 
     def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
         """Have ``make`` called with each of the next ``most`` batches before the consumer takes it."""
@@ -214,7 +221,10 @@ class Loop:
 
     def close(self, seconds: float) -> None:
         """End all workers; those that take longer than ``seconds`` are killed. No turn may come after."""
+        deadline = time.monotonic() + seconds
+        self._reader.close(0)
         self.end_workers(seconds)
+        self._reader.close(max(0.0, deadline - time.monotonic()))
         self.at_end = False  # what is dropped here was not handed out
         self._selector.close()
         self._jobs.clear()
@@ -230,6 +240,8 @@ class Loop:
         settled = False
         if self._queue.fatal is None:
             self._admit()
+            for found in self._reader.take():
+                self._schedule.arrived(found)
             self._feed()
             settled = self._deliver()  # a batch whose items cannot even be sent is done already
         if self._tuner.tunes:

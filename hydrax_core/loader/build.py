@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hydrax_core.cache import CacheStore
-from hydrax_core.data.function import is_batched
+from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import aligned
+from hydrax_core.data.reading import guarded
 from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.engine import Engine
@@ -72,7 +73,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     packed = _packed(_functions(arguments, own_sources=False)) if arguments.loader_kind == "process" else b""
     groups = [
         JobGroup(
-            data=group.items,
+            data=guarded(group.items),
             layouts=group.loader_layouts,
             cache_layouts=group.cache_layouts,
             stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
@@ -80,7 +81,8 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
             batch_count=group.batch_count,
             zeroed=group.zeroed,
             batched=is_batched(_loader_of(group, arguments)),
-            indexed=isinstance(group.items, Source) or _is_count(group.items),
+            items_a_call=items_a_call(_loader_of(group, arguments)),
+            indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
         )
         for group in (*arguments.training, *arguments.validation)
     ]

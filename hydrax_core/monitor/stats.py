@@ -29,6 +29,7 @@ class Stats(EngineStats):
         items: Items (real rows) in the batches handed out.
         bytes: Bytes of the arrays handed out, as loaded.
         errors: Items that failed, whatever was done about it.
+        failed_items: The first hundred different items that failed.
         skipped_batches: Batches dropped by ``on_error="skip"``.
         substituted_items: Items replaced by ``on_error="substitute"``.
         dropped_batches: Batches not served because only a cache may serve them and it does not hold them.
@@ -38,6 +39,10 @@ class Stats(EngineStats):
         cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
         loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
         load_seconds: Time spent in ``loader_func`` for those, over all workers.
+        calls: Calls of loader functions that take many items at once (``batched``).
+        call_seconds: What those calls took beside their items, as far as it was learned: a part of ``load_seconds``.
+        read_items: Items that were read in the main process, as ``data`` is a sequence of the user's own.
+        read_seconds: Time that reading them took.
         depth: How many batches are loaded ahead.
         loader_count: Workers; on the command line this is ``--workers``.
         tuning: Why ``depth`` and ``loader_count`` are what they are, where ``"auto"`` chose one; else ``None``.

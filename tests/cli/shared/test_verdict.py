@@ -8,7 +8,7 @@ from hydrax_cli.shared.verdict import Pace, pace, verdict
 from hydrax_core import Stats
 
 
-def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=None, depth=3, hits=0):
+def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=None, depth=3, hits=0, **more):
     """A pace as it comes about when nothing but the slower side limits it."""
     if wait is None:
         wait = max(0.0, item * rows / workers - step)
@@ -21,6 +21,7 @@ def measured(*, step=0.39, item=0.041, rows=64, workers=4, batches=100, wait=Non
         item_seconds=item,
         workers=workers,
         depth=depth,
+        **more,
     )
 
 
@@ -60,6 +61,37 @@ def test_waiting_that_loading_does_not_explain_is_not_blamed_on_the_workers():
     text = judge(measured(item=0.001, wait=0.2))
     assert text.startswith("the step of 390 ms waits 34 % of the time, though loading takes 16 ms a batch")
     assert text.endswith("more workers would not")
+
+
+def test_slow_reading_in_the_main_process_is_named_and_neither_placement_nor_workers():
+    assert judge(measured(step=0.01, item=1e-5, wait=0.31, read_seconds=0.005)) == (
+        "the step of 10 ms waits 97 % of the time for reading data[i] in the main process: 5.0 ms an item, "
+        "320 ms a batch, whatever the number of workers; "
+        "give a Source (hydrax_core.Source), which is read in the workers"
+    )
+    text = judge(measured(step=0.01, item=1e-5, wait=0.31, read_seconds=0.005, workers=1), inline=True)
+    assert text.startswith("the step of 10 ms waits while its own thread reads data[i]: 5.0 ms an item")
+    text = judge(measured(step=0.0, item=1e-5, wait=0.32, read_seconds=0.005), has_step=False)
+    assert "reading data[i] in the main process is the limit: 5.0 ms an item" in text
+    assert "a longer step would not wait" not in text
+
+
+def test_reading_that_is_not_what_takes_the_time_is_not_blamed():
+    line = judge(measured())
+    assert judge(measured(read_seconds=0.001)) == line
+    assert judge(measured(item=0.001, wait=0.2, read_seconds=1e-4)) == judge(measured(item=0.001, wait=0.2))
+
+
+def test_the_fixed_cost_of_a_batched_loaders_calls_is_named():
+    slow = {"step": 0.001, "item": 0.01, "workers": 1}  # 640 ms a batch
+    text = judge(measured(**slow, calls=64, call_seconds=0.0099))
+    assert text.startswith(judge(measured(**slow)))
+    assert text.endswith(
+        "; 99 % of loading is the fixed cost of a call of the batched loader (9.9 ms), not its items: "
+        "a larger batch_size spreads it over more of them"
+    )
+    assert judge(measured(**slow, calls=1, call_seconds=0.01)) == judge(measured(**slow))
+    assert "fixed cost" in judge(measured(step=0, item=0.01, calls=64, call_seconds=0.0099), has_step=False)
 
 
 def test_a_loader_in_line_is_told_what_a_worker_would_do():
@@ -163,9 +195,24 @@ def test_the_pace_between_two_snapshots_leaves_out_what_was_before():
         loaded_items=112,
         load_seconds=14.4,
         cache_hits=5,
+        read_items=160,
+        read_seconds=0.5,
+        calls=30,
+        call_seconds=3.5,
     )
-    assert pace(dataclasses.replace(before, cache_hits=1), after) == Pace(
-        batches=10, items=80, seconds=4.0, idle_seconds=1.0, hits=4, item_seconds=pytest.approx(0.1), workers=2, depth=3
+    before = dataclasses.replace(before, cache_hits=1, read_items=80, read_seconds=0.1, calls=10, call_seconds=1.5)
+    assert pace(before, after) == Pace(
+        batches=10,
+        items=80,
+        seconds=4.0,
+        idle_seconds=1.0,
+        hits=4,
+        item_seconds=pytest.approx(0.1),
+        workers=2,
+        depth=3,
+        read_seconds=pytest.approx(0.005),
+        calls=pytest.approx(2.0),
+        call_seconds=pytest.approx(0.1),
     )
 
 

@@ -1,0 +1,102 @@
+"""Reading items of the user's data: by one thread at a time, and whatever goes wrong is an error of the item.
+
+Promise: one data object is read by one thread at a time in a process, whoever asks: the loader, ``batch.data``, the
+digest for a cache or a saved state. So data that moves a file handle needs no lock of its own. Two data objects that
+share a handle (two subsets of one data set, say) are two objects here; a ``Source`` has no such trouble, as each worker
+has a copy. The lock cannot be left taken by Ctrl-C, and a fork's child finds it free.
+
+``StopIteration`` out of ``data[i]`` becomes a ``RuntimeError``: a loop around it would take it for its own end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from hydrax_core.data.fingerprint import IdentifiedItems
+
+__all__ = ["GuardedData", "guarded"]
+
+D = TypeVar("D")
+
+_PLAIN = (list, tuple, range, np.ndarray, np.memmap)
+"""Indexing these runs no code of the user's and moves no file handle; other subclasses may do both."""
+
+
+class GuardedData(Sequence[D], Generic[D]):
+    """A data object behind its lock; made by ``guarded()``."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+        self.lock = threading.RLock()
+        self.wanted = False
+        """Whether somebody else has asked: the loader reads without a pause, and a lock is not fair."""
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @overload
+    def __getitem__(self, index: int) -> D: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[D]: ...
+    def __getitem__(self, index: int | slice) -> D | Sequence[D]:
+        self.wanted = True
+        found: D | Sequence[D] = self.read(index)
+        return found
+
+    def read(self, index: Any) -> Any:
+        """``data[index]``, without a claim to be served next."""
+        with self.lock:  # as a `with` of C code, nothing can come between taking it and being sure to give it back
+            try:
+                item: Any = self._data[index]
+            except StopIteration as error:
+                raise RuntimeError(f"data[{index}] raised StopIteration") from error
+        return item
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "fingerprint":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        own = self._data.fingerprint
+
+        def fingerprint() -> Any:
+            with self.lock:
+                return own()
+
+        return fingerprint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return guarded, (self._data,)
+
+
+def guarded(data: Sequence[D]) -> Sequence[D]:
+    """What reads a data object: the same for all who ask, or the object itself where it needs no lock."""
+    inside: Any = data
+    while type(inside) is IdentifiedItems:
+        inside = inside.items
+    if type(inside) in _PLAIN:
+        plain: Sequence[D] = inside
+        return plain
+    with _registry_lock:
+        guard = _guards.get(id(data))  # a guard keeps its data alive, so the id is nobody else's
+        if guard is None:
+            guard = _guards[id(data)] = GuardedData(data)
+    return guard
+
+
+_guards: weakref.WeakValueDictionary[int, GuardedData[Any]] = weakref.WeakValueDictionary()
+_registry_lock = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock  # noqa: PLW0603  a thread that is not in the child may have held it
+    _registry_lock = threading.RLock()
+    for guard in list(_guards.values()):
+        guard.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,182 @@
+"""Chunks and what becomes of them, without workers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hydrax_core import BatchAddress, DataGroup, Dataloader, LoaderError, batched
+from hydrax_core.engine.jobs import BatchJob, JobGroup
+from hydrax_core.engine.reading import DataReader
+from hydrax_core.engine.schedule import LoadCost, Schedule
+from hydrax_core.engine.workers.wire import ChunkResult
+
+ROWS = 1024
+
+
+def schedule(*, workers=1, **group):
+    sizes = {"batch_size": ROWS, "batch_count": 1000, "indexed": True}
+    found = JobGroup(range(ROWS), {}, {}, stores_itself=False, zeroed=True, **{**sizes, **group})
+    reader = DataReader(lambda: None, threaded=False)
+    return Schedule([found], workers, "raise", lambda address, index, attempt: (0, None), reader)
+
+
+def job(number):
+    address = BatchAddress("training", 0, 0, number, number)
+    planned = SimpleNamespace(number=number, address=address, content=None)
+    return BatchJob(planned, 0, 0, np.arange(ROWS), None)
+
+
+def run(found, batches, cost):
+    """Sizes of the chunks of each batch, where a chunk of n items takes ``cost(n)``."""
+    sizes = []
+    for number in range(batches):
+        found.add(job(number))
+        sizes.append([])
+        while (chunk := found.next_chunk()) is not None:
+            sizes[-1].append(chunk.size)
+            found.accept(ChunkResult(chunk.number, cost(chunk.size), chunk.size, None, (), ()))
+    return sizes
+
+
+def test_one_slow_chunk_moves_what_an_item_costs_by_a_quarter():
+    cost = LoadCost(batched=False)
+    cost.learn(10, 0.01)
+    assert cost.item == pytest.approx(0.001)
+    cost.learn(10, 0.05)
+    assert cost.item == pytest.approx(0.002)
+    assert cost.call == 0
+
+
+@pytest.mark.parametrize(("call", "item"), [(0.005, 0.0), (0.005, 1e-6), (0.002, 1e-3), (0.0, 1e-4)])
+def test_a_calls_fixed_cost_is_told_from_what_its_items_cost(call, item):
+    cost = LoadCost(batched=True)
+    for count in (64, 32, 64, 32, 64):
+        cost.learn(count, call + item * count)
+    assert cost.call == pytest.approx(call, abs=1e-9)
+    assert cost.item == pytest.approx(item, abs=1e-9)
+
+
+def test_with_a_fixed_cost_a_batched_loader_gets_whole_batches():
+    sizes = run(schedule(batched=True), 100, lambda count: 0.005 + 1e-6 * count)
+    assert sum(len(batch) for batch in sizes[10:]) <= 1.2 * len(sizes[10:])
+
+
+def test_a_fixed_cost_that_is_small_against_the_items_leaves_chunks_small():
+    sizes = run(schedule(batched=True), 20, lambda count: 1e-5 + 1e-3 * count)
+    assert max(sizes[-1]) <= 4
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_items_without_a_fixed_cost_make_chunks_of_two_milliseconds(batched):
+    sizes = run(schedule(batched=batched), 20, lambda count: 1e-4 * count)
+    assert 10 <= max(sizes[-1]) <= 30
+
+
+@given(st.floats(0, 0.1), st.floats(0, 0.1), st.integers(1, 64), st.integers(64, 1024), st.integers(1, 8))
+def test_bounds_of_a_call_hold_and_every_row_goes_once(call, item, least, most, workers):
+    found = schedule(batched=True, items_a_call=(least, most), workers=workers)
+    for sizes in run(found, 5, lambda count: call + item * count):
+        assert sum(sizes) == ROWS
+        assert max(sizes) <= most
+        assert min(sizes[:-1], default=least) >= least
+
+
+def load(item, arrays, seed):
+    arrays["y"][...] = item
+
+
+@pytest.mark.parametrize("kind", ["inline", "thread", "process"])
+def test_a_call_gets_as_many_items_as_it_asked_for(kind):
+    @batched(least=3, most=5)
+    def load_some(items, arrays, seeds):
+        arrays["y"][...] = len(items)
+
+    group = DataGroup(16, range(160), loader_arrays={"y": ((), "int32")})
+    with Dataloader(load_some, group, loader_kind=kind, end_at=("epoch", 1)) as loader:
+        counts = {count for batch in loader for count in batch.arrays["y"].tolist()[:-3]}
+        stats = loader.stats()
+    assert counts <= {3, 4, 5}
+    assert 32 <= stats.calls <= 60
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "message"),
+    [
+        ({"least": 0}, ValueError, "least: expected an int of at least 1, got 0"),
+        ({"most": 2.5}, TypeError, "most: expected an int"),
+        ({"least": 9, "most": 8}, ValueError, "most: expected an int of at least least=9, got 8"),
+    ],
+)
+def test_wrong_bounds_are_refused(bounds, error, message):
+    with pytest.raises(error, match=message):
+        batched(**bounds)
+
+
+def failing(bad):
+    def loader(item, arrays, seed):
+        if item in bad:
+            raise ValueError(f"bad item {item}")
+        load(item, arrays, seed)
+
+    return loader
+
+
+def loader_of(bad, count=20, **more):
+    group = DataGroup(4, range(count), loader_arrays={"y": ((), "int32")})
+    return Dataloader(failing(bad), group, **{"loader_kind": "thread", "end_at": ("epoch", 2), **more})
+
+
+def test_items_that_are_substituted_are_said_once_each_and_listed(caplog):
+    with loader_of({6, 7}, on_error="substitute") as loader:
+        assert len(list(loader)) == 10
+        failed = {item.index: item for item in loader.stats().failed_items}
+    assert failed.keys() == {6, 7}
+    assert failed[6].cause == "ValueError: bad item 6"
+    assert (failed[6].kind, failed[6].group_index) == ("training", 0)
+    assert failed[6].times >= 2
+    said = [text for text in caplog.messages if "takes the place of one that failed" in text]
+    assert len(said) == 2
+    assert "item 6 (6) of training group 0, epoch 0, batch 1 failed: ValueError: bad item 6" in said[0]
+
+
+def test_of_many_failing_items_few_are_said_and_a_hundred_listed(caplog):
+    with loader_of(set(range(1, 150)), count=400, on_error="substitute", end_at=("epoch", 1)) as loader:
+        assert len(list(loader)) == 100
+        stats = loader.stats()
+    assert len(stats.failed_items) == 100
+    assert stats.errors >= 149
+    said = [text for text in caplog.messages if "takes the place" in text]
+    assert len(said) == 20
+    assert "stats().failed_items" in said[-1]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_failed_items_are_listed_whatever_is_done_about_them(on_error):
+    with loader_of({6}, on_error=on_error, end_at=("epoch", 1)) as loader:
+        found = 0
+        while True:
+            try:
+                next(loader)
+            except StopIteration:
+                break
+            except LoaderError:
+                assert on_error == "raise"
+            else:
+                found += 1
+        assert [item.index for item in loader.stats().failed_items] == [6]
+    assert found == 4
+
+
+def test_when_no_substitute_is_left_the_error_says_which_failed_and_how():
+    with loader_of(set(range(20)) - {0, 1, 2, 3}, on_error="substitute") as loader:
+        next(loader)
+        with pytest.raises(LoaderError) as caught:
+            list(loader)
+    error = caught.value
+    assert f"item {error.index} ({error.index}) of" in str(error)
+    assert f"failed: ValueError: bad item {error.index}; 8 substitutes failed, too: item " in str(error)
+    assert str(error).count("ValueError: bad item") >= 9
+    assert f"bad item {error.index}" in error.worker_traceback
