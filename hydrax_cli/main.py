@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.options import HintingGroup
+from hydrax_cli.shared.text import clean_lines
 from hydrax_core.errors import HydraxError
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         # click returns the code of ctx.exit(); commands return nothing.
         return int(hydrax.main(list(arguments), prog_name="hydrax", standalone_mode=False) or 0)
     except click.ClickException as error:
+        error.message = clean_lines(error.message)  # type: ignore[misc]  # final for click, which shows nothing else
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -85,7 +88,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         _drop_output()  # whoever read it has had enough
         return FAILED
     except (HydraxError, TargetError, OSError) as error:
-        click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_lines(str(error))}", err=True)
         if isinstance(error, OSError):
             _drop_output()
         return FAILED
@@ -101,4 +104,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
-    sys.exit(run_command_line(sys.argv[1:]))
+    try:
+        code = run_command_line(sys.argv[1:])
+    except Exception:  # noqa: BLE001  a defect: its traceback, whatever texts are in it
+        click.echo(clean_lines(traceback.format_exc()), err=True)
+        code = FAILED
+    sys.exit(code)

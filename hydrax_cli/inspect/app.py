@@ -159,7 +159,7 @@ class InspectApp(BaseApp):
     def _say(self, frame: Frame, before: Frame | None) -> None:
         for line in frame.lines:
             if line.source == "inspect":
-                self.notify(line.text, severity="error" if line.level == "error" else "information", markup=False)
+                self.notify(line.text, severity="error" if line.level == "error" else "information")
         fault = frame.fault
         if fault is not None and fault is not self._last_fault:
             self._last_fault = fault
@@ -171,7 +171,6 @@ class InspectApp(BaseApp):
                     f"{fault.title}\n{keys}",
                     title="A batch failed",
                     severity="error",
-                    markup=False,
                     timeout=10,
                 )
         if frame.state == "done" and before is not None and before.state != "done" and not self._live:
@@ -293,7 +292,7 @@ class InspectApp(BaseApp):
             return
         command = subject.command_for(record)
         self.copy_to_clipboard(command)
-        self.notify(command, title="In the clipboard", markup=False)
+        self.notify(command, title="In the clipboard")
 
     def action_error(self) -> None:
         """Show the last error in full."""

@@ -13,17 +13,20 @@ from textual.binding import Binding, BindingType
 
 from hydrax_cli.inspect.screens.dialogs import HelpScreen, TooSmallScreen
 from hydrax_cli.inspect.themes import DARK, LIGHT
+from hydrax_cli.shared.text import clean, clean_lines
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
     from textual import events
+    from textual.notifications import SeverityLevel
     from textual.screen import Screen
 
 __all__ = ["BaseApp"]
 
 _LEAST = (60, 18)
+_LONGEST_NOTE = 2000
 
 
 class BaseApp(App[None]):
@@ -79,6 +82,20 @@ class BaseApp(App[None]):
                 loop.add_signal_handler(number, self.exit)
             except (RuntimeError, ValueError):
                 return  # only the main thread gets signals
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Say something in a corner; what others wrote is text, and no markup."""
+        del markup
+        text = clean_lines(message)[:_LONGEST_NOTE]
+        super().notify(text, title=clean(title), severity=severity, timeout=timeout, markup=False)
 
     def action_help(self) -> None:
         """Show all keys."""

@@ -166,14 +166,9 @@ def inspect(
     with Capture(log, descriptors=screenshot is None) as capture, _brisk():
         app = InspectApp(feed, on_ready=capture.take_streams, light=light)
         try:
-            if screenshot is None:
-                app.run()
-            else:
-                picture = asyncio.run(_picture(app, screen, press.split(), after))
+            _show(app, screenshot, screen, press.split(), after)
         finally:
             feed.close()
-    if screenshot is not None:
-        Path(screenshot).write_text(picture, "utf-8")
     _report(ctx, app.fatal_fault)
 
 
@@ -211,14 +206,25 @@ def _show_cache(
     with Capture(LogBuffer(), descriptors=screenshot is None) as capture, _brisk():
         app = CacheApp(source, path, on_ready=capture.take_streams, light=light)
         try:
-            if screenshot is None:
-                app.run()
-            else:
-                picture = asyncio.run(_picture(app, screen, keys, seconds))
+            _show(app, screenshot, screen, keys, seconds)
         finally:
             source.close()
+
+
+def _show(
+    app: InspectApp | CacheApp, screenshot: str | None, screen: tuple[int, int], keys: list[str], seconds: float
+) -> None:
+    """Run an app, or take a picture of it; a defect that ends it travels on, out of the screens."""
     if screenshot is not None:
+        picture = asyncio.run(_picture(app, screen, keys, seconds))
         Path(screenshot).write_text(picture, "utf-8")
+        return
+    from hydrax_cli.inspect.private import failure_of  # noqa: PLC0415  --help needs none of it
+
+    app.run()
+    failure = failure_of(app)
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from rich.cells import cell_len
 from rich.color_triplet import ColorTriplet
 from rich.terminal_theme import TerminalTheme
 
+from hydrax_cli.inspect.private import screen_strips
+from hydrax_cli.shared.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -54,9 +57,7 @@ _PIECE = re.compile(f"([{_SHAPES}])\\1*|[^ {_SHAPES}]+")
 
 def screen_svg(app: App[Any]) -> str:
     """The screen of an app that runs, dialogs and what is behind them included."""
-    compositor = app.screen._compositor  # noqa: SLF001  Textual's own export reads it the same way
-    update = compositor.render_update(full=True, screen_stack=app._background_screens)  # noqa: SLF001  see above
-    rows = list(_rows(update.strips))  # type: ignore[union-attr]  # a full update has strips
+    rows = list(_rows(screen_strips(app)))
     columns, lines = app.size
     width, height = columns * _WIDTH + 2 * _MARGIN, lines * _HEIGHT + 2 * _MARGIN
     plain = _hex(app.screen.background_colors[1].rgb)
@@ -160,9 +161,10 @@ def _rows(strips: Iterable[Iterable[Iterable[Segment]]]) -> Iterator[list[_Run]]
     for line in strips:
         row: list[_Run] = []
         column = 0
-        for text, style, control in (segment for strip in line for segment in strip):
-            if control or not text:
+        for foreign, style, control in (segment for strip in line for segment in strip):
+            if control or not foreign:
                 continue
+            text = clean(foreign)
             colour, background, classes = _look(style)
             row.append((column, text, colour, background, classes))
             column += cell_len(text)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from textual.message import Message
 
+from hydrax_cli.shared.text import clean_lines
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -82,6 +84,7 @@ class Fault:
     @classmethod
     def of(cls, text: str) -> Fault:
         """A batch's error; hydrax's own texts begin with what happened, a traceback ends with it."""
+        text = clean_lines(text)
         lines = text.strip().splitlines() or [""]
         return cls(lines[-1] if lines[0].startswith(("Traceback", "  +")) else lines[0], text, fatal=False)
 

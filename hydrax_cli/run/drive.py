@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydrax_cli.run.summary import PlannedRun, RunResult
 from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.verdict import pace, verdict
 from hydrax_core import usable_cores
 from hydrax_core.errors import HydraxError
@@ -149,4 +150,4 @@ def _interruptible(loader: Dataloader[Any]) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return clean(str(error).partition("\n")[0])

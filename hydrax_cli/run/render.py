@@ -5,7 +5,6 @@ The ``*_lines`` functions give plain lines without control codes, the ``*_view``
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -13,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from hydrax_cli.shared.text import clean, to_json
 from hydrax_cli.shared.units import count, many, rate, share, size, span
 
 if TYPE_CHECKING:
@@ -67,19 +67,19 @@ def plan_lines(run: PlannedRun) -> list[str]:
             lines.append(f"  cache {_cache_text(cache)}")
         before = group
     lines.extend(f"{label}: {text}" for label, text in _plan_facts(run))
-    return lines
+    return list(map(clean, lines))
 
 
 def plan_view(run: PlannedRun) -> RenderableType:
     """The plan for a terminal."""
-    parts: list[RenderableType] = [Text.assemble(("hydrax run", "bold"), "  ", (run.target, "bold cyan"))]
+    parts: list[RenderableType] = [Text.assemble(("hydrax run", "bold"), "  ", (clean(run.target), "bold cyan"))]
     before: GroupPlan | None = None
     for group, cache in zip(run.plan.groups, run.caches, strict=True):
         arrays = Text(_SAME, style="dim") if _same_arrays(group, before) else _arrays_view(run.plan, group)
         title = Text.assemble((group.name, "bold"), f"  {_batches_text(group)}")
         parts.extend([Text(), title, Text(_order_text(group), style="dim"), Padding(arrays, (0, 0, 0, 2))])
         if cache is not None:
-            parts.append(Padding(Text.assemble(("cache  ", "dim"), _cache_text(cache)), (0, 0, 0, 2)))
+            parts.append(Padding(Text.assemble(("cache  ", "dim"), clean(_cache_text(cache))), (0, 0, 0, 2)))
         before = group
     return Group(*parts, Text(), _facts_view(_plan_facts(run)), Text())
 
@@ -94,7 +94,7 @@ def _arrays_view(plan: RunPlan, group: GroupPlan) -> Table:
     table.add_column(justify="right", no_wrap=True)
     for array in group.arrays:
         row = (array.name, str(array.shape[1:]), _dtypes(array, "→"), f"{size(array.bytes)} a batch")
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(clean(text)) for text in row))
     return table
 
 
@@ -219,7 +219,7 @@ def result_lines(result: RunResult) -> list[str]:
         lines.append(f"first batch: {span(stats.first_batch.total)} ({phases})")
     lines.extend(f"{label}: {text}" for label, text in _result_facts(result))
     lines.append(f"verdict: {result.verdict}")
-    return lines
+    return list(map(clean, lines))
 
 
 def result_view(result: RunResult) -> RenderableType:
@@ -229,7 +229,7 @@ def result_view(result: RunResult) -> RenderableType:
     verdict = _grid()
     verdict.add_column(style="bold green", no_wrap=True)
     verdict.add_column(style="bold")
-    verdict.add_row("●", Text(result.verdict))
+    verdict.add_row("●", Text(clean(result.verdict)))
     return Group(_passes_view(result), Text(), facts, Text(), verdict)
 
 
@@ -322,7 +322,7 @@ def result_json(result: RunResult) -> str:
     }
     if stats.cache_error:
         values["cache_error"] = stats.cache_error
-    return json.dumps(values, indent=2, ensure_ascii=False)
+    return to_json(values)
 
 
 def _facts_view(facts: Iterable[tuple[str, str | Text]]) -> Table:
@@ -330,7 +330,7 @@ def _facts_view(facts: Iterable[tuple[str, str | Text]]) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     for label, text in facts:
-        table.add_row(label, Text(text) if isinstance(text, str) else text)
+        table.add_row(label, Text(clean(text)) if isinstance(text, str) else text)
     return table
 
 

@@ -152,7 +152,7 @@ class CacheApp(BaseApp):
             self._warn(text)
 
     def _warn(self, text: str, title: str = "") -> None:
-        self.notify(text, title=title, severity="error", markup=False, timeout=10)
+        self.notify(text, title=title, severity="error", timeout=10)
 
     # --- what there is
 
@@ -374,7 +374,7 @@ class CacheApp(BaseApp):
         """Where the findings are not in sight, a word on how it ended."""
         over = state.progress is not None and state.progress.end in ("done", "stopped")
         if over and not self._main.shows_findings:
-            self.notify(f"{state.group.name}: {summary(state)}", markup=False)
+            self.notify(f"{state.group.name}: {summary(state)}")
 
     def action_verify(self) -> None:
         """Read everything, or stop reading."""

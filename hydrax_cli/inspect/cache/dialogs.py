@@ -15,9 +15,10 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from hydrax_cli.inspect.cache.model.values import Conditions
-from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import many, size
-from hydrax_core.errors import HydraxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ _CHOICES: Final = (
 )
 
 
-class ConfirmScreen(ModalScreen[bool]):
+class ConfirmScreen(CurrentSize, ModalScreen[bool]):
     """Asks whether to do something."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -84,7 +85,7 @@ class _Choices(LineList):
         yield text, "dim"
 
 
-class ClearScreen(ModalScreen["Conditions | None"]):
+class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
     """Asks what to clear, and shows what would go before anything does.
 
     Args:
@@ -196,8 +197,8 @@ class ClearScreen(ModalScreen["Conditions | None"]):
     def _look(self, conditions: Conditions, stop: threading.Event) -> None:
         try:
             message = self.Planned(conditions, self._plan(conditions, stop), "")
-        except (HydraxError, OSError) as error:
-            message = self.Planned(conditions, None, str(error))
+        except Exception as error:  # noqa: BLE001  whatever the disk holds, the app lives
+            message = self.Planned(conditions, None, str(error) or type(error).__name__)
         if not stop.is_set():
             self.post_message(message)
 

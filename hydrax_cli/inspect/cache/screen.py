@@ -19,8 +19,10 @@ from hydrax_cli.inspect.cache.widgets.coverage_map import LEGEND, CoverageMap
 from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
 from hydrax_cli.inspect.cache.widgets.lists import FindingList, GroupList
 from hydrax_cli.inspect.cache.widgets.panels import CacheBar, Holdings
+from hydrax_cli.inspect.private import CurrentSize
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.line_list import LineList
+from hydrax_cli.shared.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +43,7 @@ _MOST_FINDINGS: Final = 12
 _STYLES: Final = {"primary": "$text-primary", "good": "$text-success", "bad": "$text-error", "faint": "$faint"}
 
 
-class CacheScreen(Screen[None]):
+class CacheScreen(CurrentSize, Screen[None]):
     """The caches at a path; one of them is shown."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -279,9 +281,8 @@ class CacheScreen(Screen[None]):
     @on(Input.Changed, "#entry-filter")
     def _filter_changed(self, event: Input.Changed) -> None:
         selection, strange = read_filter(event.value, time.time())
-        self._filter.border_title = strange
         if strange:
-            self.table.border_title = f"what is “{strange}”?".replace("[", r"\[")
+            self.table.border_title = Content(clean(f"what is “{strange}”?"))
         else:
             self.post_message(self.Filtered(selection, " ".join(event.value.split())))
 

@@ -101,7 +101,7 @@ class Upkeep:
 
     def _is_free(self) -> bool:
         if self._busy is not None:
-            self._app.notify(f"{self._busy.group.name} is being worked on; one thing at a time.", markup=False)
+            self._app.notify(f"{self._busy.group.name} is being worked on; one thing at a time.")
         return self._busy is None
 
     def _read(self, state: GroupState, *, repair: bool) -> None:
@@ -149,4 +149,4 @@ class Upkeep:
         self._changed(state, False)
 
     def _warn(self, text: str, title: str) -> None:
-        self._app.notify(text, title=title, severity="error", markup=False, timeout=10)
+        self._app.notify(text, title=title, severity="error", timeout=10)

@@ -20,6 +20,7 @@ from click import ClickException
 
 from hydrax_cli.inspect.values import Fault, Frame, Subject
 from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.text import clean, clean_lines
 from hydrax_core.errors import (
     BatchAddress,
     BatchesHeldError,
@@ -258,7 +259,10 @@ class LoaderFeed:
 
     def _run(self) -> None:
         while (task := self._next_task()) is not None:
-            task()
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001  the user's code, or a defect: it is shown, the thread lives
+                self._fail(error)
         self._hand = None
         if self._loader is not None:
             self._loader.close()
@@ -351,9 +355,6 @@ class LoaderFeed:
         except StopIteration:
             self._ended = not loader.interrupted
             return
-        except Exception as error:  # noqa: BLE001  placement_func is the user's code, the rest travels up from workers
-            self._fail(error)
-            return
         finally:
             self._waiting_since = None
             self._steps = max(0, self._steps - 1)
@@ -388,12 +389,13 @@ class LoaderFeed:
         shown, hand = self._preview, self._hand
         return hand is not None and (shown is None or shown.record.serial != hand[1].serial)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         fault, address = _batch_fault(error)
         with self._wake:
             self._playing = False
             self._steps = 0
         self._fault = fault
+        self._hand = None  # a preview of it would fail again
         self._log.add("hydrax" if address is None else "loader", "error", fault.text)
         if address is not None:
             self._serial += 1
@@ -418,17 +420,18 @@ def _open_fault(error: Exception) -> Fault:
     """A target that cannot be had."""
     if isinstance(error, ClickException):
         return Fault(_first_line(error.message), error.message, fatal=True, usage=error.exit_code != 1)
-    text = str(error) if isinstance(error, TargetError) else "".join(traceback.format_exception(error))
+    text = clean_lines(str(error) if isinstance(error, TargetError) else "".join(traceback.format_exception(error)))
     return Fault(_first_line(text), text, fatal=True)
 
 
-def _batch_fault(error: Exception) -> tuple[Fault, BatchAddress | None]:
+def _batch_fault(error: BaseException) -> tuple[Fault, BatchAddress | None]:
     """A batch that did not come, and which one it was; the fault is fatal where no later one will come either."""
     address = error.address if isinstance(error, LoaderError | WorkerDiedError) else None
     goes_on = address is not None or isinstance(error, BatchTimeoutError | BatchesHeldError)
-    text = str(error) if isinstance(error, HydraxError) else "".join(traceback.format_exception(error))
-    return Fault(_first_line(str(error)) or type(error).__name__, text, fatal=not goes_on), address
+    said = str(error)
+    text = clean_lines(said if isinstance(error, HydraxError) else "".join(traceback.format_exception(error)))
+    return Fault(_first_line(said) or type(error).__name__, text, fatal=not goes_on), address
 
 
 def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+    return clean(text.partition("\n")[0])

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["MOST_VALUES", "ArrayStats", "array_stats", "as_numbers", "shares"]
+__all__ = ["MOST_VALUES", "ArrayStats", "array_stats", "as_numbers", "shares", "uncounted"]
 
 MOST_VALUES = 1 << 24
 _BINS = 48
@@ -90,6 +90,11 @@ def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
         histogram=_histogram(finite),
         warnings=tuple(warnings),
     )
+
+
+def uncounted(why: str) -> ArrayStats:
+    """The numbers of an array of which there are none."""
+    return ArrayStats(0, False, None, None, None, None, 0, 0, (), (why,))
 
 
 def as_numbers(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

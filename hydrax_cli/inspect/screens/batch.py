@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,10 +13,12 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from hydrax_cli.inspect.private import CurrentSize
 from hydrax_cli.inspect.values import ArrayCounted, BatchOpened
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_lists import ArrayDetail, ArrayList, ItemList
-from hydrax_cli.inspect.widgets.line_list import LineList, clean
+from hydrax_cli.inspect.widgets.line_list import LineList
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import many
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ __all__ = ["BatchScreen"]
 _GRID_AT_LEAST = 16
 
 
-class BatchScreen(Screen[None]):
+class BatchScreen(CurrentSize, Screen[None]):
     """Looks into a batch.
 
     Args:
@@ -125,6 +128,8 @@ class BatchScreen(Screen[None]):
             message = BatchOpened(record, self._open_batch(record))
         except LookupError as error:
             message = BatchOpened(record, None, str(error))
+        except Exception as error:  # noqa: BLE001  items and placement_func are anybody's code
+            message = BatchOpened(record, None, "".join(traceback.format_exception(error)))
         self.post_message(message)
 
     @on(BatchOpened)
@@ -134,7 +139,7 @@ class BatchScreen(Screen[None]):
         if event.view is None:
             self._refused = True
             self._tell("cannot be shown")
-            self.notify(event.error, title="The batch cannot be shown", severity="error", markup=False, timeout=12)
+            self.notify(event.error, title="The batch cannot be shown", severity="error", timeout=12)
             return
         self._view = event.view
         self._record = event.view.record  # of a live run maybe a later one, or a part of it
@@ -149,10 +154,13 @@ class BatchScreen(Screen[None]):
         self.run_worker(partial(self._count, event.view), thread=True, exclusive=True, group="count")
 
     def _count(self, view: BatchView) -> None:
-        from hydrax_cli.inspect.numbers.statistics import array_stats  # noqa: PLC0415  NumPy comes with it
+        from hydrax_cli.inspect.numbers.statistics import array_stats, uncounted  # noqa: PLC0415  NumPy comes with it
 
         for info in view.infos:
-            stats = array_stats(view.arrays[info.name][: view.record.size])
+            try:
+                stats = array_stats(view.arrays[info.name][: view.record.size])
+            except Exception as error:  # noqa: BLE001  a dtype that NumPy cannot count with
+                stats = uncounted(f"cannot be counted: {error}")
             self.post_message(ArrayCounted(view, info.name, stats))
 
     @on(ArrayCounted)
@@ -184,7 +192,8 @@ class BatchScreen(Screen[None]):
             parts.append(f"seed {record.seed}")
         if record.cached:
             parts.append("from the cache")
-        title = Content.assemble((f" {record.title} ", "$text-primary bold"), (f" · {' · '.join(parts)}", "$dim"))
+        told = clean(" · ".join(parts))
+        title = Content.assemble((f" {clean(record.title)} ", "$text-primary bold"), (f" · {told}", "$dim"))
         self._title.update(title)
 
     def _show_numbers(self) -> None:
@@ -213,7 +222,7 @@ class BatchScreen(Screen[None]):
             parts.append(f"seed {view.seeds[item]}")
         parts += [f"{label.name} {view.arrays[label.name][item]}" for label in view.infos if len(label.shape) == 1]
         if view.descriptors:
-            parts.append(clean(view.descriptors[item]))
+            parts.append(view.descriptors[item])
         return " · ".join(parts)
 
     # --- keys and mouse

@@ -12,7 +12,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
-from hydrax_cli.inspect.widgets.line_list import clean
+from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.shared.text import clean, clean_lines
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -94,7 +95,7 @@ RUN_HELP: HelpGroups = (_RUN, *_HELP)
 LIVE_HELP: HelpGroups = (_LIVE, *((title, tuple(key for key in keys if key[0] != "s")) for title, keys in _HELP))
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(CurrentSize, ModalScreen[None]):
     """All keys and signs.
 
     Args:
@@ -121,7 +122,7 @@ class HelpScreen(ModalScreen[None]):
                 yield Static(Content("\n").join(lines))
 
 
-class GoToScreen(ModalScreen["tuple[int, int] | None"]):
+class GoToScreen(CurrentSize, ModalScreen["tuple[int, int] | None"]):
     """Asks for a place in the run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close", show=False)]
@@ -146,15 +147,14 @@ class GoToScreen(ModalScreen["tuple[int, int] | None"]):
         found = _PLACE.fullmatch(event.value)
         if found is None:
             hint = self.query_one("#hint", Label)
-            hint.update(
-                f"{clean(event.value)[:20] or 'nothing'} is no place; write 3:14, or 3 for the start of epoch 3"
-            )
+            wrong = clean(event.value)[:20] or "nothing"
+            hint.update(Content(f"{wrong} is no place; write 3:14, or 3 for the start of epoch 3"))
             hint.add_class("-wrong")
             return
         self.dismiss((int(found[1]), int(found[2] or 0)))
 
 
-class FaultScreen(ModalScreen[None]):
+class FaultScreen(CurrentSize, ModalScreen[None]):
     """An error in full.
 
     Args:
@@ -182,7 +182,7 @@ class FaultScreen(ModalScreen[None]):
             box.border_title, help_text = self._words()
             box.border_subtitle = f"{help_text}c copies · Esc closes"
             with VerticalScroll(id="fault-text"):
-                lines = [Content(clean(line)) for line in self.fault.text.splitlines()]
+                lines = [Content(line) for line in clean_lines(self.fault.text).split("\n")]
                 head, rest = lines[:1], lines[1:]
                 yield Static(Content("\n").join([*(line.stylize("$text-error bold") for line in head), *rest]))
 
@@ -196,11 +196,11 @@ class FaultScreen(ModalScreen[None]):
 
     def action_copy(self) -> None:
         """Copy the text."""
-        self.app.copy_to_clipboard(self.fault.text)
+        self.app.copy_to_clipboard(clean_lines(self.fault.text))
         self.notify("The error is in the clipboard.")
 
 
-class TooSmallScreen(ModalScreen[None]):
+class TooSmallScreen(CurrentSize, ModalScreen[None]):
     """Stands in while the terminal is too small."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "app.quit", "quit", show=False)]

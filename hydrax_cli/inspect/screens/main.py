@@ -10,6 +10,7 @@ from textual.containers import Container, Vertical
 from textual.screen import Screen
 from textual.widgets import Footer, Input
 
+from hydrax_cli.inspect.private import CurrentSize
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_cli.inspect.widgets.line_list import LineList
@@ -29,7 +30,7 @@ _PREVIEW_AT_LEAST = 12
 _FILTER_HINT = "epoch:3  batch:10-20  validation  error  cache  seed:…"
 
 
-class MainScreen(Screen[None]):
+class MainScreen(CurrentSize, Screen[None]):
     """The dashboard."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

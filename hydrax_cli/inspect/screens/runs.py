@@ -9,8 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
+from hydrax_cli.inspect.private import CurrentSize
 from hydrax_cli.inspect.values import RunChoice
-from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import many, span
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ class _RunList(LineList):
         run = self._runs[index]
         seconds = "-" if run.seconds is None else span(run.seconds)
         yield " ▸ " if index == self.chosen else "   ", "key"
-        yield f"{clean(run.name)[:_NAME_WIDTH]:<{_NAME_WIDTH}} ", "plain" if run.seconds is not None else "warn"
+        yield f"{run.name[:_NAME_WIDTH]:<{_NAME_WIDTH}} ", "plain" if run.seconds is not None else "warn"
         yield f"{run.pid:>8}  ", "accent"
         yield f"{seconds:<11} {run.place:<18} ", "plain"
-        yield clean(run.command), "dim"
+        yield run.command, "dim"
 
 
-class RunsScreen(ModalScreen[RunChoice | None]):
+class RunsScreen(CurrentSize, ModalScreen[RunChoice | None]):
     """Asks which run to watch.
 
     Args:

@@ -17,11 +17,12 @@ from rich.color_triplet import ColorTriplet
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
+from textual.content import Content
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from hydrax_cli.inspect.widgets.line_list import clean
+from hydrax_cli.shared.text import clean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,7 +151,7 @@ class ArrayPicture(Widget, can_focus=True):
         what = f"{self._info.name}[{self._item}]" if self._single else self._info.name
         shape = self._array.shape[1:] if self._single else self._array.shape
         told = self._title or f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}"
-        self.border_title = told.replace("[", r"\[")
+        self.border_title = Content(clean(told))
         if self._kind == "rows":
             self.border_subtitle = None
         else:
@@ -290,7 +291,7 @@ def _row_text(values: npt.NDArray[Any]) -> str:
     if values.dtype.kind in "iu" and len(values) > 1:
         used = values[values != 0]
         if used.size and ((used >= _FIRST_PRINTABLE) & (used <= _LAST_PRINTABLE)).all():
-            return clean(f"“{bytes(used.tolist()).decode('ascii')}”  {numbers}")
+            return f"“{bytes(used.tolist()).decode('ascii')}”  {numbers}"
     return numbers
 
 

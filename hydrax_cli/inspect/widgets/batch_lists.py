@@ -9,7 +9,8 @@ from textual.content import Content
 from textual.widget import Widget
 
 from hydrax_cli.inspect.widgets.drawing import blocks, columns
-from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, size
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class ArrayList(LineList):
         name = f"{info.name} *" if info.is_label else info.name
         yield "▸" if index == self.chosen else " ", "key"
         yield "⚠ " if stats is not None and stats.warnings else "  ", "warn"
-        yield f"{clean(name)[:14]:<14} {shape[:18]:<18} {info.numpy_dtype[:9]:<9} {info.jax_dtype[:9]:<9}", "plain"
+        yield f"{name[:14]:<14} {shape[:18]:<18} {info.numpy_dtype[:9]:<9} {info.jax_dtype[:9]:<9}", "plain"
         if width >= _VERY_WIDE:
             yield f" {count(info.offset):>10} {size(info.bytes):>9}", "plain"
         if stats is None:
@@ -90,7 +91,7 @@ class ArrayDetail(Widget):
     def show(self, info: ArrayPlan | None, stats: ArrayStats | None) -> None:
         """Show an array's numbers."""
         self._info, self._stats = info, stats
-        self.border_title = None if info is None else f"values of {clean(info.name)}"
+        self.border_title = None if info is None else Content(f"values of {clean(info.name)}")
         self.refresh()
 
     def render(self) -> Content:
@@ -163,7 +164,7 @@ class ItemList(LineList):
         self._columns = [_ItemColumn("row", [str(row) for row in range(len(indices))], "plain")]
         self._columns.append(_ItemColumn("index", indices, "plain"))
         self._columns += [
-            _ItemColumn(clean(name)[:_VALUE_WIDTH], [str(value)[:_VALUE_WIDTH] for value in array], "accent")
+            _ItemColumn(name[:_VALUE_WIDTH], [str(value)[:_VALUE_WIDTH] for value in array], "accent")
             for name, array in view.arrays.items()
             if array.ndim == 1
         ][:_MOST_VALUE_COLUMNS]
@@ -191,11 +192,11 @@ class ItemList(LineList):
         for place, column in enumerate(self._fitting(width)):
             yield f"{' ' * (2 if place else 1)}{column.texts[index]:>{column.width}}", column.look
         if self._descriptors:
-            yield f"  {clean(self._descriptors[index])}", "plain"
+            yield f"  {self._descriptors[index]}", "plain"
         for name, texts in view.additional.items():
             if texts[index]:
-                yield f"  {clean(name)}=", "dim"
-                yield clean(texts[index]), "plain"
+                yield f"  {name}=", "dim"
+                yield texts[index], "plain"
 
     def _fitting(self, width: int) -> list[_ItemColumn]:
         """All columns where there is room for them and the rest, else all but the seed."""

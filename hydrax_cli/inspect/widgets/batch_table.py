@@ -6,9 +6,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from rich.cells import set_cell_size
+from textual.content import Content
 
 from hydrax_cli.inspect.values import Fault
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import span
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ class BatchTable(LineList):
         title = f"last {len(self._records)} batches" if self._records else "batches"
         if self._words:
             title += f" · {len(self._shown)} with {' '.join(self._words)}"
-        self.border_title = title
+        self.border_title = Content(clean(title))
         self.lines_changed()
 
     def _hold(self, held: BatchRecord, above: int) -> None:

@@ -1,4 +1,7 @@
-"""A list of lines of which only those in sight are drawn, so that it costs the same for ten lines and for thousands."""
+"""A list of lines of which only those in sight are drawn, so that it costs the same for ten lines and for thousands.
+
+Promise: whatever is in a line, it is drawn as harmless text.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,20 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from hydrax_cli.shared.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.style import Style
     from textual import events
 
-__all__ = ["LineList", "Pieces", "clean"]
+__all__ = ["LineList", "Pieces"]
 
 Pieces: TypeAlias = "Iterable[tuple[str, str]]"
 """A line in pieces: text, and the name of a look (``plain dim faint good warn bad accent primary key head``)."""
 
 _LOOKS = ("plain", "dim", "faint", "good", "warn", "bad", "accent", "primary", "key", "head")
-_CONTROLS = dict.fromkeys((*range(32), 127, *range(128, 160)), "·") | {9: "    "}
-
-
-def clean(text: str) -> str:
-    """Text that cannot do anything to a terminal."""
-    return text.translate(_CONTROLS)
 
 
 class LineList(ScrollView, can_focus=True):
@@ -129,10 +128,11 @@ class LineList(ScrollView, can_focus=True):
 
     def _strip(self, pieces: Pieces, width: int, *, cursor: bool) -> Strip:
         segments, used = [], 0
-        for text, look in pieces:
+        for foreign, look in pieces:
+            text = clean(foreign)
             length = cell_len(text)
             if used + length > width:
-                text = set_cell_size(text, width - used)  # noqa: PLW2901  the last piece is cut
+                text = set_cell_size(text, width - used)
                 length = width - used
             if length > 0:
                 segments.append(Segment(text, self._look(look, cursor=cursor)))

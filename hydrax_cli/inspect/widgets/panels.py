@@ -10,6 +10,7 @@ from textual.widget import Widget
 from hydrax_cli.inspect.numbers.rates import Reading
 from hydrax_cli.inspect.values import Frame
 from hydrax_cli.inspect.widgets.drawing import bar, columns
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, rate, size, span
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TopBar(FramePanel):
         elif frame.state == "silent":
             word = frame.detail
         state = Content.assemble((f" {glyph} {word} ", f"{style} reverse bold"))
-        name = frame.subject.target if frame.subject is not None else frame.detail or "opening the target"
+        name = clean(frame.subject.target if frame.subject is not None else frame.detail or "opening the target")
         left = Content.assemble((" hydrax ", "$text-primary bold"), (f" {_tail(name, max(12, width // 3))}  ", "bold"))
         if frame.subject is not None and frame.subject.pid is not None:
             pid = f"pid {frame.subject.pid}" if width < _WIDE_TOP else f"live · pid {frame.subject.pid}"
@@ -107,7 +108,7 @@ class TopBar(FramePanel):
             seeds = ", ".join(map(str, frame.subject.plan.seeds))
             facts.append(("$dim", f"seed {_head(seeds, _LONGEST_SEEDS)}"))
         if frame.device:
-            facts.append(("$dim", frame.device))
+            facts.append(("$dim", clean(frame.device)))
         return facts
 
 
@@ -182,7 +183,7 @@ class SpeedPanel(FramePanel):
         width, height = self.content_size
         history = self.reading.history
         fault = self.frame.fault
-        told = (fault.title, "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
+        told = (clean(fault.title), "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
         verdict = _wrapped(*told, width, 3 if height > self._LEAST_HEIGHT else 2)
         graph_height = max(0, height - 2 - max(2, len(verdict)))
         lines = [Content.styled(text, "$accent") for text in columns(history, width, graph_height)]

@@ -108,14 +108,14 @@ def test_a_target_that_cannot_be_had_is_told_after_the_app_too(tmp_path, target,
 class Terminal:
     """A pseudo-terminal with a program in it."""
 
-    def __init__(self, *arguments, size=(30, 100)):
+    def __init__(self, *arguments, size=(30, 100), program=PROGRAM):
         self.output = b""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         self.before = termios.tcgetattr(slave)
         environment = {**ENVIRONMENT, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
+            [sys.executable, "-c", program, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -226,6 +226,24 @@ def test_a_failing_target_shows_its_screen_and_stays_in_the_terminal(terminal, t
     started = terminal(f"{tmp_path / 'broken.py'}:make")
     started.until(lambda: b"no batch can come" in started.output)
     started.press(b"q")
+    assert started.end() == 1
+    assert b"ZeroDivisionError" in started.output[started.output.rindex(b"\x1b[?1049l") :]
+
+
+BROKEN = """
+from hydrax_cli.inspect.app import InspectApp
+InspectApp.action_error = lambda self: 1 / 0
+from hydrax_cli.main import main
+import sys
+sys.argv[1:1] = ["inspect"]
+main()
+"""
+
+
+def test_a_defect_that_ends_the_app_is_shown_and_no_success(terminal, target):
+    started = terminal(target, "--paused", "--kind", "thread", program=BROKEN)
+    started.shows(b"paused")
+    started.press(b"e")
     assert started.end() == 1
     assert b"ZeroDivisionError" in started.output[started.output.rindex(b"\x1b[?1049l") :]
 

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, size
 
 if TYPE_CHECKING:
@@ -90,9 +92,8 @@ class EntryTable(LineList):
         if self.chosen is not None and self.chosen >= self._length:
             self.chosen = None
         total = self._length if state is None or state.group.info is None else state.group.info.entries
-        self.border_title = f"entries · {count(self._length)}"
-        if words:
-            self.border_title += f" of {count(total)} with {words}".replace("[", r"\[")
+        title = f"entries · {count(self._length)}" + (f" of {count(total)} with {words}" if words else "")
+        self.border_title = Content(clean(title))
         self.lines_changed()
 
     def fill(self, entries: Entries, first: int, page: Sequence[EntryInfo]) -> None:

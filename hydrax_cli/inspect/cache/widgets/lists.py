@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 from hydrax_cli.inspect.cache.widgets.entry_table import moment
 from hydrax_cli.inspect.widgets.drawing import bar
-from hydrax_cli.inspect.widgets.line_list import LineList, Pieces, clean
+from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import count, many, size, span
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ class GroupList(LineList):
         state = self._states[index]
         group, info = state.group, state.group.info
         yield "▸ " if index == self.chosen else "  ", "key"
-        yield f"{clean(group.name)[:16]:<16}", "plain"
+        yield f"{group.name[:16]:<16}", "plain"
         if info is None:
-            yield f"  ✗ {clean(group.problem)}", "bad"
+            yield f"  ✗ {group.problem}", "bad"
             return
         entries, whole = coverage_of(group)
         full, rest = bar(_BAR if width >= _WIDE else _BAR // 2, entries / max(1, whole))
@@ -136,8 +136,8 @@ class FindingList(LineList):
             yield f"and {count(self._state.found - len(self._state.findings))} more", "dim"
             return
         yield f"{finding.what:<11}", _LOOKS.get(finding.what, "warn")
-        yield f"{clean(finding.where)}: ", "plain"
-        yield clean(finding.detail), "dim"
+        yield f"{finding.where}: ", "plain"
+        yield finding.detail, "dim"
         if finding.since is not None and width >= _WIDE:
             yield f"  since {moment(finding.since)}", "dim"
         if finding.repaired:
@@ -157,7 +157,7 @@ def _ended(state: GroupState, progress: Progress) -> Pieces:
     if progress.end == "stopped":
         return [(" ‖ stopped", "warn"), (f" after {read}: {many(state.found, 'finding')} so far", "plain")]
     if progress.end != "done":
-        return [(f" ✗ {clean(progress.end)}", "bad")]
+        return [(f" ✗ {progress.end}", "bad")]
     if not state.found:
         return [(" ✓ clean", "good"), (f"  {read}", "dim")]
     if state.did == "repair":
