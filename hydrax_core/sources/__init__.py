@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hydrax_core.sources.arrow_files import arrow
     from hydrax_core.sources.common import Rows, RowSource
     from hydrax_core.sources.digits import Digits, uci_digits
     from hydrax_core.sources.images import ImageFolder, image_folder
@@ -25,6 +26,7 @@ __all__ = [
     "Rows",
     "Tokens",
     "Wrapped",
+    "arrow",
     "csv",
     "grain_source",
     "image_folder",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "arrow_files": ("arrow",),
     "common": ("RowSource", "Rows"),
     "digits": ("Digits", "uci_digits"),
     "images": ("ImageFolder", "image_folder"),

@@ -197,8 +197,10 @@ def make_rows(
     labels: Iterable[str],
     left_out: Mapping[str, str] = _NOTHING,
     classes: Mapping[str, tuple[str, ...]] = _NOTHING,
+    window: int | None = None,
 ) -> Rows:
-    """The group of a source."""
+    """The group of a source, whose blocks are shuffled as wholes where a window is given."""
+    del window
     group = DataGroup(
         batch_size,
         source,

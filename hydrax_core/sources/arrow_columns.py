@@ -1,0 +1,289 @@
+"""Columns of Arrow as NumPy arrays: what becomes of which type, and how rows are gathered from chunks.
+
+Promise: numbers without missing values are read where they lie (a mapped file stays on the disk), the rest is decoded
+for the rows asked for only. A missing number is NaN where the array is of floats, else an error of its row, unless
+``missing`` says what it is. Lists of different length fill rows of the greatest, zeros behind them, and their length
+stands in an array of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.data.layout import ArraySpec
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.common import Arrays, Columns, choose, gather, narrow, put, require
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LENGTH", "Column", "ObjectColumn", "choose_columns", "fill_columns", "open_columns", "pyarrow"]
+
+LENGTH = "_length"
+"""What the name of an array of lengths ends with."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_COMBINED = 32 << 20
+"""Bytes up to which the chunks of a column are copied together, so that its rows are one gather."""
+
+
+def pyarrow() -> Any:
+    """The module.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    return require("pyarrow", "arrow", "reading Arrow and Parquet")
+
+
+def choose_columns(
+    found: Mapping[str, Column], columns: Columns, additional: Iterable[str], why_not: Mapping[str, str] = _NOTHING
+) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
+    """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths."""
+    known = {name: why_not.get(name, column.spec) for name, column in found.items()}
+    specs, texts, left_out = choose("columns", known, columns, additional)
+    for name, spec in list(specs.items()):
+        if found[name].lists and (found[name].ragged or spec.shape != getattr(known[name], "shape", None)):
+            specs.setdefault(f"{name}{LENGTH}", ArraySpec((), np.dtype(np.int32), np.dtype(np.int32)))
+    return specs, texts, left_out
+
+
+def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays) -> None:
+    """Gather rows of several columns."""
+    for name, column in columns.items():
+        if name in arrays:
+            column.fill(indices, arrays[name], arrays.get(f"{name}{LENGTH}") if column.lists else None)
+
+
+def value_type(kind: pa.DataType) -> tuple[tuple[int, ...], int, np.dtype[Any] | str]:
+    """Shape of a value, levels of lists of any length around it, and its dtype or why there is none."""
+    module = pyarrow()
+    shape: tuple[int, ...] = ()
+    lists = 0
+    while True:
+        if isinstance(kind, module.BaseExtensionType):
+            fixed = getattr(kind, "shape", None)
+            if fixed is None:
+                kind = kind.storage_type
+                continue
+            return tuple(fixed), 0, _dtype(_innermost(kind.storage_type))
+        if module.types.is_fixed_size_list(kind):
+            shape = (*shape, kind.list_size)
+        elif module.types.is_list(kind) or module.types.is_large_list(kind):
+            if shape:
+                return (), lists, f"lists of any length within ones of fixed length ({kind})"
+            lists += 1
+        else:
+            return shape, lists, _dtype(kind)
+        kind = kind.value_type
+
+
+def _innermost(kind: Any) -> Any:
+    while hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return kind
+
+
+def _dtype(kind: Any) -> np.dtype[Any] | str:
+    types = pyarrow().types
+    if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
+        found: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return found
+    return f"its type is {kind}"
+
+
+class Column:
+    """A column that becomes an array: rows are gathered into the array of a batch.
+
+    Args:
+        where: Its name and file, for errors.
+        chunks: Its chunks.
+        missing: What a missing value is; ``None`` for an error.
+    """
+
+    def __init__(self, where: str, chunks: Sequence[pa.Array], missing: Any = None) -> None:
+        self.where, self._missing = where, missing
+        self._chunks = [_storage(chunk) for chunk in chunks if len(chunk)]
+        self._starts = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self._chunks])]).astype(np.int64)
+        kind = chunks[0].type if len(chunks) else None
+        shape, self.lists, dtype = ((), 0, "it is empty") if kind is None else value_type(kind)
+        self.dtype = dtype
+        """Of one value; the reason why there is none."""
+        self.shape = shape
+        self._views: list[npt.NDArray[Any] | None] | None = None
+        self._lists: list[Callable[[int], npt.NDArray[Any]] | None] | None = None
+
+    @property
+    def spec(self) -> ArraySpec | str:
+        """The array of a row: of the greatest length, where it is a list."""
+        if isinstance(self.dtype, str):
+            return self.dtype
+        if self.lists > 1:
+            return "lists of lists of any length"
+        dtype = narrow(self.dtype)
+        shape = self.shape
+        if self.lists:
+            longest = max((int(lengths.max(initial=0)) for lengths in map(_lengths, self._chunks)), default=0)
+            shape = (longest, *shape)
+        return f"its shape is {shape}" if 0 in shape else ArraySpec(shape, dtype, dtype)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether its rows are of different length."""
+        if not self.lists:
+            return False
+        found = {
+            int(edge)
+            for lengths in map(_lengths, self._chunks)
+            if len(lengths)
+            for edge in (lengths.min(), lengths.max())
+        }
+        return len(found) > 1
+
+    def fill(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None = None) -> None:
+        """Gather rows.
+
+        Args:
+            indices: Which.
+            array: Where they go.
+            lengths: Where their lengths go; ``None`` where all have that of the array.
+
+        Raises:
+            ValueError: A value is missing, or has another length.
+            OverflowError: A number does not fit.
+        """
+        if self.lists:
+            self._fill_lists(indices, array, lengths)
+            return
+        views = self._mapped()
+        if len(views) == 1 and views[0] is not None:
+            gather(self.where, views[0], indices, array)
+            return
+        which = np.searchsorted(self._starts, indices, "right") - 1
+        local = indices - self._starts[which]
+        if all(view is not None for view in views):
+            part = (
+                array
+                if array.dtype == views[0].dtype
+                else np.empty((len(indices), *views[0].shape[1:]), views[0].dtype)
+            )
+            for row, (chunk, offset) in enumerate(zip(which.tolist(), local.tolist(), strict=True)):
+                part[row] = views[chunk][offset]
+            if part is not array:
+                put(self.where, array, part)
+            return
+        for chunk in np.unique(which).tolist():
+            rows = np.flatnonzero(which == chunk)
+            values = self._decoded(self._chunks[chunk].take(pyarrow().array(local[rows])), indices[rows])
+            part = np.empty((len(rows), *array.shape[1:]), array.dtype)
+            put(self.where, part, values)
+            array[rows] = part
+
+    def _mapped(self) -> list[Any]:
+        """Each chunk as an array where it lies, ``None`` where it has to be decoded."""
+        if self._views is None:
+            views = [_view(chunk, self.shape) for chunk in self._chunks]
+            if len(views) > 1 and all(view is not None for view in views):
+                known = [view for view in views if view is not None]
+                if sum(view.nbytes for view in known) <= _COMBINED:
+                    views = [np.concatenate(known)]
+            self._views = views
+        return self._views
+
+    def _decoded(self, values: Any, indices: Indices) -> npt.NDArray[Any]:
+        missing = values.null_count
+        if missing and self._missing is not None and not self.shape:
+            values, missing = values.fill_null(self._missing), 0
+        if missing and (self.shape or not pyarrow().types.is_floating(values.type)):
+            row = int(indices[np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]])
+            raise ValueError(f"{self.where}: row {row} has no value (null); missing={{name: value}} says what it is")
+        while hasattr(values.type, "value_type"):
+            values = values.flatten()
+            if values.null_count:
+                raise ValueError(f"{self.where}: a list has no value (null) at some place")
+        found: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
+        return found.reshape(len(indices), *self.shape)
+
+    def _fill_lists(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None) -> None:
+        which = np.searchsorted(self._starts, indices, "right") - 1
+        local = indices - self._starts[which]
+        if lengths is not None:
+            array[...] = 0
+        if self._lists is None:
+            self._lists = [_list_view(chunk, self.shape) for chunk in self._chunks]
+        for row, (chunk, offset) in enumerate(zip(which.tolist(), local.tolist(), strict=True)):
+            view = self._lists[chunk]
+            values = self._decoded_list(chunk, offset, int(indices[row])) if view is None else view(offset)
+            where = f"{self.where}: row {indices[row]}"
+            if lengths is None:
+                put(where, array[row : row + 1], values[None])
+            else:
+                count = min(len(values), array.shape[1])
+                put(where, array[row, :count], values[:count])
+                lengths[row] = count
+
+    def _decoded_list(self, chunk: int, offset: int, row: int) -> npt.NDArray[Any]:
+        value = self._chunks[chunk][offset]
+        if not value.is_valid:
+            raise ValueError(f"{self.where}: row {row} has no value (null)")
+        return self._decoded(value.values, np.full(len(value.values), row))
+
+
+def _storage(chunk: Any) -> Any:
+    while isinstance(chunk.type, pyarrow().BaseExtensionType):
+        chunk = chunk.storage
+    return chunk
+
+
+def _lengths(chunk: Any) -> npt.NDArray[Any]:
+    found: npt.NDArray[Any] = np.diff(chunk.offsets.to_numpy())
+    return found
+
+
+def _view(chunk: Any, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
+    """A chunk as an array that shares its memory, ``None`` where that cannot be."""
+    types = pyarrow().types
+    length = len(chunk)
+    while types.is_fixed_size_list(chunk.type) and not chunk.null_count:
+        chunk = chunk.flatten()
+    if chunk.null_count or not (types.is_integer(chunk.type) or types.is_floating(chunk.type)):
+        return None
+    found: npt.NDArray[Any] = chunk.to_numpy(zero_copy_only=True)
+    return found.reshape(length, *shape)
+
+
+def _list_view(chunk: Any, shape: tuple[int, ...]) -> Callable[[int], npt.NDArray[Any]] | None:
+    """What gives the values of a list of a chunk where they lie; ``None`` where they have to be decoded."""
+    values = None if chunk.null_count else _view(chunk.values, shape)
+    if values is None:
+        return None
+    known, edges = values, chunk.offsets.to_numpy()
+    return lambda offset: known[edges[offset] : edges[offset + 1]]
+
+
+def open_columns(where: str, table: Any, names: Iterable[str], missing: Mapping[str, Any]) -> dict[str, Column]:
+    """Columns of a table."""
+    columns = {}
+    for name in names:
+        column = table.column(name)
+        columns[name] = Column(f"{where}{name!r}", column.chunks or [column.combine_chunks()], missing.get(name))
+    return columns
+
+
+class ObjectColumn:
+    """A column that becomes additional data: rows as Python's values."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self._starts = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self._chunks])]).astype(np.int64)
+
+    def take(self, indices: Indices) -> list[Any]:
+        """The values of these rows."""
+        which = np.searchsorted(self._starts, indices, "right") - 1
+        local = (indices - self._starts[which]).tolist()
+        return [self._chunks[chunk][row].as_py() for chunk, row in zip(which.tolist(), local, strict=True)]

@@ -1,0 +1,384 @@
+"""Tables of Arrow: IPC and Feather files, which are mapped; Parquet files, whose row groups are read whole; in memory.
+
+Promise: a mapped file costs no memory but the pages that are read. Parquet, and compressed record batches, are read in
+blocks that are shuffled, and their rows within a window of them; never row by row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import xxhash
+
+from hydrax_core.data.checks import choice
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.arrow_columns import (
+    Column,
+    ObjectColumn,
+    choose_columns,
+    fill_columns,
+    open_columns,
+    pyarrow,
+)
+from hydrax_core.sources.blocks import BlockSource, window_rows
+from hydrax_core.sources.common import (
+    Arrays,
+    Columns,
+    FileSource,
+    Paths,
+    Rows,
+    find_files,
+    make_rows,
+    require,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hydrax_core.data.layout import ArraySpec
+
+__all__ = ["ArrowTable", "arrow"]
+
+SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
+_PARQUET, _IPC, _FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
+_MOST_OPEN = 64
+"""Files that a process keeps open."""
+
+
+def arrow(
+    data: Paths | pa.Table,
+    columns: Columns = None,
+    *,
+    shuffle: Literal["rows", "block"] | None = None,
+    window: int | str | None = None,
+    missing: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    labels: Iterable[str] = (),
+    additional: Iterable[str] = (),
+) -> Rows:
+    """The rows of Arrow IPC, Feather or Parquet files, or of a table in memory.
+
+    Columns of numbers and truth values become arrays, also lists of them and tensors of fixed shape; 64-bit numbers
+    become 32-bit ones, and one that does not fit fails its row. Lists of different length fill rows of the greatest
+    length, zeros behind them, and ``NAME_length`` tells how many there are. A missing number is NaN in a column of
+    floats, else an error of its row. Other columns, such as strings, are left out, or go to the additional data.
+
+    Args:
+        data: The files (paths, folders, patterns; all of one schema), or a ``pyarrow.Table``, of which every worker
+            gets a copy.
+        columns: Names of the columns to load, or name -> dtype or (shape, dtype[, jax dtype]); all by default. A shape
+            for a column of lists cuts longer ones.
+        shuffle: ``"block"``: whole blocks in random order, the rows of a window of blocks shuffled; ``"rows"``: all
+            rows shuffled, which is slow where blocks are decoded. By default ``"block"`` for Parquet and compressed
+            files.
+        window: Rows that are shuffled together, or their bytes, such as ``"256MB"``; a worker keeps that much in
+            memory. By default what 64 MiB hold, at least a block.
+        missing: What a missing value is, by column.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
+        additional: Names of the columns that go to the additional data.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+        FileNotFoundError: There is no such file.
+        ValueError: A file is damaged or of another schema, or a column asked for cannot be an array.
+    """
+    module = pyarrow()
+    if shuffle is not None:
+        choice("shuffle", shuffle, ("rows", "block"))
+    filling = dict(missing or {})
+    if isinstance(data, module.Table):
+        return _mapped_rows(ArrowTable([], data, filling), columns, additional, batch_size, seed, labels)
+    paths = find_files("data", data, SUFFIXES)
+    with _named(paths):
+        formats = [_format(path) for path in paths]
+        if "parquet" not in formats and "compressed" not in formats:
+            return _mapped_rows(ArrowTable(paths, None, filling), columns, additional, batch_size, seed, labels)
+        source, left_out = _open_blocks(paths, formats, columns, additional, filling, window)
+    return make_rows(source, batch_size, seed, labels, left_out, window=None if shuffle == "rows" else source.window)
+
+
+def _mapped_rows(
+    table: ArrowTable, columns: Columns, additional: Iterable[str], batch_size: int, seed: int, labels: Iterable[str]
+) -> Rows:
+    left_out = table.choose(columns, additional)
+    return make_rows(table, batch_size, seed, labels, left_out)
+
+
+class ArrowTable(FileSource):
+    """Rows of a table that is mapped, or in memory.
+
+    Args:
+        paths: The files, absolute; none for a table in memory.
+        table: The table in memory.
+        missing: What a missing value is, by column.
+    """
+
+    def __init__(self, paths: Sequence[str], table: pa.Table | None, missing: Mapping[str, Any]) -> None:
+        super().__init__(paths, missing)
+        self._memory, self._missing = table, missing
+        self._size: int = self._table.num_rows
+        self.specs: dict[str, ArraySpec] = {}
+
+    def choose(self, columns: Columns, additional: Iterable[str]) -> Mapping[str, str]:
+        """Decide which columns become what; returns those left out."""
+        found = self._open(self._table.column_names)
+        self.specs, self.additional, left_out = choose_columns(found, columns, additional)
+        return left_out
+
+    def __len__(self) -> int:
+        return self._size
+
+    @functools.cached_property
+    def _table(self) -> pa.Table:
+        return self._memory if self._memory is not None else open_tables(self.paths)
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, Column]:
+        if self._table.num_rows != self._size:
+            raise ValueError(f"{self.paths[0]}: it changed: it no longer has {self._size} rows")
+        return self._open(name for name in self.specs if name in self._table.column_names)
+
+    def _open(self, names: Iterable[str]) -> dict[str, Column]:
+        where = f"{self.paths[0]}: " if self.paths else ""
+        return open_columns(where, self._table, names, self._missing)
+
+    @functools.cached_property
+    def _objects(self) -> dict[str, ObjectColumn]:
+        return {name: ObjectColumn(self._table.column(name)) for name in self.additional}
+
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+        fill_columns(self._columns, indices, arrays)
+        if not self.additional:
+            return None
+        columns = [column.take(indices) for column in self._objects.values()]
+        return [dict(zip(self.additional, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def fingerprint(self) -> str:
+        """Of a table in memory, its content."""
+        if self._memory is None:
+            return super().fingerprint()
+        digest = xxhash.xxh3_128(self._reading.encode())
+        with pyarrow().ipc.new_stream(pyarrow().PythonFile(_Digesting(digest), "w"), self._memory.schema) as stream:
+            stream.write_table(self._memory.combine_chunks())
+        return digest.hexdigest()
+
+
+class ArrowBlocks(BlockSource):
+    """Rows of row groups, and of compressed record batches."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        places: Sequence[_Place],
+        chosen: tuple[dict[str, ArraySpec], tuple[str, ...]],
+        loaded: Sequence[str],
+        missing: Mapping[str, Any],
+        window: int,
+    ) -> None:
+        super().__init__(paths, [place.rows for place in places], *chosen, window, missing)
+        self._places, self._loaded, self._missing = tuple(places), tuple(loaded), missing
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, Any]:
+        return {}
+
+    def read_table(self, number: int, names: Sequence[str]) -> pa.Table:
+        """The columns of these names of a block.
+
+        Raises:
+            ValueError: The file is damaged, or changed.
+        """
+        place = self._places[number]
+        with _named([place.path]):
+            if place.path not in self._readers:
+                if len(self._readers) >= _MOST_OPEN:
+                    self._readers.clear()
+                self._readers[place.path] = _Reader(place.path)
+            table = self._readers[place.path].read(place.number, names)
+            if table.num_rows != place.rows:
+                raise ValueError(f"it changed: block {place.number} no longer has {place.rows} rows")
+        return table
+
+    def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
+        place = self._places[number]
+        table = self.read_table(number, (*self._loaded, *self.additional))
+        where = f"{place.path}, block {place.number}: "
+        fill_columns(open_columns(where, table, self._loaded, self._missing), np.arange(table.num_rows), arrays)
+        return {name: table.column(name).to_pylist() for name in self.additional}
+
+
+class _Place(NamedTuple):
+    """Where a block lies."""
+
+    path: str
+    number: int
+    rows: int
+
+
+class _Reader:
+    """A Parquet or IPC file whose blocks are read."""
+
+    def __init__(self, path: str) -> None:
+        module = pyarrow()
+        self._parquet = self._file = None
+        if _format(path) == "parquet":
+            self._parquet = require("pyarrow.parquet", "arrow", "reading Parquet").ParquetFile(path, memory_map=True)
+            self.schema = self._parquet.schema_arrow
+            metadata = self._parquet.metadata
+            self.rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        else:
+            self._file = module.memory_map(path)
+            reader = module.ipc.open_file(self._file)
+            self.schema = reader.schema
+            self._counted = reader.num_record_batches
+
+    def sizes(self) -> list[int]:
+        """Rows of each block."""
+        if self._parquet is not None:
+            return self.rows
+        return [len(self._batch(number, self.schema.names[:1])) for number in range(self._counted)]
+
+    def read(self, number: int, names: Sequence[str]) -> pa.Table:
+        if self._parquet is not None:
+            return self._parquet.read_row_group(number, columns=list(names), use_threads=False).select(list(names))
+        return pyarrow().Table.from_batches([self._batch(number, names)]).select(list(names))
+
+    def _batch(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
+        fields = [self.schema.names.index(name) for name in names]
+        options = pyarrow().ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        return pyarrow().ipc.open_file(self._file, options=options).get_batch(number)
+
+
+def _open_blocks(
+    paths: Sequence[str],
+    formats: Sequence[str],
+    columns: Columns,
+    additional: Iterable[str],
+    missing: Mapping[str, Any],
+    window: int | str | None,
+) -> tuple[ArrowBlocks, Mapping[str, str]]:
+    if "mapped" in formats or "stream" in formats:
+        raise ValueError("expected files that are all compressed, or none of them; split them into two calls")
+    places: list[_Place] = []
+    schema = None
+    for path in paths:
+        reader = _Reader(path)
+        schema = reader.schema if schema is None else _same(path, schema, reader.schema)
+        places.extend(_Place(path, number, rows) for number, rows in enumerate(reader.sizes()) if rows)
+    if schema is None or not places:
+        raise ValueError("it has no rows")
+    texts = tuple(additional)
+    unknown = ArrowBlocks(paths, places, ({}, ()), (), missing, 1)
+    asked = schema.names if columns is None else list(columns)
+    lists = [name for name in schema.names if name in asked and _is_list(schema.field(name).type)]
+    found = open_columns("", schema.empty_table(), schema.names, missing)
+    found.update(open_columns("", unknown.read_table(0, lists), lists, missing) if lists else {})
+    reasons = {
+        name: "its lists are of different length; give the greatest: columns={'NAME': ((512,), 'int32')}"
+        for name in lists
+        if found[name].ragged
+    }
+    specs, texts, left_out = choose_columns(found, columns, texts, reasons)
+    row_bytes = sum(np.dtype(spec.numpy_dtype).itemsize * math.prod(spec.shape) for spec in specs.values())
+    rows = window_rows("window", window, sum(place.rows for place in places), row_bytes)
+    loaded = [name for name in schema.names if name in specs]
+    return ArrowBlocks(paths, places, (specs, texts), loaded, missing, rows), left_out
+
+
+def open_tables(paths: Sequence[str]) -> pa.Table:
+    """The mapped tables of several files of one schema, one after the other."""
+    module = pyarrow()
+    tables: list[Any] = []
+    for path in paths:
+        with _named([path]):
+            file = module.memory_map(path)
+            opening = module.ipc.open_file if _magic(path) == _IPC else module.ipc.open_stream
+            tables.append(opening(file).read_all())
+            _same(path, tables[0].schema, tables[-1].schema)
+    return module.concat_tables(tables)
+
+
+def _format(path: str) -> Literal["parquet", "compressed", "mapped", "stream"]:
+    """What a file is, by its content.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    magic = _magic(path)
+    if magic[:4] == _PARQUET:
+        return "parquet"
+    if magic[:4] == _FEATHER_1:
+        raise ValueError("Feather of version 1 cannot be mapped; write it anew with pyarrow.feather.write_feather")
+    module = pyarrow()
+    file = module.memory_map(path)
+    whole = file.read_buffer()
+    if magic == _IPC:
+        reader = module.ipc.open_file(module.BufferReader(whole))
+        first = reader.get_batch(0) if reader.num_record_batches else None
+        return "mapped" if first is None or _lies_in(first, whole) else "compressed"
+    first = next(iter(module.ipc.open_stream(module.BufferReader(whole))), None)
+    if first is not None and not _lies_in(first, whole):
+        raise ValueError("a compressed stream of Arrow has no n-th row; write it as a file (pyarrow.ipc.new_file)")
+    return "stream"
+
+
+def _lies_in(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
+    end = whole.address + whole.size
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer is not None and buffer.size]
+    return all(whole.address <= buffer.address < end for buffer in buffers)
+
+
+def _magic(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(len(_IPC))
+
+
+def _is_list(kind: Any) -> bool:
+    types = pyarrow().types
+    return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
+def _same(path: str, first: pa.Schema, other: pa.Schema) -> pa.Schema:
+    if not other.equals(first):
+        raise ValueError(f"{path}: expected the schema of the first file ({first}), got {other}")
+    return first
+
+
+@contextmanager
+def _named(paths: Sequence[str]) -> Iterator[None]:
+    """Errors of Arrow name the file that was opened."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, pyarrow().ArrowException) as error:
+        named = str(error) if any(path in str(error) for path in paths) else f"{paths[0]}: {error}"
+        raise ValueError(named) from error
+
+
+class _Digesting:
+    """A file whose content only changes a digest."""
+
+    closed = False
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        self.closed = True
