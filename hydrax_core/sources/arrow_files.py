@@ -7,7 +7,6 @@ blocks that are shuffled, and their rows within a window of them; never row by r
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from hydrax_core.sources.arrow_columns import (
     open_columns,
     pyarrow,
 )
-from hydrax_core.sources.blocks import BlockSource, window_rows
+from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
 from hydrax_core.sources.common import (
     Arrays,
     Columns,
@@ -102,8 +101,10 @@ def arrow(
         formats = [_format(path) for path in paths]
         if "parquet" not in formats and "compressed" not in formats:
             return _mapped_rows(ArrowTable(paths, None, filling), columns, additional, batch_size, seed, labels)
-        source, left_out = _open_blocks(paths, formats, columns, additional, filling, window)
-    return make_rows(source, batch_size, seed, labels, left_out, window=None if shuffle == "rows" else source.window)
+        source, left_out = _open_blocks(
+            paths, formats, columns, additional, filling, window, shuffled=shuffle != "rows"
+        )
+    return make_rows(source, batch_size, seed, labels, left_out)
 
 
 def _mapped_rows(
@@ -183,8 +184,10 @@ class ArrowBlocks(BlockSource):
         loaded: Sequence[str],
         missing: Mapping[str, Any],
         window: int,
+        *,
+        shuffled: bool,
     ) -> None:
-        super().__init__(paths, [place.rows for place in places], *chosen, window, missing)
+        super().__init__(paths, [place.rows for place in places], *chosen, window, missing, shuffled=shuffled)
         self._places, self._loaded, self._missing = tuple(places), tuple(loaded), missing
 
     @functools.cached_property
@@ -265,6 +268,8 @@ def _open_blocks(
     additional: Iterable[str],
     missing: Mapping[str, Any],
     window: int | str | None,
+    *,
+    shuffled: bool,
 ) -> tuple[ArrowBlocks, Mapping[str, str]]:
     if "mapped" in formats or "stream" in formats:
         raise ValueError("expected files that are all compressed, or none of them; split them into two calls")
@@ -277,7 +282,7 @@ def _open_blocks(
     if schema is None or not places:
         raise ValueError("it has no rows")
     texts = tuple(additional)
-    unknown = ArrowBlocks(paths, places, ({}, ()), (), missing, 1)
+    unknown = ArrowBlocks(paths, places, ({}, ()), (), missing, 1, shuffled=False)
     asked = schema.names if columns is None else list(columns)
     lists = [name for name in schema.names if name in asked and _is_list(schema.field(name).type)]
     found = open_columns("", schema.empty_table(), schema.names, missing)
@@ -288,10 +293,9 @@ def _open_blocks(
         if found[name].ragged
     }
     specs, texts, left_out = choose_columns(found, columns, texts, reasons)
-    row_bytes = sum(np.dtype(spec.numpy_dtype).itemsize * math.prod(spec.shape) for spec in specs.values())
-    rows = window_rows("window", window, sum(place.rows for place in places), row_bytes)
+    rows = window_rows("window", window, sum(place.rows for place in places), row_bytes(specs))
     loaded = [name for name in schema.names if name in specs]
-    return ArrowBlocks(paths, places, (specs, texts), loaded, missing, rows), left_out
+    return ArrowBlocks(paths, places, (specs, texts), loaded, missing, rows, shuffled=shuffled), left_out
 
 
 def open_tables(paths: Sequence[str]) -> pa.Table:

@@ -9,6 +9,7 @@ worker; rows in any other order are right, and slow.
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, FileSource, gather, put
 
-__all__ = ["WINDOW_BYTES", "BlockSource", "window_rows"]
+__all__ = ["WINDOW_BYTES", "BlockSource", "row_bytes", "window_rows"]
 
 WINDOW_BYTES = 64 << 20
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -36,7 +37,8 @@ class BlockSource(FileSource):
         sizes: Rows of each block, in the order of the data.
         specs: The arrays of one row.
         additional: The additional columns.
-        window: Rows that the order shuffles together.
+        window: Rows that the order shuffles together; a process keeps the blocks of that many.
+        shuffled: Whether the order shuffles whole blocks; else all rows.
         reading: What else decides what a row holds.
     """
 
@@ -50,11 +52,13 @@ class BlockSource(FileSource):
         additional: tuple[str, ...],
         window: int,
         *reading: Any,
+        shuffled: bool = True,
     ) -> None:
         super().__init__(paths, *reading)
         self.blocks = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.specs, self.additional = specs, additional
-        self.window = window
+        self._kept_rows = window
+        self.window = window if shuffled else None
 
     def __len__(self) -> int:
         return int(self.blocks[-1])
@@ -65,9 +69,11 @@ class BlockSource(FileSource):
 
     def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
         numbers = np.searchsorted(self.blocks, indices, "right") - 1
-        wanted, which = np.unique(numbers, return_inverse=True)
-        extra: list[dict[str, Any]] = [{}] * len(indices) if self.additional else []
         kept = self._kept
+        wanted, which = np.unique(numbers, return_inverse=True)
+        first_kept = np.argsort([number not in kept for number in wanted.tolist()], kind="stable")
+        wanted, which = wanted[first_kept], np.argsort(first_kept)[which]
+        extra: list[dict[str, Any]] = [{}] * len(indices) if self.additional else []
         for first in range(0, len(wanted), kept.most):
             some = wanted[first : first + kept.most].tolist()
             slots = np.array(kept.load(some, self._read))
@@ -92,7 +98,9 @@ class BlockSource(FileSource):
     def _kept(self) -> _Kept:
         sizes = np.diff(self.blocks)
         sizes = sizes[sizes > 0]
-        return _Kept(min(len(sizes), -(-self.window // max(1, int(sizes.mean()))) + 2), int(sizes.max()), self.specs)
+        return _Kept(
+            min(len(sizes), -(-self._kept_rows // max(1, int(sizes.mean()))) + 2), int(sizes.max()), self.specs
+        )
 
     def _read(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
         rows = int(self.blocks[number + 1] - self.blocks[number])
@@ -117,6 +125,9 @@ class _Kept:
         self._places: OrderedDict[int, int] = OrderedDict()
         self._free = list(range(most))
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
     def load(self, numbers: Sequence[int], read: Any) -> list[int]:
         """Where these blocks lie, at most ``most``; those that are not there are read."""
         for number in numbers:
@@ -135,7 +146,12 @@ class _Kept:
         return [self._places[number] for number in numbers]
 
 
-def window_rows(argument: str, window: int | str | None, size: int, row_bytes: float) -> int:
+def row_bytes(specs: Mapping[str, ArraySpec]) -> int:
+    """Bytes of the arrays of one row."""
+    return sum(spec.numpy_dtype.itemsize * math.prod(spec.shape) for spec in specs.values())
+
+
+def window_rows(argument: str, window: int | str | None, size: int, bytes_a_row: int) -> int:
     """The rows of a window, given in rows, or in bytes as ``"64MB"``.
 
     Raises:
@@ -143,12 +159,12 @@ def window_rows(argument: str, window: int | str | None, size: int, row_bytes: f
         ValueError: It is not at least one row, or no number of bytes.
     """
     if window is None:
-        return max(1, min(size, int(WINDOW_BYTES / max(1.0, row_bytes))))
+        return max(1, min(size, int(WINDOW_BYTES / max(1, bytes_a_row))))
     if isinstance(window, str):
         text = window.strip().lower().replace(" ", "")
         unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
         number = text.removesuffix(unit)
         if not unit or not number.replace(".", "", 1).isdigit():
             raise ValueError(f"{argument}: expected rows, or bytes such as '64MB', got {window!r}")
-        return max(1, min(size, int(float(number) * _UNITS[unit] / max(1.0, row_bytes))))
+        return max(1, min(size, int(float(number) * _UNITS[unit] / max(1, bytes_a_row))))
     return min(size, integer(argument, window, minimum=1))

@@ -27,6 +27,7 @@ from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, array_specs
 from hydrax_core.data.source import Items, Source
+from hydrax_core.plan.blocks import BlockRows
 from hydrax_core.plan.permutation import Indices, derive_key, permute
 
 __all__ = [
@@ -68,11 +69,13 @@ class RowSource(Source[dict[str, Any]]):
         additional: Names of the columns that become additional data.
         blocks: Where the runs of rows start that are cheap to read together, and the number of rows at the end;
             ``None`` where every row costs the same.
+        window: Rows that the order shuffles together, blocks being whole; ``None`` to shuffle all.
     """
 
     specs: Mapping[str, ArraySpec]
     additional: tuple[str, ...] = ()
     blocks: Indices | None = None
+    window: int | None = None
 
     @abstractmethod
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
@@ -126,6 +129,7 @@ class _Part(RowSource):
     def __init__(self, source: RowSource, share: float, seed: int, *, validation: bool) -> None:
         self._source, self._share, self._seed, self._validation = source, share, seed, validation
         self.specs, self.additional = source.specs, source.additional
+        self.window = source.window
         if source.blocks is not None:
             self.blocks = np.searchsorted(self._indices, source.blocks).astype(np.int64)
 
@@ -178,8 +182,15 @@ class Rows(NamedTuple):
         source = cast("RowSource", self.training.items)
         if len(source) < 2:  # noqa: PLR2004  one for each side
             raise ValueError(f"split: expected at least 2 rows, got {len(source)}")
-        training, validation = (_Part(source, share, seed, validation=side) for side in (False, True))
-        return self.training.replace(data=training), self.training.replace(data=validation)
+        training, validation = (
+            self.training.replace(data=part, rows=_order(part))
+            for part in (_Part(source, share, seed, validation=side) for side in (False, True))
+        )
+        return training, validation
+
+
+def _order(source: RowSource) -> BlockRows | None:
+    return None if source.blocks is None or source.window is None else BlockRows(source.blocks, source.window)
 
 
 @batched
@@ -197,10 +208,8 @@ def make_rows(
     labels: Iterable[str],
     left_out: Mapping[str, str] = _NOTHING,
     classes: Mapping[str, tuple[str, ...]] = _NOTHING,
-    window: int | None = None,
 ) -> Rows:
-    """The group of a source, whose blocks are shuffled as wholes where a window is given."""
-    del window
+    """The group of a source."""
     group = DataGroup(
         batch_size,
         source,
@@ -211,6 +220,7 @@ def make_rows(
         remainder="pad",
         labels=labels,
         zeroed=False,
+        rows=_order(source),
     )
     return Rows(load_rows, group, left_out, classes)
 

@@ -256,3 +256,47 @@ def test_without_pyarrow_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'hydrax-toolkit\[arrow\]'"):
         arrow("a.parquet")
+
+
+def blocks_of(batches, rows):
+    return [set((np.array(batch.indices) // rows).tolist()) for batch in batches]
+
+
+def test_parquet_is_shuffled_in_whole_row_groups_within_a_window(tmp_path):
+    path = write("parquet", tmp_path, digits_table(1600), 100)
+    rows = arrow(path, ["label"], window=400, batch_size=100, seed=3)
+    with Dataloader(rows.training, loader_count=2, end_at=("epoch", 2)) as loader:
+        batches = list(loader)
+    for epoch_batches in (batches[:16], batches[16:]):
+        windows = [set().union(*blocks_of(epoch_batches[first : first + 4], 100)) for first in range(0, 16, 4)]
+        assert [len(window) for window in windows] == [4] * 4
+        assert set().union(*windows) == set(range(16))
+        assert all(len(found) > 1 for found in blocks_of(epoch_batches, 100))
+    assert batches[0].indices != batches[16].indices
+    with Dataloader(rows.training, validation=("epoch", 1, rows.training), loader_kind="inline") as loader:
+        validation = [next(loader) for _ in range(17)][16]
+    assert list(validation.indices) == list(range(100))
+    everywhere = arrow(path, ["label"], shuffle="rows", batch_size=100)
+    with Dataloader(everywhere.training, loader_kind="inline") as loader:
+        assert len(blocks_of([next(loader)], 100)[0]) > 10
+
+
+def test_each_row_group_is_decoded_once_an_epoch(tmp_path, monkeypatch):
+    group = arrow(write("parquet", tmp_path, digits_table(1600), 100), ["label"], window=400, batch_size=64).training
+    read, source = [], group.items
+    monkeypatch.setattr(
+        type(source), "read_block", lambda self, number, arrays: read.append(number) or {}, raising=True
+    )
+    with Dataloader(group, loader_kind="inline", end_at=("epoch", 1)) as loader:
+        assert sum(batch.size for batch in loader) == 1600
+    assert sorted(read) == list(range(16))
+
+
+def test_a_split_keeps_the_order_by_row_groups(tmp_path):
+    rows = arrow(write("parquet", tmp_path, digits_table(1600), 100), ["label"], window=200, batch_size=32)
+    training, validation = rows.split(0.25)
+    with Dataloader(training, loader_kind="inline", end_at=("epoch", 1)) as loader:
+        found = [{training.items._indices[index] // 100 for index in batch.indices} for batch in loader]
+    assert max(map(len, found)) <= 6
+    assert len(training) + len(validation) == 1600
+    assert training.fingerprint() != validation.fingerprint()
