@@ -253,7 +253,7 @@ def test_what_is_wrong_with_the_target_is_told_before_anything_is_read(run, tmp_
     assert "there is no file" in err
 
 
-def test_version_and_code_of_the_loader_are_shown_and_a_changed_one_is_named(run, tmp_path, target):
+def test_version_and_code_of_the_loader_are_shown_and_a_changed_one_is_named(run, tmp_path, target, caplog):
     path, _ = target()
     cache = tmp_path / "caches"
     fill(path, "--cache", cache)
@@ -266,6 +266,5 @@ def test_version_and_code_of_the_loader_are_shown_and_a_changed_one_is_named(run
     file.write_text(
         file.read_text().replace("def load(item, arrays, seed):", "def load(item, arrays, seed):\n    str()")
     )
-    code, _, err = run("verify", cache / "training-0", "--against", path)
-    assert code == 0
-    assert "(load)" in err
+    assert run("verify", cache / "training-0", "--against", path)[0] == 0
+    assert ["(load)" in message for message in caplog.messages] == [True]
