@@ -33,7 +33,7 @@ _BAR = 20
 _MOST_EPOCHS = 12
 _MOST_PARTS = 4
 _SETTINGS = ("seed", "shuffle_first", "shuffle_later", "remainder")
-_COLOURS = {"corrupt": "red", "cut": "red", "missing": "red", "stale": "red", "foreign": "cyan"}
+_COLOURS = {"corrupt": "red", "cut": "red", "missing": "red", "unreadable": "red", "stale": "red", "foreign": "cyan"}
 _WIDEST_KIND = len("unfinished")
 
 

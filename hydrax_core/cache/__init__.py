@@ -10,7 +10,7 @@ from __future__ import annotations
 from hydrax_core.cache.admin.clear import Cleared, clear
 from hydrax_core.cache.admin.entries import CacheEntries, EntryList
 from hydrax_core.cache.admin.info import CacheInfo, info, sample_entries
-from hydrax_core.cache.admin.stored import Pickled, StoredEntry
+from hydrax_core.cache.admin.reading import Pickled, StoredEntry
 from hydrax_core.cache.admin.survey import in_use
 from hydrax_core.cache.admin.verify import Finding, verify
 from hydrax_core.cache.format.codec import UnstorableError, encode

@@ -1,7 +1,7 @@
 """``clear``: remove entries of a cache, or all of it.
 
 Promise: only files of the format are removed, only while nobody uses the cache, and no link is followed. Killed in
-the middle, it leaves a cache that serves nothing wrong.
+the middle, it leaves a cache that serves nothing wrong. Entries are removed as corrupt only where all could be read.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hydrax_core.cache.admin.check import CheckedRow, check_rows
-from hydrax_core.cache.admin.removal import exclusive_lock, free_entries, remove_epoch
-from hydrax_core.cache.admin.survey import Survey, disk_bytes, epoch_paths, readonly_index, survey
+from hydrax_core.cache.admin.reading import CheckedRow, check_rows
+from hydrax_core.cache.admin.survey import Survey, exclusive_lock, readonly_index
 from hydrax_core.cache.format.folder import (
     INDEX,
     INDEX_SIDE_FILES,
@@ -75,18 +74,19 @@ def clear(
     Raises:
         NotACacheError: There is no cache.
         CacheBusyError: A run uses it.
-        CacheError: It cannot be changed, or there are conditions and its manifest or index is damaged.
+        CacheError: It cannot be read or changed; or there are conditions and its manifest or index is damaged; or an
+            entry that may be corrupt cannot be read. Then nothing is removed.
     """
     folder = require_cache(path)
     everything = epoch is None and older_than is None and not corrupt
     with contextlib.ExitStack() as stack:
         if not dry_run:
             stack.enter_context(contextlib.closing(exclusive_lock(folder)))
-        found = survey(folder)
+        found = stack.enter_context(Survey(folder))
         try:
             if everything:
-                return _clear_all(folder, found, dry_run=dry_run)
-            return _clear_some(folder, found, _Conditions(epoch, older_than, corrupt, on_read), dry_run=dry_run)
+                return _clear_all(found, dry_run=dry_run)
+            return _clear_some(found, _Conditions(epoch, older_than, corrupt, on_read), dry_run=dry_run)
         except (OSError, sqlite3.Error) as error:
             raise CacheError(f"{folder}: not everything could be removed: {error}") from error
 
@@ -99,51 +99,56 @@ class _Conditions:
     on_read: Callable[[int], None] | None
 
 
-def _clear_all(folder: Path, found: Survey, *, dry_run: bool) -> Cleared:
-    index, _ = readonly_index(folder)
+def _clear_all(found: Survey, *, dry_run: bool) -> Cleared:
+    index, _ = readonly_index(found.path)
     entries = 0
     if index is not None:
         with contextlib.closing(index):
             entries = sum(count.entries for count in index.counts())
     # The index goes first, so that no row names what is gone; the manifest late, so that the rest is known as ours.
-    names = [INDEX, *INDEX_SIDE_FILES, OLD_INDEX]
-    for epoch in found.epochs:
-        names += [f"{file.parent.name}/{file.name}" for file in epoch_paths(folder, found, epoch)]
-    names += [name for name in found.leftovers if name not in INDEX_SIDE_FILES]
-    names += [MANIFEST, LOCK]
-    names = [name for name in names if os.path.lexists(folder / name)]
-    freed = sum(disk_bytes(folder / name) for name in names)
+    first = [INDEX, *INDEX_SIDE_FILES, OLD_INDEX]
+    last = [*(name for name in found.leftovers if name not in INDEX_SIDE_FILES), MANIFEST, LOCK]
+    names = [*first, *(name for names in found.epochs.values() for name in names), *last]
+    names = [name for name in names if found.status(name) is not None]
+    freed = found.disk_bytes(*names)
     if not dry_run:
-        for name in names[:-1] if names[-1] == LOCK else names:
-            (folder / name).unlink(missing_ok=True)
+        for name in first:
+            found.remove(name)
         for epoch in found.epochs:
-            remove_epoch(folder, found, epoch)
-        (folder / LOCK).unlink(missing_ok=True)
+            found.remove_epoch(epoch)
+        for name in last:
+            found.remove(name)
     return Cleared(entries, tuple(names), freed)
 
 
-def _clear_some(folder: Path, found: Survey, conditions: _Conditions, *, dry_run: bool) -> Cleared:
+def _clear_some(found: Survey, conditions: _Conditions, *, dry_run: bool) -> Cleared:
     if found.manifest is None:
-        raise CacheError(f"{folder}: without a sound {MANIFEST} its entries cannot be told apart; clear it as a whole")
-    with contextlib.closing(_open_index(folder, writable=not dry_run)) as index:
+        raise CacheError(
+            f"{found.path}: without a sound {MANIFEST} its entries cannot be told apart; clear it as a whole"
+        )
+    with contextlib.closing(_open_index(found.path, writable=not dry_run)) as index:
         chosen: dict[int, list[int]] = defaultdict(list)
         sizes: dict[int, int] = defaultdict(int)
-        for row in _rows(folder, found, index, conditions):
+        for row in _rows(found, index, conditions):
             chosen[row.epoch].append(row.number)
             sizes[row.epoch] += row.size
         counts = {count.epoch: count.entries for count in index.counts()}
+        if index.unreadable:
+            raise CacheError(f"{found.path}: its index cannot be read, so nothing is removed: {index.unreadable}")
         whole = [epoch for epoch, numbers in chosen.items() if len(numbers) == counts.get(epoch)]
-        names = [f"{file.parent.name}/{file.name}" for epoch in whole for file in epoch_paths(folder, found, epoch)]
-        freed = sum(disk_bytes(folder / name) for name in names)
-        freed += sum(size for epoch, size in sizes.items() if epoch not in whole)
-        if not dry_run:
+        names = [name for epoch in whole for name in found.epochs.get(epoch, ())]
+        freed = found.disk_bytes(*names) + sum(size for epoch, size in sizes.items() if epoch not in whole)
+        if chosen and not dry_run:
             for epoch, numbers in chosen.items():
-                index.remove([(epoch, number) for number in numbers])
+                if not index.remove([(epoch, number) for number in numbers]):
+                    raise CacheError(f"{found.path}: its index cannot be written")
+                if epoch not in found.epochs:
+                    continue
                 if epoch in whole:
-                    remove_epoch(folder, found, epoch)
+                    found.remove_epoch(epoch)
                 else:
                     good = [number for number in numbers if 0 <= number < found.manifest.entries]
-                    free_entries(folder, found.files, epoch, good)
+                    found.mend_epoch(epoch, good)
             index.shrink()
     return Cleared(sum(map(len, chosen.values())), tuple(names), freed)
 
@@ -162,7 +167,7 @@ def _open_index(folder: Path, *, writable: bool) -> Index:
     return index
 
 
-def _rows(folder: Path, found: Survey, index: Index, conditions: _Conditions) -> Iterable[IndexRow]:
+def _rows(found: Survey, index: Index, conditions: _Conditions) -> Iterable[IndexRow]:
     assert found.manifest is not None
     newest = None if conditions.older_than is None else time.time() - conditions.older_than
     rows: Iterable[IndexRow] = (
@@ -172,13 +177,18 @@ def _rows(folder: Path, found: Survey, index: Index, conditions: _Conditions) ->
     )
     if not conditions.corrupt:
         return rows
-    checked = check_rows(folder, found.files, found.manifest.identity_digest(), rows)
-    return _faulty(checked, conditions.on_read)
+    checked = check_rows(found.path, found.files, found.manifest.identity_digest(), rows)
+    return _faulty(found.path, checked, conditions.on_read)
 
 
-def _faulty(checked: Iterable[CheckedRow], on_read: Callable[[int], None] | None) -> Iterator[IndexRow]:
+def _faulty(folder: Path, checked: Iterable[CheckedRow], on_read: Callable[[int], None] | None) -> Iterator[IndexRow]:
     for number, (row, fault) in enumerate(checked, 1):
         if on_read is not None:
             on_read(number)
+        if fault == "unreadable":
+            raise CacheError(
+                f"{folder}: entry {row.number} of epoch {row.epoch} cannot be read just now, so nothing is "
+                "removed; see hydrax cache verify"
+            )
         if fault:
             yield row

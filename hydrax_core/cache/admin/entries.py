@@ -12,7 +12,7 @@ from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from hydrax_core.cache.admin.stored import StoredEntry, read_stored
+from hydrax_core.cache.admin.reading import StoredEntry, read_stored
 from hydrax_core.cache.admin.survey import readonly_index
 from hydrax_core.cache.format.arrays import array_files
 from hydrax_core.cache.format.folder import MANIFEST, require_cache

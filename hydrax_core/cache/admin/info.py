@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from hydrax_core.cache.admin.survey import disk_bytes, epoch_paths, in_use, needs_index, readonly_index, survey
+from hydrax_core.cache.admin.survey import Survey, in_use, readonly_index
 from hydrax_core.cache.format.folder import INDEX, LOCK, MANIFEST, OLD_INDEX, require_cache
 from hydrax_core.errors import CacheError
 
@@ -76,22 +76,25 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
 
     Raises:
         NotACacheError: There is no cache.
-        CacheError: Its manifest is missing or damaged.
+        CacheError: It cannot be read, or its manifest is missing or damaged.
     """
     folder = require_cache(path)
-    found = survey(folder)
+    with Survey(folder) as found:
+        return _info(folder, found)
+
+
+def _info(folder: Path, found: Survey) -> CacheInfo:
     manifest = found.manifest
     if manifest is None:
         what = f"is damaged ({found.damage})" if found.damage else "is missing"
         raise CacheError(f"{folder}: {MANIFEST} {what}; the next run that uses this cache writes it anew")
-    index, problem = readonly_index(folder) if needs_index(folder, found) else (None, "")
+    index, problem = readonly_index(folder) if found.needs_index else (None, "")
     counts: list[EpochCount] = []
     if index is not None:
         with contextlib.closing(index):
             counts = index.counts()
-            problem = index.damage
-    own = [folder / name for name in (MANIFEST, LOCK, INDEX, OLD_INDEX, *found.leftovers)]
-    arrays = [file for epoch in found.epochs for file in epoch_paths(folder, found, epoch)]
+            problem = index.damage or index.unreadable
+    names = [name for names in found.epochs.values() for name in names]
     return CacheInfo(
         path=folder,
         kind=manifest.kind,
@@ -103,7 +106,7 @@ def info(path: str | os.PathLike[str]) -> CacheInfo:
         code=manifest.code,
         entries_per_epoch=manifest.entries,
         epochs=tuple(counts),
-        disk_bytes=sum(disk_bytes(file) for file in (*own, *arrays)),
+        disk_bytes=found.disk_bytes(MANIFEST, LOCK, INDEX, OLD_INDEX, *found.leftovers, *names),
         in_use=in_use(folder),
         problem=problem,
     )

@@ -1,7 +1,8 @@
-"""Looking at a cache folder from outside, without a group: for ``info``, ``verify`` and ``clear``.
+"""A cache folder from outside, without a group: what lies in it, and removing that.
 
 Promise: nothing is changed by looking, but for what SQLite itself does when a writer was killed in the middle of a
-commit: it undoes that commit, as it would for the next run.
+commit: it undoes that commit, as it would for the next run. Only files of the format are removed, and none through a
+link: the folder is held open, so that what takes its place meanwhile, or that of a folder in it, is not followed.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, Self
 
-from hydrax_core.cache.format.arrays import ArrayFile, array_files
+from hydrax_core.cache.format.arrays import ArrayFile, array_files, open_array, punch
 from hydrax_core.cache.format.folder import (
     INDEX,
     INDEX_SIDE_FILES,
@@ -23,77 +24,191 @@ from hydrax_core.cache.format.folder import (
     epoch_of,
     is_regular,
     is_temporary,
+    open_folder,
 )
 from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest
 from hydrax_core.cache.index.database import play_back_journal
 from hydrax_core.cache.index.index import Index
 from hydrax_core.cache.store.locks import FolderLock
+from hydrax_core.errors import CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Survey", "in_use", "needs_index", "readonly_index", "survey"]
+__all__ = ["Survey", "exclusive_lock", "in_use", "readonly_index"]
 
 
-@dataclass(frozen=True, slots=True)
 class Survey:
-    """What lies in a cache folder; all names are relative to it.
+    """What lies in a folder that is a cache; all names are relative to it.
 
     Attributes:
+        path: The folder.
         manifest: What the cache was made for, ``None`` where that is missing or damaged.
         damage: What is wrong with the manifest.
         files: The files of one content epoch.
-        epochs: Content epoch -> names of its array files that are there.
+        epochs: Content epoch -> names of its array files that are there, ``"epoch-0/x.npy"``.
         leftovers: What killed writers left.
         foreign: What is not of the format.
-    """
-
-    manifest: Manifest | None
-    damage: str
-    files: tuple[ArrayFile, ...]
-    epochs: dict[int, tuple[str, ...]]
-    leftovers: tuple[str, ...]
-    foreign: tuple[str, ...]
-
-
-def survey(folder: Path) -> Survey:
-    """Look at a folder that is a cache.
 
     Raises:
+        CacheError: It cannot be read.
         CacheMismatchError: A later version of the format.
-        OSError: It cannot be read.
     """
-    manifest, damage = None, ""
-    try:
-        manifest = read_manifest(folder)
-    except DamagedManifestError as error:
-        damage = str(error)
-    files = () if manifest is None else array_files(manifest)
-    epochs: dict[int, tuple[str, ...]] = {}
-    leftovers, foreign = [], []
-    for child in sorted(folder.iterdir()):
-        name, epoch = child.name, epoch_of(child.name)
-        if epoch is not None and child.is_dir() and not child.is_symlink():
-            # Without a manifest nobody knows the arrays' names: then every .npy file counts.
-            names = {file.file_name for file in files} or None
-            epochs[epoch] = tuple(_array_files(child, names))
-            foreign += [f"{name}/{other.name}" for other in sorted(child.iterdir()) if other.name not in epochs[epoch]]
-        elif not is_regular(child):
-            foreign.append(name)
-        elif is_temporary(name) or name in INDEX_SIDE_FILES:
-            leftovers.append(name)
-        elif name not in {MANIFEST, LOCK, INDEX, OLD_INDEX}:
-            foreign.append(name)
-    ordered = dict(sorted(epochs.items()))
-    return Survey(manifest, damage, files, ordered, tuple(leftovers), tuple(foreign))
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder = -1
+        try:
+            self._folder = open_folder(path)
+            self._look()
+        except OSError as error:
+            self.close()
+            raise CacheError(f"{path}: it cannot be read, and nothing is changed: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _look(self) -> None:
+        self.manifest: Manifest | None = None
+        self.damage = ""
+        try:
+            self.manifest = read_manifest(self.path)
+        except DamagedManifestError as error:
+            self.damage = str(error)
+        self.files: tuple[ArrayFile, ...] = () if self.manifest is None else array_files(self.manifest)
+        # Without a manifest nobody knows the arrays' names: then every .npy file counts.
+        known = {file.file_name for file in self.files}
+        epochs: dict[int, tuple[str, ...]] = {}
+        leftovers: list[str] = []
+        foreign: list[str] = []
+        for name, kind in _list(self._folder):
+            epoch = epoch_of(name)
+            if epoch is not None and kind == stat.S_IFDIR:
+                with _opened(open_folder(name, within=self._folder)) as within:
+                    arrays: list[str] = []
+                    for child, child_kind in _list(within):
+                        own = child in known if known else child.endswith(".npy")
+                        (arrays if own and child_kind == stat.S_IFREG else foreign).append(f"{name}/{child}")
+                epochs[epoch] = tuple(arrays)
+            elif kind == stat.S_IFREG and (is_temporary(name) or name in INDEX_SIDE_FILES):
+                leftovers.append(name)
+            elif kind != stat.S_IFREG or name not in {MANIFEST, LOCK, INDEX, OLD_INDEX}:
+                foreign.append(name)
+        self.epochs = dict(sorted(epochs.items()))
+        self.leftovers, self.foreign = tuple(leftovers), tuple(foreign)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether the index is worth a look: a cache that holds nothing needs none, and an empty file is none yet."""
+        status = self.status(INDEX)
+        return bool(self.epochs) or (status is not None and status.st_size > 0)
+
+    def status(self, name: str) -> os.stat_result | None:
+        """What the system knows of a file; ``None`` where it is gone."""
+        try:
+            return os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except OSError:
+            return None
+
+    def modified(self, name: str) -> float | None:
+        """When a file was last modified, seconds since 1970; ``None`` where it is gone."""
+        status = self.status(name)
+        return None if status is None else status.st_mtime
+
+    def disk_bytes(self, *names: str) -> int:
+        """Room that files take on the disk."""
+        return sum(status.st_blocks * 512 for status in map(self.status, names) if status is not None)
+
+    def open_epoch(self, epoch: int) -> int:
+        """A file descriptor of the folder of a content epoch.
+
+        Raises:
+            OSError: There is none, it is a link, or it cannot be opened.
+        """
+        return open_folder(epoch_folder(epoch), within=self._folder)
+
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder itself; one that is gone is no error.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._folder)
+
+    def remove_epoch(self, epoch: int) -> None:
+        """Remove the array files of an epoch, and its folder if nothing else is in it.
+
+        Raises:
+            OSError: A file cannot be removed.
+        """
+        names = self.epochs.get(epoch, ())
+        with _opened(self.open_epoch(epoch)) as within:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name.partition("/")[2], dir_fd=within)
+        with contextlib.suppress(OSError):  # something foreign is in it
+            os.rmdir(epoch_folder(epoch), dir_fd=self._folder)
+
+    def mend_epoch(self, epoch: int, numbers: Sequence[int]) -> None:
+        """Free the room of entries that have no row; all files get their header and their length.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        with _opened(self.open_epoch(epoch)) as within:
+            for file in self.files:
+                with _opened(open_array(file, within=within)[0]) as descriptor:
+                    if os.fstat(descriptor).st_size > file.size:
+                        os.ftruncate(descriptor, file.size)
+                    for number in numbers:
+                        punch(descriptor, file.offset(number), file.entry_bytes)
 
 
-def needs_index(folder: Path, found: Survey) -> bool:
-    """Whether the index is worth a look: a cache that holds nothing needs none, and an empty file is none yet."""
+@contextlib.contextmanager
+def _opened(descriptor: int) -> Iterator[int]:
     try:
-        return bool(found.epochs) or (folder / INDEX).lstat().st_size > 0
-    except OSError:
-        return False
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _list(folder: int) -> list[tuple[str, int]]:
+    """Names in a folder, in order, and what each is."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)) for entry in entries)
+
+
+def exclusive_lock(folder: Path) -> FolderLock:
+    """Make sure that nobody uses a cache, until the lock is closed.
+
+    Raises:
+        CacheBusyError: Somebody does.
+        CacheError: The folder cannot be written.
+    """
+    try:
+        lock = FolderLock(folder, writable=True)
+    except OSError as error:
+        raise CacheError(f"{folder}: this cache cannot be changed: {error.strerror or error}") from error
+    try:
+        lock.exclude_use()
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def readonly_index(folder: Path) -> tuple[Index | None, str]:
@@ -121,24 +236,3 @@ def in_use(folder: Path) -> bool:
     with contextlib.closing(lock), contextlib.suppress(OSError):
         return lock.is_used()
     return False
-
-
-def _array_files(folder: Path, names: set[str] | None) -> list[str]:
-    return [
-        child.name
-        for child in sorted(folder.iterdir())
-        if is_regular(child) and (child.suffix == ".npy" if names is None else child.name in names)
-    ]
-
-
-def disk_bytes(path: Path) -> int:
-    """Room that a file takes on the disk; 0 where it is gone."""
-    try:
-        return path.lstat().st_blocks * 512
-    except OSError:
-        return 0
-
-
-def epoch_paths(folder: Path, found: Survey, epoch: int) -> list[Path]:
-    """The array files of a content epoch that are there."""
-    return [folder / epoch_folder(epoch) / name for name in found.epochs.get(epoch, ())]

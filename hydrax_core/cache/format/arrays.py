@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hydrax_core.cache.format.manifest import Manifest, StoredArray
 
-__all__ = ["HEADER_BYTES", "ArrayFile", "EpochMap", "EpochWriter", "array_files", "punch"]
+__all__ = ["HEADER_BYTES", "ArrayFile", "EpochMap", "EpochWriter", "array_files", "open_array", "punch"]
 
 HEADER_BYTES: Final = 4096
 """A page, so that entries whose size is a multiple of pages share none; NumPy reads headers of up to 10,000 bytes."""
@@ -81,6 +81,27 @@ def _header(stored: str, shape: tuple[int, ...]) -> bytes:
     return _MAGIC + length.to_bytes(_LENGTH_BYTES, "little") + text.encode().ljust(length - 1) + b"\n"
 
 
+def open_array(file: ArrayFile, *, within: int) -> tuple[int, bool]:
+    """A file descriptor to write an array file, and whether one that was there had to be brought to its length.
+
+    A missing one is created; it has its header then, and its full length, unfilled.
+
+    Raises:
+        OSError: It cannot be opened, created or extended, or is a link.
+    """
+    descriptor = open_regular(file.file_name, os.O_RDWR | os.O_CREAT, within=within)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < file.size:
+            os.ftruncate(descriptor, file.size)
+        if os.pread(descriptor, HEADER_BYTES, 0) != file.header:
+            _write_all(descriptor, file.header, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, 0 < size < file.size
+
+
 class EpochWriter:
     """The files of one content epoch, open for writing.
 
@@ -108,24 +129,12 @@ class EpochWriter:
                 os.mkdir(name, dir_fd=self._folders[0])
             self._folders.append(open_folder(name, within=self._folders[0]))
             for file in files:
-                self._descriptors.append(self._open(file))
+                descriptor, mended = open_array(file, within=self._folders[1])
+                self._descriptors.append(descriptor)
+                self.mended |= mended
         except BaseException:
             self.close()
             raise
-
-    def _open(self, file: ArrayFile) -> int:
-        descriptor = open_regular(file.file_name, os.O_RDWR | os.O_CREAT, within=self._folders[1])
-        try:
-            size = os.fstat(descriptor).st_size
-            if size < file.size:
-                os.ftruncate(descriptor, file.size)
-                self.mended |= size > 0
-            if os.pread(descriptor, HEADER_BYTES, 0) != file.header:
-                _write_all(descriptor, file.header, 0)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
 
     def write(self, number: int, parts: Sequence[Any]) -> None:
         """Write an entry.

@@ -6,6 +6,7 @@ within it are refused (the folder itself may be reached through one).
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -29,10 +30,10 @@ __all__ = [
     "epoch_of",
     "epochs",
     "is_cache",
+    "is_files_fault",
     "is_temporary",
     "open_folder",
     "open_regular",
-    "open_within",
     "require_cache",
 ]
 
@@ -45,6 +46,7 @@ INDEX_SIDE_FILES: Final = ("index.sqlite-journal", "index.sqlite-wal", "index.sq
 
 _TEMPORARY: Final = re.compile(re.escape(MANIFEST) + r"\.[0-9a-f]{8}\.tmp")
 _EPOCH: Final = re.compile(r"epoch-(0|[1-9][0-9]{0,17})")
+_FILE_IS_WRONG: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, None}
 _LONGEST_NAME: Final = 100
 _NAME_KEPT: Final = 80
 
@@ -143,6 +145,11 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_files_fault(error: OSError) -> bool:
+    """Whether an error in opening a file blames the file, not the moment; without a number it is our own refusal."""
+    return error.errno in _FILE_IS_WRONG
+
+
 def open_folder(path: Path | str, *, within: int | None = None) -> int:
     """A file descriptor of a folder; within another one links are refused.
 
@@ -156,28 +163,17 @@ def open_folder(path: Path | str, *, within: int | None = None) -> int:
 def open_regular(name: Path | str, flags: int, *, within: int | None = None) -> int:
     """A file descriptor of a plain file; links are refused, and a pipe or device never blocks.
 
+    To be written, it has no other name either: that may be a file that others know as theirs.
+
     Raises:
         OSError: It is none, or cannot be opened.
     """
     descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=within)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise OSError(f"{name} is no plain file")
+    if flags & (os.O_RDWR | os.O_WRONLY) and status.st_nlink > 1:
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "it has another name (a hard link), so it is not written", str(name))
     return descriptor
-
-
-def open_within(folder: Path, epoch: int, file_name: str, flags: int) -> int:
-    """A file descriptor of an array file of a content epoch, with no link on the way below the cache's folder.
-
-    Raises:
-        OSError: There is none, or it cannot be opened.
-    """
-    base = open_folder(folder)
-    try:
-        within = open_folder(epoch_folder(epoch), within=base)
-    finally:
-        os.close(base)
-    try:
-        return open_regular(file_name, flags, within=within)
-    finally:
-        os.close(within)

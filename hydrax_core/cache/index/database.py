@@ -8,6 +8,7 @@ back, it removes that file, wherever it lies.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import struct
@@ -85,12 +86,15 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     Raises:
         DamagedIndexError: It is no plain file, or in WAL mode.
         sqlite3.Error: It cannot be opened.
+        OSError: It is to be written, and has another name.
     """
     sides = {path.name + name.removeprefix(INDEX) for name in INDEX_SIDE_FILES}
     for name in (path.name, *sides):  # SQLite would follow a link, and write through it
         beside = path.with_name(name)
         if os.path.lexists(beside) and not is_regular(beside):
             raise DamagedIndexError(f"{name} is no plain file")
+    if mode != "ro" and path.exists() and path.stat().st_nlink > 1:
+        raise PermissionError(errno.EPERM, "it has another name (a hard link), so it is not written", str(path))
     _check_journal(path.with_name(f"{path.name}-journal"))
     check_journal_mode(path)
     uri = f"file:{urllib.parse.quote(bytes(path.absolute()))}?mode={mode}"

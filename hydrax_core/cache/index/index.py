@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from hydrax_core.cache.format.checksum import CHECKSUM_BYTES
+from hydrax_core.cache.format.entry import CHECKSUM_BYTES
 from hydrax_core.cache.format.folder import INDEX, INDEX_SIDE_FILES, OLD_INDEX
 from hydrax_core.cache.index.database import (
     DamagedIndexError,
@@ -49,7 +49,7 @@ class IndexRow(NamedTuple):
     Attributes:
         epoch: Content epoch.
         number: Batch or item.
-        checksum: See ``hydrax_core.cache.format.checksum``.
+        checksum: See ``hydrax_core.cache.format.entry``.
         created: Seconds since 1970.
         size: Bytes of the arrays.
         additional: Additional data as stored.
@@ -93,6 +93,10 @@ class EpochCount(NamedTuple):
 class Index:
     """The index of one cache, open.
 
+    Attributes:
+        damage: What was wrong with its content, ``""`` for nothing.
+        unreadable: Why something could not be read though nothing is known to be wrong with it.
+
     Args:
         folder: The cache's folder.
         writable: Whether to create and mend it; else nothing in the folder changes.
@@ -115,6 +119,7 @@ class Index:
         self._warned = False
         self._mended = 0
         self.damage = ""
+        self.unreadable = ""
         try:
             self._open()
         except (DamagedIndexError, sqlite3.Error) as error:
@@ -233,7 +238,10 @@ class Index:
             try:
                 return integrity_error(self._reader)
             except sqlite3.Error as error:
-                return str(error)
+                if is_damage(error):
+                    return str(error)
+                self.unreadable = str(error)
+                return ""
 
     def mend(self, why: str) -> None:
         """Start anew with the rows that can still be read, unless another process has done so."""
@@ -278,7 +286,9 @@ class Index:
         """A read, or a removal, failed: mend what is damaged, and say so once."""
         if is_damage(error):
             self._mend(error)
-        elif not self._warned:
+            return
+        self.unreadable = str(error)
+        if not self._warned:
             self._warned = True
             _log.warning("%s cannot be read, so the cache counts as empty for now: %s", self._path, error)
 

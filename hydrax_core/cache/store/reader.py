@@ -7,7 +7,6 @@ last.
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from collections import OrderedDict
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hydrax_core.cache.format.arrays import ArrayFile, EpochMap
-from hydrax_core.cache.format.checksum import entry_checksum, unseal
+from hydrax_core.cache.format.entry import entry_checksum, unseal
+from hydrax_core.cache.format.folder import is_files_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,6 @@ __all__ = ["Found", "FoundMany", "Reader"]
 _log = logging.getLogger("hydrax")
 
 _EPOCHS_KEPT: Final = 4
-_FILE_IS_WRONG: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, None}
-"""Error numbers that blame the file, not the moment; ``None`` is that of our own refusals."""
 _ATTEMPTS: Final = 3
 _UNCHECKED, _PLAIN, _WITH_ADDITIONAL, _BAD = 0, 1, 2, 3
 """``_BAD`` where nothing can be written, so that the entry stays as it is: it is found and counted once."""
@@ -189,7 +187,7 @@ class Reader:
             try:
                 opened = self._open(row.epoch, create=True)
             except OSError as error:
-                if error.errno not in _FILE_IS_WRONG:
+                if not is_files_fault(error):
                     self._cannot_open(error)
                     return None
                 opened, why = None, f"its file is missing or no plain file ({error})"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 import numpy as np
 
-from hydrax_core.cache.format.additional import decode_batch, decode_item, encode_batch, encode_items
 from hydrax_core.cache.format.arrays import array_files
 from hydrax_core.cache.format.codec import DecodeError, PickleRefusedError
+from hydrax_core.cache.format.entry import decode_batch, decode_item, encode_batch, encode_items
 from hydrax_core.cache.format.manifest import CacheBy, Manifest
 from hydrax_core.cache.store.ahead import Ahead
 from hydrax_core.cache.store.opening import OpenCache, open_cache

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from hydrax_core.cache.format.arrays import ArrayFile, EpochWriter
-from hydrax_core.cache.format.checksum import entry_checksum, seal
+from hydrax_core.cache.format.entry import entry_checksum, seal
 from hydrax_core.cache.index.index import Index, IndexRow
 from hydrax_core.errors import CacheError
 

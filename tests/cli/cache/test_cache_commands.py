@@ -170,7 +170,7 @@ def test_what_is_wrong_with_entry_after_entry_is_one_line(run, folder):
         "corrupt     epoch 0, batches 8 to 9: wrong checksum",
     ]
     assert lines[4].startswith("6 findings; ")
-    assert lines[4].endswith(f"hydrax cache verify {folder} --repair")
+    assert lines[5].endswith(f"hydrax cache verify {folder} --repair")
     assert len(values(run("verify", folder, "--json"), code=1)["findings"]) == 6
     lines = run("verify", folder, "--repair")[1].splitlines()
     assert lines[0].endswith(", repaired")

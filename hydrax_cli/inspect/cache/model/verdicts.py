@@ -20,7 +20,7 @@ __all__ = ["State", "Verdicts"]
 
 State: TypeAlias = Literal["sound", "bad", "unread"]
 
-_BAD_KINDS: Final = frozenset({"corrupt", "cut", "missing"})
+_BAD_KINDS: Final = frozenset({"corrupt", "cut", "missing", "unreadable"})
 _EVERYTHING: Final = Key(2**63, 0)
 
 

@@ -23,6 +23,7 @@ _FAULTS: Final = {
     "corrupt": "BAD: its checksum does not fit",
     "cut": "BAD: a file ends before it",
     "missing": "BAD: a file is missing",
+    "unreadable": "it cannot be read just now",
     "unchecked": "not checked",
 }
 

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FindingList", "GroupList", "coverage_of", "summary"]
 
-_LOOKS: Final = {"corrupt": "bad", "cut": "bad", "missing": "bad", "stale": "bad", "foreign": "accent"}
+_LOOKS: Final = {
+    "corrupt": "bad",
+    "cut": "bad",
+    "missing": "bad",
+    "unreadable": "bad",
+    "stale": "bad",
+    "foreign": "accent",
+}
 _BAR: Final = 24
 _WIDE: Final = 100
 

@@ -1,19 +1,84 @@
-"""Additional data of batches and items to bytes and back.
+"""What an entry is beside its arrays: a checksum over all of it, and additional data as sealed bytes.
 
-Promise: what cannot be stored is refused by key, position and type before anything is written. What is read has the
-form that was written, or raises ``DecodeError``.
+Promise: an entry that lies in another place, belongs to other settings or has any byte changed has another checksum
+(xxh3, which finds accidents; who wants to deceive can compute it). Additional data that cannot be stored is refused by
+key, position and type before anything is written; what is read has the form that was written, or ``DecodeError``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import struct
+from typing import TYPE_CHECKING, Final
+
+import xxhash
 
 from hydrax_core.cache.format.codec import DecodeError, UnstorableError, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
-__all__ = ["decode_batch", "decode_item", "encode_batch", "encode_items"]
+__all__ = [
+    "CHECKSUM_BYTES",
+    "decode_batch",
+    "decode_item",
+    "encode_batch",
+    "encode_items",
+    "entry_checksum",
+    "entry_digest",
+    "seal",
+    "unseal",
+]
+
+CHECKSUM_BYTES: Final = 16
+_SEAL_BYTES: Final = 8
+_KEY: Final = struct.Struct("<qqdqq")
+_PLACE: Final = struct.Struct("<qq")
+
+
+def entry_digest(
+    identity: bytes, epoch: int, number: int, created: float, size: int, additional: bytes | None
+) -> xxhash.xxh3_128:
+    """The start of an entry's checksum, to be updated with its arrays' bytes in the order of their names.
+
+    Args:
+        identity: Digest of the settings, see ``Manifest.identity_digest``.
+        epoch: Content epoch.
+        number: Batch or item.
+        created: When it was written, seconds since 1970.
+        size: Bytes of the arrays.
+        additional: The additional data as it is stored.
+    """
+    digest = xxhash.xxh3_128(identity)
+    digest.update(_KEY.pack(epoch, number, created, size, -1 if additional is None else len(additional)))
+    if additional is not None:
+        digest.update(additional)
+    return digest
+
+
+def entry_checksum(
+    identity: bytes, epoch: int, number: int, created: float, size: int, additional: bytes | None, arrays: Iterable[Any]
+) -> bytes:
+    """The checksum of an entry whose arrays are at hand; hashing large ones lets other threads run."""
+    digest = entry_digest(identity, epoch, number, created, size, additional)
+    for part in arrays:
+        digest.update(part)
+    return digest.digest()
+
+
+def seal(identity: bytes, epoch: int, number: int, additional: bytes) -> bytes:
+    """Additional data with a checksum of its own, so that it can be read again without the arrays."""
+    return _seal(identity, epoch, number, additional) + additional
+
+
+def unseal(identity: bytes, epoch: int, number: int, sealed: bytes) -> bytes | None:
+    """The additional data, ``None`` where it is damaged."""
+    additional = sealed[_SEAL_BYTES:]
+    return additional if sealed[:_SEAL_BYTES] == _seal(identity, epoch, number, additional) else None
+
+
+def _seal(identity: bytes, epoch: int, number: int, additional: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(identity + _PLACE.pack(epoch, number) + additional)
 
 
 def encode_batch(additional: Mapping[str, Sequence[Any]], rows: int, *, allow_pickle: bool) -> bytes | None:
