@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydrax_core.sources.arrow_files import arrow
+    from hydrax_core.sources.colour import oklab, srgb
     from hydrax_core.sources.common import Rows, RowSource
     from hydrax_core.sources.digits import Digits, uci_digits
     from hydrax_core.sources.images import ImageFolder, image_folder
     from hydrax_core.sources.numpy_files import numpy_rows
+    from hydrax_core.sources.pictures import Augment
     from hydrax_core.sources.text_files import csv, jsonl, text_lines
     from hydrax_core.sources.token_files import Tokens, tokens
     from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
 
 __all__ = [
+    "Augment",
     "Digits",
     "ImageFolder",
     "RowSource",
@@ -32,6 +35,8 @@ __all__ = [
     "image_folder",
     "jsonl",
     "numpy_rows",
+    "oklab",
+    "srgb",
     "text_lines",
     "tfds_source",
     "tokens",
@@ -42,10 +47,12 @@ __all__ = [
 
 _HOMES = {
     "arrow_files": ("arrow",),
+    "colour": ("oklab", "srgb"),
     "common": ("RowSource", "Rows"),
     "digits": ("Digits", "uci_digits"),
     "images": ("ImageFolder", "image_folder"),
     "numpy_files": ("numpy_rows",),
+    "pictures": ("Augment",),
     "text_files": ("csv", "jsonl", "text_lines"),
     "token_files": ("Tokens", "tokens"),
     "wrapped": ("Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"),

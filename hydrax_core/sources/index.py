@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["KEPT_FROM", "Index", "IndexedFiles", "Parts", "regular_file"]
+__all__ = ["KEPT_FROM", "Index", "IndexedFiles", "Parts", "check_regular", "regular_file"]
 
 KEPT_FROM = 32 << 20
 """Bytes of data; an index of less is made in the time that it takes to look for it."""
@@ -144,7 +144,11 @@ def regular_file(path: str) -> os.stat_result:
         FileNotFoundError: There is none.
         ValueError: It is something else, which may never end or change what it is.
     """
-    status = os.stat(path)  # noqa: PTH116  a hundred thousand of them
+    return check_regular(os.stat(path), path)  # noqa: PTH116  a hundred thousand of them
+
+
+def check_regular(status: os.stat_result, path: str) -> os.stat_result:
+    """Refuse what is no regular file, as ``regular_file`` does."""
     if not stat.S_ISREG(status.st_mode):
         kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
         raise ValueError(f"{path} is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}; expected a regular file")

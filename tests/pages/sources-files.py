@@ -1,10 +1,12 @@
-"""The files that docs/sources-files.md names: Python's own documentation (PSF licence), and small made-up ones."""
+"""What docs/sources-files.md names: Python's documentation (PSF licence), scikit-image's photos (CC0), small files."""
 
 import json
 import pydoc_data.topics
 from pathlib import Path
 
 import numpy as np
+import skimage.data
+from PIL import Image
 
 TOPICS = pydoc_data.topics.topics
 Path("articles.jsonl").write_text(
@@ -13,3 +15,8 @@ Path("articles.jsonl").write_text(
 Path("table.csv").write_text("name,height,weight\nAnn,1.7,\nBo,1.8,80\n")
 Path("prose.txt").write_text(TOPICS["assert"])
 np.frombuffer(TOPICS["assert"].encode() * 10, np.uint8).astype(np.uint16).tofile("stream.bin")
+for number in range(20):
+    for name, photo in (("cat", skimage.data.chelsea()), ("cup", skimage.data.coffee())):
+        file = Path("photos") / name / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo[number : number + 200, 5 * number : 5 * number + 250]).save(file)

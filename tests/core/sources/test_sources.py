@@ -1,22 +1,19 @@
 import hashlib
 import mmap
 import pickle
-import sys
 import tempfile
-import warnings
 import zipfile
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hydrax_core import Dataloader, Items, Source
-from hydrax_core.sources import image_folder, numpy_rows, uci_digits
+from hydrax_core.sources import numpy_rows, uci_digits
 
 
 def rows_of(source, items=None):
@@ -66,146 +63,6 @@ def test_digits_come_as_pictures_with_their_labels():
     assert labels[:4].tolist() == [0, 5, 0, 5]
     assert picture.dtype == np.float32
     assert picture.max() == 15
-
-
-# --- images
-
-
-def save(path, colour=(10, 20, 30), shape=(6, 4), mode="RGB", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = shape
-    PIL.Image.new(mode, (width, height), colour).save(path, **options)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for label, colour in (("cat", (200, 0, 0)), ("dog", (0, 200, 0))):
-        for number in range(3):
-            save(tmp_path / "set" / label / f"{number}.png", colour)
-    return tmp_path / "set"
-
-
-def test_sub_folders_are_labels_in_the_order_of_their_names(folder):
-    save(folder / "ant" / "deep" / "er" / "0.PNG", (0, 0, 200))
-    source = image_folder(folder, size=(3, 5), batch_size=2)
-    assert source.classes == ("ant", "cat", "dog")
-    assert list(source.training)[:2] == [("ant/deep/er/0.PNG", 0), ("cat/0.png", 1)]
-    arrays = rows_of(source)
-    assert arrays["image"].shape == (7, 3, 5, 3)
-    assert arrays["label"].tolist() == [0, 1, 1, 1, 2, 2, 2]
-    assert (arrays["image"][1] == (200, 0, 0)).all()
-
-
-def test_a_folder_without_sub_folders_has_no_labels(tmp_path):
-    save(tmp_path / "b.png")
-    save(tmp_path / "a.png")
-    source = image_folder(tmp_path, batch_size=1)
-    assert source.classes == ()
-    assert [path for path, _ in source.training] == ["a.png", "b.png"]
-    assert set(source.training.loader_layouts) == {"image"}
-
-
-def test_hidden_files_and_other_files_are_ignored(folder):
-    save(folder / ".thumbnails" / "0.png")
-    save(folder / "cat" / ".hidden.png")
-    save(folder / "cat" / ".cache" / "0.png")
-    (folder / "readme.txt").write_text("no image")
-    assert len(image_folder(folder, batch_size=1).training) == 6
-
-
-def test_items_do_not_depend_on_where_the_folder_lies(folder, tmp_path):
-    before = image_folder(folder, batch_size=2).training.fingerprint()
-    moved = folder.rename(tmp_path / "elsewhere")
-    assert image_folder(moved, batch_size=2).training.fingerprint() == before
-
-
-def test_the_loader_returns_the_path_and_can_be_sent_to_a_worker(folder):
-    source = image_folder(folder, size=2, batch_size=2)
-    loader = pickle.loads(pickle.dumps(source.loader_func))
-    arrays = {"image": np.zeros((2, 2, 3), np.uint8), "label": np.zeros((), np.int32)}
-    assert loader(("dog/1.png", 1), arrays, None) == {"path": "dog/1.png"}
-    assert arrays["label"] == 1
-
-
-def test_an_image_is_cropped_to_the_middle_not_squeezed(tmp_path):
-    picture = np.zeros((4, 12, 3), np.uint8)
-    picture[:, 4:8] = 255
-    PIL.Image.fromarray(picture).save(tmp_path / "a.png")
-    assert (rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"] == 255).all()
-
-
-def test_a_photo_is_turned_upright(tmp_path):
-    picture = np.zeros((4, 4, 3), np.uint8)
-    picture[0] = 255
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 3  # orientation: upside down
-    PIL.Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    image = rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"][0]
-    assert (image[3] == 255).all()
-    assert (image[:3] == 0).all()
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
-def test_all_8_bit_modes_become_rgb_without_a_warning(tmp_path, mode):
-    suffix = "tif" if mode == "CMYK" else "png"
-    options = {"transparency": b"\x00\xff"} if mode == "P" else {}
-    PIL.Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode).save(tmp_path / f"a.{suffix}", **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        image = rows_of(image_folder(tmp_path, size=4, batch_size=1))["image"]
-    assert (image == 255).all()
-
-
-def test_more_than_8_bits_a_channel_are_refused_by_name(tmp_path):
-    PIL.Image.fromarray(np.full((4, 4), 60_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png.*more than 8 bits"):
-        rows_of(image_folder(tmp_path, batch_size=1))
-
-
-@pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_damaged_image_is_named(tmp_path, keep):
-    rng = np.random.default_rng(0)
-    PIL.Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "bad.jpg")
-    whole = (tmp_path / "bad.jpg").read_bytes()
-    (tmp_path / "bad.jpg").write_bytes(whole[:keep])
-    with pytest.raises(ValueError, match=r"bad\.jpg: the image cannot be read"):
-        rows_of(image_folder(tmp_path, batch_size=1))
-
-
-def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
-    save(tmp_path / "bomb.png", shape=(20, 20))
-    for limit in (399, 300, 100):  # Pillow itself warns below and raises above twice the limit
-        monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            with pytest.raises(ValueError, match=r"bomb\.png.*decompression bomb"):
-                rows_of(image_folder(tmp_path, batch_size=1))
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(ValueError, match="holds no image"):
-        image_folder(tmp_path)
-
-
-def test_images_beside_sub_folders_of_images_are_refused(folder):
-    save(folder / "stray.png")
-    with pytest.raises(ValueError, match=r"stray\.png.*cat/"):
-        image_folder(folder)
-
-
-def test_a_missing_folder_and_a_wrong_size_are_refused(folder):
-    with pytest.raises(NotADirectoryError, match="is no folder"):
-        image_folder(folder / "nothing")
-    with pytest.raises(ValueError, match=r"size: .* got \(0, 4\)"):
-        image_folder(folder, size=(0, 4))
-
-
-def test_without_pillow_the_error_says_how_to_install_it(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install 'hydrax-toolkit\[image\]'"):
-        image_folder(folder)
 
 
 # --- NumPy files

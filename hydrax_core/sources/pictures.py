@@ -1,0 +1,379 @@
+"""One picture, out of the bytes of its file, into an array.
+
+Promise: what a browser shows: upright by its EXIF tag, in sRGB by its colour profile, transparent parts on a colour of
+your choice, the first frame of several; then brought to one size. JPEG files are decoded by simplejpeg where that is
+installed, at the smallest scale that the size asks for; all else by Pillow, which is told which formats it may try, so
+that no file's content starts another program. Refused by name: damage, more pixels than
+``PIL.Image.MAX_IMAGE_PIXELS``, more than 8 bits a channel unless 16 are asked for.
+
+A colour profile that is damaged counts as none, as in browsers.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.sources.common import require
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FORMATS", "Augment", "Picture", "Resize", "is_image"]
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for."""
+
+_MAGIC = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"II*\0", b"MM\0*")
+_JPEG = b"\xff\xd8\xff"
+_ORIENTATION = 0x0112
+_TRIES = 10
+_DEEP = 16
+_MIRRORED, _UPSIDE_DOWN, _TRANSPOSED = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7, 8}
+"""Orientations: an upright image is the stored one with rows and columns exchanged, then mirrored, then turned over."""
+
+_local = threading.local()
+
+Resize = Literal["crop", "fit", "pad", "stretch"]
+
+
+class Augment(NamedTuple):
+    """Random changes of training images, by the item's seed; validation has none.
+
+    Attributes:
+        area: Least and greatest share of the image that is cut out.
+        ratio: Least and greatest width of the cut for a height of 1, before it is brought to the size.
+        flip: Whether half of the images are mirrored.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+
+class _Box(NamedTuple):
+    """Which part of an upright image is brought to which rows and columns of the target."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    rows: slice
+    columns: slice
+    flipped: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """How pictures become arrays of ``height`` x ``width`` x channels.
+
+    Attributes:
+        height: Rows.
+        width: Columns.
+        resize: ``"crop"``: scaled until it fills the size, the middle of it; ``"fit"``: all of it, in the top left
+            corner; ``"pad"``: all of it, in the middle; ``"stretch"``: all of it, whatever its shape was.
+        gray: One channel instead of three.
+        bits: 8 for uint8, 16 for uint16; images of 8 bits then span the whole range.
+        background: Red, green and blue (0 to 255) behind transparent parts.
+        augment: Random changes where there is a seed.
+    """
+
+    height: int
+    width: int
+    resize: Resize = "crop"
+    gray: bool = False
+    bits: Literal[8, 16] = 8
+    background: tuple[int, int, int] = (255, 255, 255)
+    augment: Augment | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the array of one picture."""
+        return self.height, self.width, 1 if self.gray else 3
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype."""
+        return f"uint{self.bits}"
+
+    def read(self, data: bytes, name: str, target: npt.NDArray[Any], seed: int | None) -> None:
+        """Fill an array of ``shape``, every element.
+
+        Args:
+            data: The file's bytes.
+            name: The file, for errors.
+            target: The array.
+            seed: Chooses the random changes; ``None`` for none.
+
+        Raises:
+            ValueError: The picture is damaged or refused.
+        """
+        try:
+            if data.startswith(_JPEG) and self.bits == 8 and _simplejpeg() is not None:  # noqa: PLR2004
+                done = self._read_jpeg(data, target, seed)
+            else:
+                done = False
+            if not done:
+                self._read_other(data, target, seed)
+        except ImportError:
+            raise
+        except Exception as error:
+            # Pillow's plugins let out whatever damage makes them stumble over: OSError, SyntaxError, struct.error.
+            raise ValueError(f"{name}: the image cannot be read ({type(error).__name__}: {error})") from error
+
+    def _read_jpeg(self, data: bytes, target: npt.NDArray[Any], seed: int | None) -> bool:
+        """Decode with simplejpeg; false where Pillow knows better."""
+        jpeg = _simplejpeg()
+        height, width, colours, _ = jpeg.decode_jpeg_header(data)
+        if colours not in {"YCbCr", "Gray", "RGB"}:
+            return False
+        _refuse_oversized(height, width)
+        exif, profile = _segments(data)
+        turn = _orientation(exif)
+        upright = (width, height) if turn in _TRANSPOSED else (height, width)
+        box = self._box(*upright, seed)
+        down = min((box.bottom - box.top) / _length(box.rows), (box.right - box.left) / _length(box.columns))
+        least = (math.ceil(height / down), math.ceil(width / down)) if down >= 2 else (0, 0)  # noqa: PLR2004  else it takes longer
+        rows, columns, *_ = jpeg.decode_jpeg_header(data, *least)
+        mode, kind = ("L", "GRAY") if self.gray and profile is None else ("RGBX", "RGBX")
+        buffer = _buffer(rows * columns * len(mode))
+        # What the fast ways lose is less than what making the image smaller does to it.
+        fast = {"fastdct": down >= 1, "fastupsample": down >= 1}
+        decoded = jpeg.decode_jpeg(data, kind, min_height=least[0], min_width=least[1], buffer=buffer, **fast)
+        image = _pillow().Image.frombuffer(mode, (columns, rows), decoded, "raw", mode, 0, 1)
+        if profile is not None and (transform := _transform(profile, "RGB")) is not None:
+            image = transform(image.convert("RGB"))
+        self._place(image, box, (height, width), target, turn)
+        return True
+
+    def _read_other(self, data: bytes, target: npt.NDArray[Any], seed: int | None) -> None:
+        pil = _pillow()
+        with pil.Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_oversized(image.height, image.width)
+            deep = _is_deep(image)
+            if deep and (self.bits == 8 or not image.mode.startswith("I")):  # noqa: PLR2004
+                told = "give bits=16" if image.mode.startswith("I") else "Pillow reads 16 bits of gray images only"
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel; {told}")
+            profile = image.info.get("icc_profile")
+            upright = pil.ImageOps.exif_transpose(image)
+            upright = upright if deep else self._to_rgb(upright, profile)
+        box = self._box(upright.height, upright.width, seed)
+        self._place(upright, box, (upright.height, upright.width), target)
+
+    def _to_rgb(self, image: Image, profile: bytes | None) -> Image:
+        if image.mode in {"P", "PA"}:
+            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+        elif "transparency" in image.info or image.mode == "LA":
+            image = image.convert("RGBA")
+        alpha = image.getchannel("A") if image.mode == "RGBA" else None
+        if alpha is not None:
+            image = image.convert("RGB")
+        if profile is not None and (transform := _transform(profile, image.mode)) is not None:
+            image = transform(image)
+        image = image.convert("RGB")
+        if alpha is not None:
+            below = _pillow().Image.new("RGB", image.size, self.background)
+            below.paste(image, mask=alpha)
+            image = below
+        return image
+
+    def _box(self, height: int, width: int, seed: int | None) -> _Box:
+        """What part of an upright image goes where."""
+        whole = slice(0, self.height), slice(0, self.width)
+        if self.augment is not None and seed is not None:
+            return _random_box(height, width, self.augment, np.random.default_rng(seed), *whole)
+        if self.resize == "stretch":
+            return _Box(0, 0, width, height, *whole)
+        down, up = height / self.height, width / self.width
+        if self.resize == "crop":
+            scale = min(down, up)
+            left, top = (width - scale * self.width) / 2, (height - scale * self.height) / 2
+            return _Box(left, top, left + scale * self.width, top + scale * self.height, *whole)
+        scale = max(down, up)
+        rows = min(self.height, max(1, round(height / scale)))
+        columns = min(self.width, max(1, round(width / scale)))
+        middle = round((self.height - rows) / 2), round((self.width - columns) / 2)
+        top, left = middle if self.resize == "pad" else (0, 0)
+        return _Box(0, 0, width, height, slice(top, top + rows), slice(left, left + columns))
+
+    def _place(self, image: Image, box: _Box, whole: tuple[int, int], target: npt.NDArray[Any], turn: int = 1) -> None:
+        """Bring a part of an image into its part of the target.
+
+        Args:
+            image: As it is stored, perhaps decoded smaller than the whole.
+            box: The part, of the upright image.
+            whole: Height and width of the whole, as it is stored.
+            target: The array.
+            turn: EXIF's orientation.
+        """
+        pil = _pillow()
+        deep = image.mode.startswith("I")
+        if deep:
+            values = np.asarray(image)
+            if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+                raise ValueError("it holds values that 16 bits cannot hold")
+            image = pil.Image.fromarray(values.astype(np.float32))
+        elif self.gray and image.mode != "L":
+            image = image.convert("RGB").convert("L")
+        size = _length(box.columns), _length(box.rows)
+        if turn in _TRANSPOSED:
+            size = size[::-1]
+        part = _stored(box, image, whole, turn)
+        if image.size != size or part != (0.0, 0.0, float(size[0]), float(size[1])):
+            image = image.resize(size, pil.Image.Resampling.BILINEAR, part, reducing_gap=2.0)
+        pixels = _upright(_pixels(image), turn, flipped=box.flipped)
+        if not deep and self.bits == _DEEP:
+            pixels = pixels.astype(np.uint16) * 257
+        if pixels.shape[:2] != target.shape[:2]:
+            target[...] = 0
+        target[box.rows, box.columns] = pixels
+
+
+def _stored(box: _Box, image: Image, whole: tuple[int, int], turn: int) -> tuple[float, float, float, float]:
+    """Where a part of an upright image is in one as it is stored."""
+    left, top, right, bottom = box[:4]
+    height, width = whole[::-1] if turn in _TRANSPOSED else whole
+    if turn in _MIRRORED:
+        left, right = width - right, width - left
+    if turn in _UPSIDE_DOWN:
+        top, bottom = height - bottom, height - top
+    if turn in _TRANSPOSED:
+        left, top, right, bottom = top, left, bottom, right
+    # JPEG is decoded at so many eighths of its size, rounded up: the last row and column may be partly empty.
+    down, across = round(8 * image.height / whole[0]) / 8, round(8 * image.width / whole[1]) / 8
+    right, bottom = min(float(image.width), right * across), min(float(image.height), bottom * down)
+    return max(0.0, left * across), max(0.0, top * down), right, bottom
+
+
+def _pixels(image: Image) -> npt.NDArray[Any]:
+    """Rows, columns and channels of an image."""
+    if image.mode == "F":
+        rounded: npt.NDArray[Any] = np.rint(np.asarray(image)[..., None])
+        return rounded
+    mode = "L" if image.mode == "L" else "RGB"  # three times as fast as np.asarray(image)[..., :3]
+    return np.frombuffer(image.tobytes("raw", mode), np.uint8).reshape(image.height, image.width, len(mode))
+
+
+def _upright(pixels: npt.NDArray[Any], turn: int, *, flipped: bool) -> npt.NDArray[Any]:
+    if turn in _TRANSPOSED:
+        pixels = pixels.transpose(1, 0, 2)
+    if turn in _UPSIDE_DOWN:
+        pixels = pixels[::-1]
+    return pixels[:, ::-1] if flipped != (turn in _MIRRORED) else pixels
+
+
+def is_image(data: bytes) -> bool:
+    """Whether a file begins like an image that can be read."""
+    return data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _random_box(
+    height: int, width: int, augment: Augment, rng: np.random.Generator, rows: slice, columns: slice
+) -> _Box:
+    """A part of random area and shape; where ten tries give none that fits, the largest of a shape that is allowed."""
+    flipped = augment.flip and bool(rng.random() < 0.5)  # noqa: PLR2004
+    low, high = np.log(augment.ratio)
+    for _ in range(_TRIES):
+        area = height * width * rng.uniform(*augment.area)
+        ratio = math.exp(rng.uniform(low, high))
+        wide, tall = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if 1 <= wide <= width and 1 <= tall <= height:
+            left, top = rng.uniform(0, width - wide), rng.uniform(0, height - tall)
+            return _Box(left, top, left + wide, top + tall, rows, columns, flipped)
+    ratio = min(max(width / height, augment.ratio[0]), augment.ratio[1])
+    tall = min(height, width / ratio)
+    wide = tall * ratio
+    left, top = (width - wide) / 2, (height - tall) / 2
+    return _Box(left, top, left + wide, top + tall, rows, columns, flipped)
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
+
+
+def _buffer(size: int) -> npt.NDArray[np.uint8]:
+    """Memory that is used again: fresh pages cost a third of the decoding."""
+    held: npt.NDArray[np.uint8] | None = getattr(_local, "buffer", None)
+    if held is None or len(held) < size:
+        held = _local.buffer = np.empty(size, np.uint8)
+    return held[:size]
+
+
+def _segments(data: bytes) -> tuple[bytes | None, bytes | None]:
+    """The EXIF block and the colour profile of a JPEG file, which may be spread over several segments."""
+    exif, parts, place = None, {}, 2
+    while place + 4 <= len(data) and data[place] == 0xFF:  # noqa: PLR2004  every segment begins with it
+        marker = data[place + 1]
+        if marker == 0xDA:  # noqa: PLR2004  the image itself
+            break
+        size = int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xE1 and data.startswith(b"Exif\0\0", place + 4):  # noqa: PLR2004
+            exif = data[place + 4 : place + 2 + size]
+        elif marker == 0xE2 and data.startswith(b"ICC_PROFILE\0", place + 4):  # noqa: PLR2004
+            parts[data[place + 16]] = data[place + 18 : place + 2 + size]
+        place += 2 + size
+    return exif, b"".join(parts[number] for number in sorted(parts)) or None
+
+
+def _orientation(exif: bytes | None) -> int:
+    if exif is None:
+        return 1
+    found = _pillow().Image.Exif()
+    try:
+        found.load(exif)
+        turn = found.get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  a damaged block counts as none, as in Pillow
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+@functools.lru_cache(32)
+def _transform(profile: bytes, mode: str) -> Any:
+    """What brings an image of a profile to sRGB; ``None`` where it is already, or the profile is of another kind."""
+    cms = require("PIL.ImageCms", "image", "colour profiles")
+    try:
+        source = cms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in (str(cms.getProfileDescription(source))):
+            return None
+        made = cms.buildTransform(source, cms.createProfile("sRGB"), mode, "RGB")
+    except (cms.PyCMSError, OSError, ValueError):
+        return None
+    return functools.partial(cms.applyTransform, transform=made)
+
+
+def _is_deep(image: Image) -> bool:
+    if image.mode.startswith(("I", "F")):
+        return True
+    return any(str(_DEEP) in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _refuse_oversized(height: int, width: int) -> None:
+    """Pillow itself refuses only what is twice as large, and warns of the rest."""
+    limit = _pillow().Image.MAX_IMAGE_PIXELS
+    if limit is not None and height * width > limit:
+        raise ValueError(
+            f"{width} x {height} pixels are more than the {limit} of PIL.Image.MAX_IMAGE_PIXELS, "
+            "which guards against decompression bombs"
+        )
+
+
+def _pillow() -> Any:
+    require("PIL.ImageOps", "image", "reading images")
+    return require("PIL", "image", "reading images")
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    """The module, or ``None``: Pillow then reads JPEG files, too."""
+    try:
+        import simplejpeg  # noqa: PLC0415  an optional extra
+    except ImportError:
+        return None
+    return simplejpeg
