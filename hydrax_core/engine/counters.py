@@ -107,6 +107,7 @@ class EngineStats:
     substituted_items: int = 0
     dropped_batches: int = 0
     cache_corrupt: int = 0
+    cache_unstored: int = 0
     cache_error: str = ""
     first_batch: FirstBatch | None = None
 

@@ -27,6 +27,8 @@ __all__ = ["Engine"]
 
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
+_CLOSE_SECONDS, _LEAST_SECONDS = 1.8, 0.2
+"""How long closing takes, the caches' disk included, which has at least the second of these."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -116,6 +118,7 @@ class Engine:
         """End thread and workers, within two seconds, and free what is not held."""
         if self._born != _forks:
             return
+        deadline = time.monotonic() + _CLOSE_SECONDS
         with self._closing:  # several threads may leave at once
             self._stopping = True
             self.loop.stop()
@@ -126,7 +129,7 @@ class Engine:
             self._wakeup.close()
             self._queue.clear()
             self.interrupt()
-            self.caches.close()
+            self.caches.close(max(_LEAST_SECONDS, deadline - time.monotonic()))
             self._pool.close()
 
     def interrupt(self) -> None:

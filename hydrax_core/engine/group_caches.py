@@ -1,12 +1,14 @@
 """The caches of a loader's groups, as the engine uses them.
 
-Promise: a batch of the cache is what was stored under its content, or it is not served; storing never fails a run.
-Batches with substituted items are not stored as batches, or the substitute would outlive the repair of the item.
+Promise: a batch of the cache is what was stored under its content, or it is not served. Storing never fails a run and
+never holds it up: what the disk cannot take in time is not stored, is counted and is said once. Batches with
+substituted items are not stored as batches, or the substitute would outlive the repair of the item.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,8 @@ from hydrax_core.plan.plan import PlannedBatch
 __all__ = ["GroupCaches"]
 
 _EPOCHS_REMEMBERED = 64
+_COPIED_BYTES = 1 << 20
+"""Batches up to this are copied for the disk, so that it holds no slot; larger ones keep theirs until written."""
 _logger = logging.getLogger("hydrax")
 
 
@@ -108,13 +112,15 @@ class GroupCaches:
         store = self._stores[job.group]
         if store is None or not self._groups[job.group].stores_itself or not store.writing:
             return
+        if sum(array.nbytes for array in arrays.values()) <= _COPIED_BYTES:
+            arrays = {name: array.copy() for name, array in arrays.items()}
         try:
             if store.cache_by == "item":
                 self._write_items(store, job.indices, job.loaded_rows, arrays, job.additional)
             elif not job.failed_rows:
                 content = job.planned.content
-                store.write(content.content_epoch, content.content_batch, arrays, job.additional)
-        except TypeError as error:
+                store.write(content.content_epoch, content.content_batch, arrays, job.additional, wait=False)
+        except Exception as error:  # noqa: BLE001  the values' own pickling may raise anything
             if job.group not in self._warned:
                 self._warned.add(job.group)
                 _logger.warning("%s: a batch is not cached (further ones are not mentioned): %s", job.address, error)
@@ -141,25 +147,26 @@ class GroupCaches:
         if store.cache_by == "item":
             self._write_items(store, host.indices, None, arrays, additional)
         elif np.array_equal(host.indices, content.indices):
-            store.write(content.content_epoch, content.content_batch, arrays, additional)
+            store.write(content.content_epoch, content.content_batch, arrays, additional, wait=False)
 
-    @property
-    def corrupt(self) -> int:
-        """How often an entry was found damaged."""
-        return sum(store.counters().corrupt for store in self._stores if store is not None)
+    def stats(self) -> dict[str, Any]:
+        """The values of ``Stats`` that are about caches."""
+        counters = [store.counters() for store in self._stores if store is not None]
+        return {
+            "cache_corrupt": sum(counts.corrupt for counts in counters),
+            "cache_unstored": sum(counts.unstored for counts in counters),
+            "cache_error": next(filter(None, (counts.error for counts in counters)), ""),
+        }
 
-    @property
-    def error(self) -> str:
-        """Why a cache is not written, or no longer; of several the first."""
-        errors = (store.counters().error for store in self._stores if store is not None)
-        return next(filter(None, errors), "")
-
-    def close(self) -> None:
-        """Have everything on disk, and close the stores."""
+    def close(self, seconds: float) -> None:
+        """Have what waits on the disk, within ``seconds``, and close the stores."""
         self._closed = True
-        for store in self._stores:
-            if store is not None:
-                store.close()
+        deadline = time.monotonic() + seconds
+        stores = [store for store in self._stores if store is not None]
+        for store in stores:
+            store.start_closing()
+        for store in stores:
+            store.finish_closing(max(0.0, deadline - time.monotonic()))
 
     @staticmethod
     def _write_items(
@@ -175,4 +182,4 @@ class GroupCaches:
             indices = indices[rows]
         count = len(indices)
         additional = {name: values[:count] for name, values in additional.items()}
-        store.write_items(indices, arrays, additional)
+        store.write_items(indices, arrays, additional, wait=False)

@@ -159,9 +159,8 @@ class Loop:
             skipped_batches=self._skipped_batches,
             substituted_items=schedule.substituted,
             dropped_batches=self._dropped_batches,
-            cache_corrupt=self._caches.corrupt,
-            cache_error=self._caches.error,
             first_batch=self._first_batch(),
+            **self._caches.stats(),
         )
 
     def _first_batch(self) -> FirstBatch | None:

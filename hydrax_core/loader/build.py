@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hydrax_core.cache import CacheStore
+from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import aligned
@@ -108,7 +109,8 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         caches = _open_caches(arguments, groups, undo)
         wakeup = Wakeup()
         undo.callback(wakeup.close)
-        pool = SlotPool(size, 2 * depth.most + 2 + min(max_held, _MOST_SLOTS), workers.most, depth.least + 2)
+        limit = 2 * depth.most + 2 + min(max_held, _MOST_SLOTS) + _slots_of_caches(arguments, size)
+        pool = SlotPool(size, limit, workers.most, depth.least + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, packed)
         first, ahead = progress.next_number, frozenset(progress.ahead)
@@ -167,6 +169,12 @@ def _open_caches(arguments: Arguments, groups: list[JobGroup], undo: contextlib.
                 undo.callback(store.close)
             stores.append(store)
     return GroupCaches(stores, groups)
+
+
+def _slots_of_caches(arguments: Arguments, size: int) -> int:
+    """Slots that caches may hold while their disks are behind."""
+    caching = sum(group.cache_location is not None for group in (*arguments.training, *arguments.validation))
+    return caching * (3 * arguments.cacher_count + MOST_BACKLOG // size + 1)
 
 
 def _check_size(size: int, depth: int) -> None:

@@ -314,8 +314,8 @@ class Dataloader(Generic[D]):
             snapshot = self._counters.snapshot(engine.loop.stats())
             self._setting = engine.loop.setting
             engine.close()
-            caches = engine.caches  # closing them may have brought more to light
-            self._last_stats = replace(snapshot, running=False, cache_corrupt=caches.corrupt, cache_error=caches.error)
+            # Closing the caches may have brought more to light.
+            self._last_stats = replace(snapshot, running=False, **engine.caches.stats())
             self._engine = None
         if self._finalizer is not None:
             self._finalizer.detach()

@@ -36,6 +36,7 @@ class Stats(EngineStats):
         cache_hits: Batches handed out that the cache served.
         cache_misses: Batches that a cache was asked for and did not hold: loaded and handed out, or dropped.
         cache_corrupt: How often an entry of a cache was found damaged; it was loaded anew.
+        cache_unstored: Entries that were not stored, as the disk of a cache did not take them in time.
         cache_error: Why a cache is not written, or no longer, ``""`` while all is well.
         loaded_items: Items that ``loader_func`` loaded, batches not handed out yet included.
         load_seconds: Time spent in ``loader_func`` for those, over all workers.

@@ -78,6 +78,7 @@ class CacheCounters:
         written: Entries written by this store that are on the disk.
         written_bytes: Bytes of their arrays.
         error: Why nothing is written, or no longer, ``""`` while all is well.
+        unstored: Entries that were not written, as the disk did not take them in time.
     """
 
     hits: int
@@ -86,6 +87,7 @@ class CacheCounters:
     written: int
     written_bytes: int
     error: str
+    unstored: int = 0
 
 
 class CacheStore:
@@ -127,7 +129,7 @@ class CacheStore:
         self._counting = threading.Lock()
         self._hits = self._misses = 0
         self._told_pickle = False
-        self._closed = False
+        self._closer: threading.Thread | None = None
 
     @classmethod
     def open(
@@ -173,7 +175,7 @@ class CacheStore:
     @property
     def writing(self) -> bool:
         """Whether what is handed to ``write`` is stored; ``False`` after a full disk, too."""
-        return self._writer is not None and not self._writer.error and not self._closed
+        return self._writer is not None and not self._writer.error and self._closer is None
 
     def counters(self) -> CacheCounters:
         """The counts so far."""
@@ -185,6 +187,7 @@ class CacheStore:
             written=writer.entries if writer else 0,
             written_bytes=writer.bytes if writer else 0,
             error=writer.error if writer else self._cache.error,
+            unstored=writer.unstored if writer else 0,
         )
 
     # Batches
@@ -224,15 +227,17 @@ class CacheStore:
         arrays: Mapping[str, np.ndarray[Any, Any]],
         additional: Mapping[str, Sequence[Any]] | None = None,
         *,
+        wait: bool = True,
         on_done: Callable[[], None] | None = None,
-    ) -> None:
-        """Store a batch; returns at once, or when the queue has room.
+    ) -> bool:
+        """Store a batch; false when that is not done.
 
         Args:
             content_epoch: Its content epoch.
             content_batch: Its number within that.
             arrays: As ``group.cache_layouts`` says; they must stay as they are until ``on_done``.
             additional: Name -> one value a row, padding rows included.
+            wait: Whether to wait while the disk is behind; else what it cannot take in time is not stored.
             on_done: Called once, on some thread, when the arrays are no longer needed, stored or not.
 
         Raises:
@@ -243,7 +248,7 @@ class CacheStore:
         self._require_number(content_batch)
         data = self._bytes(arrays, 1)
         coded = encode_batch(additional or {}, self._batch_size, allow_pickle=self._allow_pickle)
-        self._submit(Job(content_epoch, (content_batch,), data, (coded,), on_done))
+        return self._submit(Job(content_epoch, (content_batch,), data, (coded,), on_done), wait=wait)
 
     # Items
 
@@ -292,8 +297,9 @@ class CacheStore:
         arrays: Mapping[str, np.ndarray[Any, Any]],
         additional: Mapping[str, Sequence[Any]] | None = None,
         *,
+        wait: bool = True,
         on_done: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Store items; as ``write`` does for a batch.
 
         Args:
@@ -301,6 +307,7 @@ class CacheStore:
             arrays: As ``group.cache_layouts`` says, with at least one row an index; they must stay as they are until
                 ``on_done``.
             additional: Name -> one value an index; ``None`` is not stored.
+            wait: As of ``write``.
             on_done: Called once, on some thread, when the arrays are no longer needed, stored or not.
 
         Raises:
@@ -311,7 +318,7 @@ class CacheStore:
         numbers = self._numbers(indices).tolist()
         data = self._bytes(arrays, len(numbers))
         coded = encode_items(additional or {}, len(numbers), allow_pickle=self._allow_pickle)
-        self._submit(Job(_ITEMS_EPOCH, numbers, data, coded, on_done))
+        return self._submit(Job(_ITEMS_EPOCH, numbers, data, coded, on_done), wait=wait)
 
     # Both
 
@@ -322,20 +329,42 @@ class CacheStore:
 
     def close(self) -> None:
         """``flush()`` and give everything back; arrays served stay good. A second call does nothing."""
-        if self._closed:
+        self.start_closing()
+        self.finish_closing(None)
+
+    def start_closing(self) -> None:
+        """Store nothing more, and have what waits stored on a thread, which then gives everything back."""
+        if self._closer is None:
+            self._closer = threading.Thread(target=self._close, name="hydrax-cache-close", daemon=True)
+        if self._closer.ident is None:  # also where Ctrl-C came right before the start
+            self._closer.start()
+
+    def finish_closing(self, seconds: float | None) -> None:
+        """Wait until that is done; after ``seconds`` what still waits is dropped, and the thread left behind."""
+        if self._closer is None:
             return
-        self._closed = True
+        self._closer.join(seconds)
+        if self._closer.is_alive() and self._writer is not None:
+            lost = self._writer.drop_queue()
+            _log.warning(
+                "%s: the disk did not take everything in time: %d entries are not stored, those in work perhaps",
+                self._cache.folder,
+                lost,
+            )
+
+    def _close(self) -> None:
         self._ahead.close()
         if self._writer is not None:
             self._writer.close()
         self._reader.close()
         self._cache.close()
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, *, wait: bool) -> bool:
         if self._writer is not None and job.numbers:
-            self._writer.submit(job)
-        elif job.on_done is not None:
+            return self._writer.submit(job, wait=wait)
+        if job.on_done is not None:
             job.on_done()
+        return False
 
     def _batch_additional(self, epoch: int, number: int) -> dict[str, list[Any]] | None:
         data = self._reader.additional(epoch, (number,)).get(number)

@@ -1,9 +1,9 @@
 """Writing entries: cacher threads put arrays into the files, one more makes them last.
 
-Promise: nobody who hands over an entry waits for the disk, only for a place in the queue. An entry's row is added
-when its data is on the disk, many entries at a time. An entry that the index holds, or that another process is
-writing, is not written. After the first error nothing more is written, which is logged once; ``on_done`` is called
-once for every job, whatever happens.
+Promise: who hands over an entry waits for no disk; what has no room in the backlog is not stored, is counted and is
+said once (or, where that is asked for, one waits for room). An entry's row is added when its data is on the disk, many
+entries at a time. An entry that the index holds, or that another process is writing, is not written. After the first
+error nothing more is written, which is logged once; ``on_done`` is called once for every job, whatever happens.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
     from hydrax_core.cache.store.locks import FolderLock
 
-__all__ = ["Job", "Writer"]
+__all__ = ["MOST_BACKLOG", "Job", "Writer"]
 
 _log = logging.getLogger("hydrax")
 
+MOST_BACKLOG: Final = 256 << 20
+"""Bytes that wait for the disk where nobody waits for it."""
+_LEAST_JOB: Final = 16 << 10
+"""What the smallest job counts for, as it takes memory beside its data."""
 _GROUP_SECONDS: Final = 0.5
 """How long entries gather for one commit: what ``kill -9`` can cost, against three fsyncs a commit."""
 
@@ -53,6 +57,12 @@ class Job:
     data: Sequence[Any]
     additional: Sequence[bytes | None]
     on_done: Callable[[], None] | None
+
+    @property
+    def weight(self) -> int:
+        """What it counts for in the backlog."""
+        data = sum(int(part.nbytes) for part in self.data)
+        return max(_LEAST_JOB, data + sum(map(len, filter(None, self.additional))))
 
 
 @dataclass(slots=True)
@@ -103,11 +113,15 @@ class Writer:
         self._on_mended = on_mended
         self._queue_size = 2 * threads
         self._change = threading.Condition()
+        """Guards what follows; held for moments only, while no disk is waited for."""
         self._queue: deque[Job] = deque()
+        self._backlog = 0
         self._written: list[_Written] = []
         self._unsettled = 0
         self._hurry = 0
         self._closing = False
+        self._files_change = threading.Lock()
+        """Guards what follows; held while files are opened and closed."""
         self._claimed: set[int] = set()
         self._epochs: dict[int, _OpenEpoch] = {}
         self._threads = [
@@ -118,22 +132,55 @@ class Writer:
         self.error = ""
         self.entries = 0
         self.bytes = 0
+        self.unstored = 0
+        """Entries that were not taken, as the disk was too slow."""
 
-    def submit(self, job: Job) -> None:
-        """Hand over entries; waits while the queue is full."""
+    def submit(self, job: Job, *, wait: bool) -> bool:
+        """Hand over entries; false when they are not stored.
+
+        Args:
+            job: The entries.
+            wait: Whether to wait for room; else what has no room is not stored.
+        """
         with self._change:
             if not self._started and not self._closing and not self.error:
                 self._started = True
                 for thread in self._threads:
                     thread.start()
-            while len(self._queue) >= self._queue_size and not self.error and not self._closing:
+            while wait and len(self._queue) >= self._queue_size and not self.error and not self._closing:
                 self._change.wait()
-            if not self.error and not self._closing:
+            full = len(self._queue) >= self._queue_size and self._backlog + job.weight > MOST_BACKLOG
+            if not self.error and not self._closing and (wait or not full):
                 self._queue.append(job)
+                self._backlog += job.weight
                 self._unsettled += 1
                 self._change.notify_all()
-                return
+                return True
+            slow = not self.error and not self._closing
+            first = slow and not self.unstored
+            self.unstored += len(job.numbers) if slow else 0
+        if first:
+            _log.warning(
+                "%s: the disk is slower than the loader; what it cannot take in time is not stored, but loaded again "
+                "when it comes again (further ones are counted in stats().cache_unstored)",
+                self._folder,
+            )
         _done(job)
+        return False
+
+    def drop_queue(self) -> int:
+        """Store nothing of what waits; how many entries that are, those not settled yet included."""
+        with self._change:
+            dropped, self._queue = list(self._queue), deque()
+            self._unsettled -= len(dropped)
+            lost = sum(len(job.numbers) for job in dropped)
+            self.unstored += lost
+            self._backlog -= sum(job.weight for job in dropped)
+            self._closing = True
+            self._change.notify_all()
+        for job in dropped:
+            _done(job)
+        return lost
 
     def flush(self) -> None:
         """Wait until all entries handed over are on the disk, or given up."""
@@ -174,8 +221,10 @@ class Writer:
             except Exception as error:  # noqa: BLE001  a thread that dies would leave others waiting; it is logged
                 self._give_up(error)
             _done(job)
+            weight = job.weight
             del job  # its arrays may hold memory that a loader waits for
             with self._change:
+                self._backlog -= weight
                 self._written.append(written)
                 self._change.notify_all()
 
@@ -204,7 +253,7 @@ class Writer:
         claimed = {}
         for position, number in enumerate(job.numbers):
             place = job.epoch * self._files[0].entries + number
-            with self._change:
+            with self._files_change:
                 if place in self._claimed or not self._lock.claim(place):
                     continue
                 self._claimed.add(place)
@@ -214,7 +263,7 @@ class Writer:
         return [position for number, position in claimed.items() if number not in there]
 
     def _use(self, epoch: int) -> EpochWriter:
-        with self._change:
+        with self._files_change:
             opened = self._epochs.get(epoch)
             if opened is None:
                 opened = self._epochs[epoch] = _OpenEpoch(EpochWriter(self._folder, epoch, self._files))
@@ -224,7 +273,7 @@ class Writer:
             return opened.files
 
     def _leave(self, epoch: int) -> None:
-        with self._change:
+        with self._files_change:
             opened = self._epochs[epoch]
             opened.users -= 1
             if not opened.users:
@@ -258,11 +307,12 @@ class Writer:
         for written in group:
             if written.uses_files:
                 self._leave(written.epoch)
-        with self._change:
+        with self._files_change:
             for written in group:
                 for place in written.places:
                     self._lock.release(place)
                     self._claimed.discard(place)
+        with self._change:
             self.entries += len(rows)
             self.bytes += sum(row.size for row in rows)
             self._unsettled -= len(group)
