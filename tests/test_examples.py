@@ -31,3 +31,24 @@ def test_a_classifier_of_the_digits_learns_them_and_a_stopped_training_goes_on_e
     resumed = run("train_digits.py", "--epochs", "30", "--workers", "1", "--checkpoint", checkpoint).stdout
     assert resumed.startswith("epoch 7:")
     assert whole.splitlines()[7:-1] == resumed.splitlines()[:-1]
+
+
+def test_a_small_gpt_learns_from_packed_rows_that_are_full():
+    output = run("train_gpt.py", "--steps", "8").stdout
+    fills = dict(re.findall(r"^(.+): rows ([\d.]+)% full", output, re.MULTILINE))
+    losses = [float(found) for found in re.findall(r"loss ([\d.]+)", output)]
+    assert float(fills["packed"]) > 98 > float(fills["one text a row"])
+    assert max(losses) < 6.5, "untrained, it has more"
+
+
+def test_buckets_of_like_lengths_are_compiled_once_each():
+    output = run("train_buckets.py", "--epochs", "6").stdout
+    assert output.count("bucket of up to") == 3
+    compilations, right = re.search(r"(\d+) compilations; ([\d.]+)% of 370", output).groups()
+    assert int(compilations) == 3
+    assert float(right) > 80
+
+
+def test_two_folders_of_images_come_in_their_shares():
+    output = run("mix_images.py").stdout
+    assert "70.0% of the web, 30.0% of our own" in output

@@ -229,6 +229,11 @@ class DocumentRows(Rows):
         """Which part of the rows is no padding."""
         return self.packed.rows.fill
 
+    @property
+    def dropped(self) -> int:
+        """Documents left out as they are longer than a row."""
+        return self.packed.rows.dropped
+
     def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:
         """See ``Rows``."""
         rows = np.arange(first, end, dtype=np.int64)

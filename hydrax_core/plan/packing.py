@@ -72,6 +72,8 @@ class _Rows(Sequence[tuple[int | tuple[int, int], ...]]):
     """Tokens in all rows."""
     digest: str
     """Of the lengths and of what was asked for."""
+    dropped: int = 0
+    """Documents left out as they are longer than a row."""
     _size: int
 
     def row(self, number: int, epoch: int = 0) -> Row:
@@ -123,8 +125,6 @@ class PackedRows(_Rows):
         self, lengths: Lengths, length: int, *, max_segments: int | None = None, split_long: SplitLong = True
     ) -> None:
         self.length = length
-        self.dropped = 0
-        """Documents left out as they are longer than a row."""
         self.digest = value_digest("packed", lengths, length, max_segments, split_long)
         long = np.flatnonzero(lengths > length)
         if long.size and split_long is False:

@@ -264,6 +264,7 @@ def test_a_document_of_another_length_is_named():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="length: item 16 has 45 tokens"):
         packed(split_long=False)
+    assert packed(split_long="drop").rows.dropped == 6
     with pytest.raises(ValueError, match="split_long: expected True, False or 'drop'"):
         packed(split_long="cut")
     with pytest.raises(ValueError, match="algorithm: expected one of 'best_fit'"):
