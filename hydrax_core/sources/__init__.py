@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hydrax_core.sources.array_files import hdf5, zarr
     from hydrax_core.sources.arrow_files import arrow
     from hydrax_core.sources.colour import oklab, srgb
     from hydrax_core.sources.common import Rows, RowSource
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from hydrax_core.sources.images import ImageFolder, image_folder
     from hydrax_core.sources.numpy_files import numpy_rows
     from hydrax_core.sources.pictures import Augment
+    from hydrax_core.sources.record_files import array_record, lmdb
+    from hydrax_core.sources.sqlite_rows import sqlite
     from hydrax_core.sources.text_files import csv, jsonl, text_lines
     from hydrax_core.sources.token_files import Tokens, tokens
     from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
@@ -29,13 +32,17 @@ __all__ = [
     "Rows",
     "Tokens",
     "Wrapped",
+    "array_record",
     "arrow",
     "csv",
     "grain_source",
+    "hdf5",
     "image_folder",
     "jsonl",
+    "lmdb",
     "numpy_rows",
     "oklab",
+    "sqlite",
     "srgb",
     "text_lines",
     "tfds_source",
@@ -43,9 +50,11 @@ __all__ = [
     "torch_dataset",
     "uci_digits",
     "wrap",
+    "zarr",
 ]
 
 _HOMES = {
+    "array_files": ("hdf5", "zarr"),
     "arrow_files": ("arrow",),
     "colour": ("oklab", "srgb"),
     "common": ("RowSource", "Rows"),
@@ -53,6 +62,8 @@ _HOMES = {
     "images": ("ImageFolder", "image_folder"),
     "numpy_files": ("numpy_rows",),
     "pictures": ("Augment",),
+    "record_files": ("array_record", "lmdb"),
+    "sqlite_rows": ("sqlite",),
     "text_files": ("csv", "jsonl", "text_lines"),
     "token_files": ("Tokens", "tokens"),
     "wrapped": ("Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"),

@@ -1,0 +1,262 @@
+"""Arrays in HDF5 and Zarr: the rows (first dimension) of those that have equally many.
+
+Promise: what lies in one piece in an HDF5 file is mapped. What lies in chunks is read chunk by chunk, each once while
+it is kept, in an order that shuffles whole chunks and the rows of a window of them. Each process opens the files for
+itself, read-only.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hydrax_core.data.checks import choice
+from hydrax_core.data.layout import ArraySpec
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
+from hydrax_core.sources.common import Arrays, Columns, Rows, choose, gather, make_rows, narrow, put, require
+
+__all__ = ["ArrayFile", "hdf5", "zarr"]
+
+_BLOCK = 1024
+"""Rows of a block where no array lies in chunks."""
+
+
+def hdf5(
+    path: str | os.PathLike[str],
+    datasets: Columns = None,
+    *,
+    shuffle: Literal["rows", "block"] | None = None,
+    window: int | str | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    labels: Iterable[str] = (),
+    additional: Iterable[str] = (),
+) -> Rows:
+    """The rows of the datasets of an HDF5 file.
+
+    A dataset in a group is called ``"group/name"``. 64-bit numbers become 32-bit ones, and one that does not fit fails
+    its row. Strings and compound values are left out, or go to the additional data.
+
+    Args:
+        path: The file.
+        datasets: Names of the datasets to load, or name -> dtype or (shape of one row, dtype[, jax dtype]); all that
+            can by default.
+        shuffle: ``"block"``: whole chunks in random order, the rows of a window of them shuffled, as is the default
+            where a dataset lies in chunks; ``"rows"``: all rows shuffled, which is slow there.
+        window: Rows that are shuffled together, or their bytes, such as ``"256MB"``; a worker keeps that much in
+            memory. By default what 64 MiB hold, at least a chunk.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
+        additional: Names of the datasets that go to the additional data.
+
+    Raises:
+        ImportError: h5py is not installed.
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged or no HDF5 file, or a dataset asked for cannot be an array.
+    """
+    require("h5py", "hdf5", "reading HDF5")
+    return _open_rows(Hdf5File, "datasets", path, datasets, shuffle, window, additional, batch_size, seed, labels)
+
+
+def zarr(
+    path: str | os.PathLike[str],
+    arrays: Columns = None,
+    *,
+    shuffle: Literal["rows", "block"] | None = None,
+    window: int | str | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    labels: Iterable[str] = (),
+    additional: Iterable[str] = (),
+) -> Rows:
+    """The rows of an array of Zarr, which is called ``data``, or of the arrays of a group.
+
+    Args:
+        path: The folder.
+        arrays: See ``datasets`` of ``hdf5``.
+        shuffle: See ``hdf5``.
+        window: See ``hdf5``.
+        batch_size: Rows in a batch; the last one is padded.
+        seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
+        additional: Names of the arrays that go to the additional data.
+
+    Raises:
+        ImportError: zarr is not installed.
+        FileNotFoundError: There is no such folder.
+        ValueError: It is damaged or nothing of Zarr, or an array asked for cannot be loaded.
+    """
+    require("zarr", "zarr", "reading Zarr")
+    return _open_rows(ZarrFolder, "arrays", path, arrays, shuffle, window, additional, batch_size, seed, labels)
+
+
+def _open_rows(
+    kind: type[ArrayFile],
+    argument: str,
+    path: str | os.PathLike[str],
+    columns: Columns,
+    shuffle: str | None,
+    window: int | str | None,
+    additional: Iterable[str],
+    batch_size: int,
+    seed: int,
+    labels: Iterable[str],
+) -> Rows:
+    if shuffle is not None:
+        choice("shuffle", shuffle, ("rows", "block"))
+    file = os.path.realpath(path)
+    if not Path(file).exists():
+        raise FileNotFoundError(f"path: there is no {path}")
+    opened = kind.open(file)
+    found = {name: _spec(array) for name, array in opened.items()}
+    specs, texts, left_out = choose(argument, found, columns, additional)
+    lengths = {name: opened[name].shape[0] for name in (*specs, *texts)}
+    if len(set(lengths.values())) != 1:
+        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"{file}: {argument}: expected arrays of one length; {told}; name those to load")
+    size = next(iter(lengths.values()))
+    chunks = [rows for name in lengths if (rows := kind.chunk_rows(opened[name]))]
+    block = min(size, max(chunks, default=_BLOCK))
+    rows = window_rows("window", window, size, row_bytes(specs))
+    shuffled = shuffle != "rows" and bool(chunks or shuffle)
+    return make_rows(kind(file, size, block, specs, texts, rows, shuffled), batch_size, seed, labels, left_out)
+
+
+class ArrayFile(BlockSource):
+    """Rows of the arrays in a file."""
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        block: int,
+        specs: Mapping[str, ArraySpec],
+        additional: tuple[str, ...],
+        window: int,
+        shuffled: bool,
+    ) -> None:
+        sizes = [block] * (size // block) + ([size % block] if size % block else [])
+        super().__init__([path], sizes, specs, additional, window, shuffled=shuffled)
+
+    @staticmethod
+    @abstractmethod
+    def open(path: str) -> Mapping[str, Any]:
+        """The arrays of a file by name.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def chunk_rows(array: Any) -> int | None:
+        """Rows that are read together; ``None`` where the array lies in one piece."""
+
+    @functools.cached_property
+    def _opened(self) -> Mapping[str, Any]:
+        opened = self.open(self.paths[0])
+        for name in (*self.specs, *self.additional):
+            if name not in opened or opened[name].shape[0] != len(self):
+                raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {len(self)} rows")
+        return opened
+
+    def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:  # noqa: D102  see BlockSource
+        span = slice(*self.blocks[number : number + 2].tolist())
+        try:
+            for name, array in arrays.items():
+                put(f"{self.paths[0]}: {name!r}", array, np.asarray(self._opened[name][span]))
+            return {name: _texts(self._opened[name], span) for name in self.additional}
+        except (OverflowError, ValueError):
+            raise
+        except Exception as error:
+            # Filters and codecs let out whatever damage makes them stumble over.
+            raise ValueError(f"{self.paths[0]}: rows {span.start} to {span.stop} cannot be read: {error}") from error
+
+
+class Hdf5File(ArrayFile):
+    """Rows of datasets of an HDF5 file."""
+
+    @staticmethod
+    def open(path: str) -> Mapping[str, Any]:
+        module = require("h5py", "hdf5", "reading HDF5")
+        found: dict[str, Any] = {}
+        try:
+            module.File(path, "r").visititems(
+                lambda name, item: found.update({name: item}) if isinstance(item, module.Dataset) else None
+            )
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read as an HDF5 file: {error}") from error
+        return found
+
+    @staticmethod
+    def chunk_rows(array: Any) -> int | None:
+        return array.chunks[0] if array.chunks else None
+
+    @functools.cached_property
+    def _mapped(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The arrays where they lie, if all lie in one piece each."""
+        found = {name: _map(self.paths[0], self._opened[name]) for name in self.specs}
+        return {} if self.additional or any(array is None for array in found.values()) else found  # type: ignore[return-value]  # none is None
+
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+        if not self._mapped:
+            return super().fill(indices, arrays)
+        for name, array in arrays.items():
+            gather(f"{self.paths[0]}: {name!r}", self._mapped[name], indices, array)
+        return None
+
+
+class ZarrFolder(ArrayFile):
+    """Rows of arrays of Zarr."""
+
+    @staticmethod
+    def open(path: str) -> Mapping[str, Any]:
+        module = require("zarr", "zarr", "reading Zarr")
+        try:
+            opened = module.open(path, mode="r")
+            if isinstance(opened, module.Array):
+                return {"data": opened}
+            return {name: item for name, item in opened.members(max_depth=None) if isinstance(item, module.Array)}
+        except Exception as error:
+            raise ValueError(f"{path}: cannot be read as an array or group of Zarr: {error}") from error
+
+    @staticmethod
+    def chunk_rows(array: Any) -> int | None:
+        return int((array.shards or array.chunks)[0]) if array.shape else None
+
+    def _files(self) -> Iterable[str]:
+        root = self.paths[0]
+        return sorted(os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names)  # noqa: PTH118  many chunks
+
+
+def _spec(array: Any) -> ArraySpec | str:
+    if not array.shape:
+        return "it is a single value"
+    if array.dtype.kind not in "biufc" or array.dtype.hasobject:
+        return f"jax has no dtype {array.dtype}"
+    if 0 in array.shape:
+        return f"its shape is {array.shape}"
+    dtype = narrow(array.dtype)
+    return ArraySpec(tuple(array.shape[1:]), dtype, dtype)
+
+
+def _texts(array: Any, span: slice) -> list[Any]:
+    values = array[span]
+    return [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
+
+
+def _map(path: str, dataset: Any) -> npt.NDArray[Any] | None:
+    plain = dataset.chunks is None and dataset.compression is None and not dataset.is_virtual and not dataset.external
+    offset = dataset.id.get_offset() if plain else None
+    if offset is None:
+        return None
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape).view(np.ndarray)
