@@ -18,7 +18,7 @@ from faultloads import fill
 from watchkit import Watch, only_run
 
 from hydrax_core import DataGroup, Dataloader, LoaderError
-from hydrax_core.monitor import Bye, Refusal, RunPlan, Sample
+from hydrax_core.monitor import Ask, Bye, Refusal, RunPlan, Sample
 from hydrax_core.monitor.client import Run, find_runs
 from hydrax_core.monitor.protocol import address
 from hydrax_core.monitor.server import server
@@ -415,3 +415,13 @@ def test_arguments_that_name_no_run_are_refused():
     for value, error in ((3, TypeError), ("", ValueError), ("42", ValueError), ("n" * 61, ValueError)):
         with pytest.raises(error, match="monitor: expected True, False, a name, or None"):
             Dataloader(fill, DataGroup(8, range(8), loader_arrays=ARRAYS), monitor=value)
+
+
+def test_who_reads_slowly_waits_for_itself_alone():
+    data = group(loader_arrays={"x": ((1 << 16,), "float32")}, batch_size=8)
+    with watched(data=data) as loader, Watch() as slow, Watch() as quick:
+        slow.connection.ask(Ask("batch"))  # 2 MiB, which no socket holds; none of it is read
+        for _ in range(3):
+            sample, _, _ = quick.sample(loader, whole=False)
+            assert sample.rows
+            quick.got.clear()

@@ -44,8 +44,11 @@ _MAGIC = b"hydx"
 _HEADER = struct.Struct("<4sII")
 _MOST_DIMENSIONS = 32
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
-_LARGEST = 10**300
-"""A seed is an integer of any size; a float takes all up to this."""
+_LARGEST_SEED = 10**300
+"""A seed is an integer of any size, within the digits that Python reads."""
+_LARGEST = 2**63
+_LARGEST_REAL = 1e15
+"""So that what is shown can be calculated with: seconds since the epoch, and counts of any machine, are less."""
 _EXTENDED = re.compile(r"bfloat16|float8_\w{1,16}|float[46]_\w{1,16}|u?int[24]")
 _PLAIN = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|complex(64|128)")
 
@@ -150,20 +153,23 @@ def _message_decoder(name: str) -> Callable[[Any], Message]:
     return _decoder(_KINDS[name])
 
 
-def _decoder(kind: Any) -> Callable[[Any], Any]:
+def _decoder(kind: Any, field: str = "") -> Callable[[Any], Any]:
     """What makes a value of that type out of JSON, or raises a ``WireError``."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Literal:
         return _one_of(inner)
     if origin is UnionType:
-        return _optional(inner)
+        return _optional(inner, field)
     if origin is tuple:
-        return _run(_decoder(inner[0])) if inner[-1] is Ellipsis else _fixed([_decoder(part) for part in inner], tuple)
+        if inner[-1] is Ellipsis:
+            return _run(_decoder(inner[0], field))
+        return _fixed([_decoder(part) for part in inner], tuple)
     if is_dataclass(kind) or hasattr(kind, "_fields"):
         hints = get_type_hints(kind)
         names = [field.name for field in fields(kind)] if is_dataclass(kind) else list(kind._fields)
-        return _fixed([_decoder(hints[name]) for name in names], lambda values: kind(*values))
-    return {int: _integer, float: _real, str: _text, bool: _boolean, NoneType: _nothing}[kind]
+        return _fixed([_decoder(hints[name], name) for name in names], lambda values: kind(*values))
+    whole = _seed if field in {"seed", "seeds"} else _integer
+    return {int: whole, float: _real, str: _text, bool: _boolean, NoneType: _nothing}[kind]
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Callable[[Any], Any]:
@@ -175,8 +181,8 @@ def _one_of(allowed: tuple[Any, ...]) -> Callable[[Any], Any]:
     return decode
 
 
-def _optional(inner: tuple[Any, ...]) -> Callable[[Any], Any]:
-    (other,) = (_decoder(part) for part in inner if part is not NoneType)
+def _optional(inner: tuple[Any, ...], field: str) -> Callable[[Any], Any]:
+    (other,) = (_decoder(part, field) for part in inner if part is not NoneType)
     return lambda value: None if value is None else other(value)
 
 
@@ -205,15 +211,21 @@ def _list(value: Any) -> list[Any]:
 
 
 def _integer(value: Any) -> int:
-    if type(value) is not int or not -_LARGEST < value < _LARGEST:
-        raise WireError(f"expected an integer of at most 300 digits, got {_shown(value)}")
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise WireError(f"expected an integer from 0 to 2**63 - 1, got {_shown(value)}")
+    return value
+
+
+def _seed(value: Any) -> int:
+    if type(value) is not int or not -_LARGEST_SEED < value < _LARGEST_SEED:
+        raise WireError(f"expected a seed of at most 300 digits, got {_shown(value)}")
     return value
 
 
 def _real(value: Any) -> float:
     if type(value) is int:
-        return float(_integer(value))
-    if type(value) is not float or not math.isfinite(value):
+        value = float(_integer(value))
+    if type(value) is not float or not abs(value) <= _LARGEST_REAL:
         raise WireError(f"expected a number, got {_shown(value)}")
     return value
 

@@ -198,7 +198,7 @@ class Monitor:
             due = peer.due()
             if due is not None:
                 yield due
-        if self._may_order() and any(peer.wants_sample or peer.wants_batch for peer in self._peers):
+        if self._may_order() and any(self._wanting()):
             yield self._next_sample
 
     def _watch(self) -> None:
@@ -326,17 +326,24 @@ class Monitor:
     # --- samples
 
     def _may_order(self) -> bool:
-        """Whether the training's thread has nothing to copy, and the memory is free."""
-        self._in_use_by = [peer for peer in self._in_use_by if peer in self._peers and peer.sending]
-        return self.tap.order is None and self.tap.copied is None and not self._in_use_by
+        """Whether the training's thread has nothing to copy."""
+        return self.tap.order is None and self.tap.copied is None
+
+    def _wanting(self) -> list[Peer]:
+        """Who wants rows, and has taken in what was sent before: one that reads slowly waits for itself alone."""
+        return [peer for peer in self._peers if (peer.wants_sample or peer.wants_batch) and not peer.sending]
 
     def _order(self, now: float) -> None:
         """Have the training's thread copy the next batch, where somebody wants it."""
         if now < self._next_sample or not self._may_order():
             return
-        whole = any(peer.wants_batch for peer in self._peers)
-        if not whole and not any(peer.wants_sample for peer in self._peers):
+        wanting = self._wanting()
+        if not wanting:
             return
+        whole = any(peer.wants_batch for peer in wanting)
+        if any(peer in self._peers and peer.sending for peer in self._in_use_by):
+            self._memory = None  # theirs until it has left; others get memory of their own
+        self._in_use_by = []
         batch, row = self._sizes
         size = batch if whole else min(batch, max(_SAMPLE_BYTES, min(row, _LARGEST_ROW)))
         if self._memory is None or not size <= self._memory.size <= 2 * size:
@@ -351,7 +358,7 @@ class Monitor:
         if copied is None:
             return
         self.tap.copied = None
-        wanted = [peer for peer in self._peers if peer.wants_sample or (peer.wants_batch and copied.whole)]
+        wanted = [peer for peer in self._wanting() if peer.wants_sample or copied.whole]
         if not wanted:
             return
         message = describe.sample(copied, self._watched)

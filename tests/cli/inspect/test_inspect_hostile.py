@@ -1,7 +1,13 @@
 """Names, items, exceptions and runs made to break the screens: they become harmless text, and the app lives."""
 
 import asyncio
+import random
 import re
+from contextlib import suppress
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Literal, get_args, get_origin, get_type_hints
 from xml.dom import minidom
 
 import pytest
@@ -10,11 +16,18 @@ from textual import events
 from textual.geometry import Size
 from textual.widgets import Input
 
+from hydrax_cli.inspect.app import InspectApp
+from hydrax_cli.inspect.feeds.capture import LogBuffer
+from hydrax_cli.inspect.feeds.live import Translation, choice_of, trouble_fault
+from hydrax_cli.inspect.numbers.pace import Pace
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import FaultScreen, HelpScreen
 from hydrax_cli.inspect.svg import screen_svg
+from hydrax_cli.inspect.values import Frame
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
+from hydrax_core.monitor import BatchRecord, Hello, Moment, Run, RunPlan
+from hydrax_core.monitor.protocol.wire import client_reader, encode
 
 EVIL = "[/red]\x1b]0;owned\x07\x1b[31m\x9b2J\u202e[@click=app.quit]x[/]\udce9\n"
 
@@ -138,5 +151,94 @@ def test_sizes_that_overtake_each_other_end(front):
             await asyncio.sleep(0.5)
             assert len(seen) == count
             assert all(screen.size == large for screen in app.screen_stack[-2:])
+
+    check()
+
+
+def anything(kind, chance, field=""):
+    """A value of a type of the protocol that no honest run sends."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return chance.choice(inner)
+    if get_origin(kind) is UnionType:
+        return chance.choice([None, anything(inner[0], chance, field)])
+    if get_origin(kind) is tuple:
+        parts = [inner[0]] * chance.choice([0, 1, 2, 40]) if inner[-1] is Ellipsis else inner
+        return tuple(anything(part, chance, field) for part in parts)
+    if is_dataclass(kind) or hasattr(kind, "_fields"):
+        return kind(*(anything(hint, chance, name) for name, hint in get_type_hints(kind).items()))
+    numbers = [0, 1, 3, 100, 2**62, *([-(10**299)] if field in {"seed", "seeds"} else [])]
+    reals = [0.0, 1e-300, -1.0, 0.5, 1e15, -1e15]
+    return chance.choice({int: numbers, float: reals, str: ["", EVIL, EVIL * 50], bool: [True, False]}[kind])
+
+
+class SpoofedFeed:
+    """A run that says anything that the protocol lets through."""
+
+    controls = None
+
+    def __init__(self, seed):
+        self.attaching = self
+        self.chance = random.Random(seed)
+        self.log = LogBuffer()
+
+    def say(self, kind):
+        ((message, _),) = client_reader().feed(b"".join(encode(anything(kind, self.chance))))
+        return message
+
+    def frame(self):
+        run = Run(Path("s"), 1, 1, self.say(Hello))
+        try:
+            translation = Translation(run, self.say(RunPlan), 0)
+        except ConnectionError:
+            return self.frame()
+        moment = self.say(Moment)
+        records = []
+        for group in translation.subject.plan.groups:
+            record = anything(BatchRecord, self.chance)._replace(kind=group.kind, group=group.index)
+            with suppress(ConnectionError):
+                records.append(translation.record(record))
+        for line in moment.lines:
+            self.log.add(line.source, line.level, line.text, line.at)
+        lines, missed = self.log.drain()
+        return Frame(
+            self.chance.choice(["running", "starved", "done", "starting"]),
+            subject=translation.subject,
+            device=moment.device,
+            stats=moment.stats,
+            current=records[-1] if records else None,
+            records=tuple(records),
+            lines=lines,
+            missed_lines=missed,
+            waiting_seconds=moment.waiting_seconds,
+            fault=trouble_fault(moment.trouble, None),
+            choices=(choice_of(run),) if self.chance.random() < 0.05 else (),
+        )
+
+    def start(self):
+        """Nothing to start."""
+
+    def preview(self):
+        """There is no picture."""
+
+    def has(self, record):
+        return record.serial % 2 == 0
+
+    def choose(self, choice):
+        """Nothing to choose."""
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 40)])
+def test_a_spoofed_run_breaks_no_screen(size):
+    @asynchronous
+    async def check():
+        app = InspectApp(SpoofedFeed(size[0]))
+        app._frame_pace = Pace(share=1.0, longest=0.0)
+        async with app.run_test(size=size) as pilot:
+            for number in range(10):
+                app._last_fault = app.frame and app.frame.fault
+                app.tick(at_once=True)
+                await pilot.press(*(["down", "l", "home", "escape"][number % 4 : number % 4 + 1]))
+                nothing_got_through(app)
 
     check()

@@ -124,7 +124,7 @@ def frame(text, magic=b"hydx", size=None, payload=0):
         (frame(["Ask", ["everything", 0, 0, False]]), "expected one of about, moment, batch"),
         (frame(["Ask", ["moment", 1e999, 0, False]]), "no JSON: Infinity"),
         (frame(["Ask", ["moment", True, 0, False]]), "expected an integer"),
-        (frame(b'["Ask", ["moment", 1' + b"0" * 301 + b", 0, false]]"), "expected an integer of at most 300"),
+        (frame(b'["Ask", ["moment", 1' + b"0" * 301 + b", 0, false]]"), "expected an integer from 0 to"),
         (frame(["Ask", ["moment", 0, None, False]]), "expected an integer"),
         (frame(["Ask", ["moment", 0, 0, 1]]), "expected true or false"),
     ],
