@@ -263,6 +263,7 @@ class Passes:
         self._ordered = ordered
         self._passes: dict[tuple[str, int], Pass] = {}
         self._open: list[tuple[str, int]] = []
+        self.current: Pass | None = None
         self.batches = 0
         self.items = 0
         self.bytes = 0
@@ -278,7 +279,7 @@ class Passes:
         if before is None:
             before = Pass(*key)
             self._open.append(key)
-        self._passes[key] = Pass(
+        self.current = self._passes[key] = Pass(
             *key,
             batches=before.batches + 1,
             items=before.items + items,

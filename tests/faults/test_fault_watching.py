@@ -417,8 +417,9 @@ def test_arguments_that_name_no_run_are_refused():
             Dataloader(fill, DataGroup(8, range(8), loader_arrays=ARRAYS), monitor=value)
 
 
-def test_who_reads_slowly_waits_for_itself_alone():
-    data = group(loader_arrays={"x": ((1 << 16,), "float32")}, batch_size=8)
+def test_who_reads_slowly_waits_for_itself_alone(monkeypatch):
+    monkeypatch.setattr("hydrax_core.monitor.server.peer._PATIENCE", 1000.0)
+    data = group(loader_arrays={**ARRAYS, "x": ((1 << 16,), "float32")}, batch_size=8)
     with watched(data=data) as loader, Watch() as slow, Watch() as quick:
         slow.connection.ask(Ask("batch"))  # 2 MiB, which no socket holds; none of it is read
         for _ in range(3):
