@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ HEADER_BYTES: Final = 4096
 
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 _LENGTH_BYTES: Final = 2
+_MADV_POPULATE_READ: Final = 22  # asm-generic/mman-common.h
 _KEEP_SIZE_PUNCH_HOLE: Final = 0x01 | 0x02  # linux/falloc.h
 _ZEROS: Final = bytes(1 << 16)
 
@@ -260,11 +262,27 @@ class EpochMap:
 
     def read_ahead(self, number: int) -> None:
         """Ask the system to have an entry in memory soon."""
+        self._advise(number, mmap.MADV_WILLNEED)
+
+    def read(self, number: int) -> None:
+        """Have an entry in memory; what would end the process when the mapping is touched is an error here.
+
+        Raises:
+            OSError: The disk cannot read it, or it has been cut off.
+        """
+        try:
+            self._advise(number, _MADV_POPULATE_READ)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a system that does not know it: Linux before 5.14
+                raise
+            self.read_ahead(number)
+
+    def _advise(self, number: int, advice: int) -> None:
         for file, mapped in zip(self._files, self._maps, strict=True):
             first = file.offset(number) // mmap.PAGESIZE * mmap.PAGESIZE
             length = min(file.offset(number + 1), len(mapped)) - first
             if length > 0:
-                mapped.madvise(mmap.MADV_WILLNEED, first, length)
+                mapped.madvise(advice, first, length)
 
 
 def punch(descriptor: int, offset: int, length: int) -> None:

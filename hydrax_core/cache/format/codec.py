@@ -31,6 +31,13 @@ __all__ = ["DecodeError", "PickleRefusedError", "UnstorableError", "decode", "dt
 MAX_DEPTH = 100
 """Containers within containers; far below Python's own recursion limit."""
 
+_MOST_DIMS = 64
+"""Of an array, as NumPy 2 has it."""
+_MOST_KEYS = 10_000
+"""Keys in all that are neither text nor small numbers: their hashes can be chosen equal, which makes dicts slow."""
+_TEXT = (str, bytes)
+_UNIQUE_HASHES = 2**61 - 1
+
 _DATE = struct.Struct("<HBB")
 _TIME = struct.Struct("<BBBIB")
 _DELTA = struct.Struct("<iii")
@@ -123,6 +130,7 @@ class _Encoder:
     def __init__(self, out: bytearray, *, allow_pickle: bool) -> None:
         self._out = out
         self._allow_pickle = allow_pickle
+        self._keys = 0
 
     def put(self, value: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -189,6 +197,9 @@ class _Encoder:
     def put_dict(self, value: dict[Any, Any], depth: int) -> bool:
         self._out += b"d"
         self._length(len(value))
+        self._keys += sum(map(_has_a_chosen_hash, value))
+        if self._keys > _MOST_KEYS:
+            raise UnstorableError(f"dicts with more than {_MOST_KEYS:,} keys that are neither text nor small numbers")
         for key, part in value.items():
             self.put(key, depth + 1)
             self.put(part, depth + 1)
@@ -265,6 +276,7 @@ class _Decoder:
     def __init__(self, data: bytes, unpickled: Callable[[bytes], Any] | None) -> None:
         self._data = data
         self._unpickled = unpickled
+        self._keys = 0
         self.position = 0
 
     def take(self, depth: int) -> Any:
@@ -326,11 +338,21 @@ class _Decoder:
         return [self.take(depth + 1) for _ in range(self._count())]
 
     def take_dict(self, depth: int) -> dict[Any, Any]:
-        return {self.take(depth + 1): self.take(depth + 1) for _ in range(self._count())}
+        found: dict[Any, Any] = {}
+        for _ in range(self._count()):
+            key = self.take(depth + 1)
+            self._keys += _has_a_chosen_hash(key)
+            if self._keys > _MOST_KEYS:
+                raise DecodeError(f"more than {_MOST_KEYS:,} keys that are neither text nor small numbers")
+            found[key] = self.take(depth + 1)
+        return found
 
     def take_array(self, _depth: int) -> np.ndarray[Any, Any]:
         dtype = dtype_of(self._text())
-        shape = tuple(self._length() for _ in range(self._count()))
+        dims = self._count()
+        if dims > _MOST_DIMS:
+            raise DecodeError(f"an array of {dims} dimensions")
+        shape = tuple(self._length() for _ in range(dims))
         size = functools.reduce(operator.mul, shape, 1)
         raw = self._bytes(self._length())
         if len(raw) != size * dtype.itemsize or (dtype.itemsize == 0 and size):
@@ -381,6 +403,10 @@ class _Decoder:
         if self._unpickled is None:
             raise PickleRefusedError("it holds a pickle, and cache_pickle is not set")
         return self._unpickled(data)
+
+
+def _has_a_chosen_hash(key: Any) -> bool:
+    return not (type(key) in _TEXT or (type(key) is int and -_UNIQUE_HASHES < key < _UNIQUE_HASHES))
 
 
 def _check_elements(array: np.ndarray[Any, Any]) -> None:

@@ -51,6 +51,9 @@ _FORMAT: Final = "hydrax-cache"
 _VERSION: Final = 1
 _LARGEST: Final = 2**26
 _MOST_GROUPS: Final = 2**31
+_MOST_ARRAYS: Final = 10_000
+_MOST_DIMS: Final = 32
+_MOST_BYTES: Final = 2**40
 _PLAIN: Final = (str, int, float, bool, type(None))
 _STORED: Final = re.compile(r"[<>|][biufc](?:1|2|4|8|16|32)")
 _ITEM_SETTINGS: Final = ("items", "data", "seed", "version")
@@ -259,18 +262,23 @@ def _parse(content: dict[str, Any]) -> Manifest:
             and type(made) is dict
             and type(code) is dict
             and all(type(text) is str for text in (*made.values(), *code.values()))
-            and bool(arrays)
+            and 0 < len(arrays) <= _MOST_ARRAYS
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedManifestError(f"a field is missing or wrong: {error!r}") from error
-    if not good or entries * max(array.nbytes for array in arrays) >= 2**62:
+    sizes = [array.nbytes for array in arrays] if good else [0]
+    if not good or sum(sizes) > _MOST_BYTES or entries * max(sizes) >= 2**62:
         raise DamagedManifestError("a field is wrong")
     return Manifest(kind, group_index, cache_by, entries, settings, arrays, made, code)
 
 
 def _parse_array(name: str, fields: dict[str, Any]) -> StoredArray:
     shape, texts = fields["shape"], (fields["dtype"], fields["jax_dtype"], fields["stored"])
-    if not all(type(dim) is int and dim > 0 for dim in shape) or not all(type(text) is str for text in texts):
+    if (
+        len(shape) > _MOST_DIMS
+        or not all(type(dim) is int and dim > 0 for dim in shape)
+        or not all(type(text) is str for text in texts)
+    ):
         raise ValueError(f"array {name!r}")
     if not _STORED.fullmatch(texts[2]) or np.dtype(texts[2]).itemsize < 1:
         raise ValueError(f"array {name!r}")

@@ -1,8 +1,9 @@
 """The SQLite file of an index: opening it, and knowing a damaged one from one that merely cannot be had.
 
-Promise: what is opened has our table and nothing else: no view, trigger or other schema that would run. A file in WAL
-mode is refused before SQLite believes it, and so is a journal that names another file: when SQLite plays such a one
-back, it removes that file, wherever it lies.
+Promise: what is opened has our table and nothing else: no view, trigger or other schema that would run. Reading it
+takes steps and memory in proportion to the file, whatever its pages refer to. A file in WAL mode is refused before
+SQLite believes it, and so is a journal that names another file: when SQLite plays such a one back, it removes that
+file, wherever it lies.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from hydrax_core.cache.format.folder import INDEX, INDEX_SIDE_FILES, is_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = [
     "DamagedIndexError",
+    "bounded",
     "check_database",
     "check_journal_mode",
     "connect",
+    "fetch",
     "integrity_error",
     "is_damage",
     "play_back_journal",
@@ -38,8 +41,14 @@ _TABLE: Final = (
     "CREATE TABLE entries (epoch INTEGER NOT NULL, number INTEGER NOT NULL, checksum BLOB NOT NULL, "
     "created REAL NOT NULL, size INTEGER NOT NULL, additional BLOB, PRIMARY KEY (epoch, number))"
 )
+_ANY: Final = "SELECT 1 FROM sqlite_master LIMIT 1"
 _SCHEMA: Final = [(b"index", b"sqlite_autoindex_entries_1", None), (b"table", b"entries", _TABLE.encode())]
 _WAIT_SECONDS: Final = 30.0
+_STEPS: Final = 10_000
+_STEPS_ALLOWED: Final = 1_000_000
+_STEPS_A_BYTE: Final = 4
+"""An entry takes 35 bytes at least, and no statement of ours more than some 30 steps for each."""
+_LEAST_LENGTH: Final = 1 << 20
 _SALVAGED_ROWS: Final = 1000
 
 # The file's environment is at fault, not its content. All other codes mean that the content is damaged.
@@ -80,6 +89,61 @@ class DamagedIndexError(Exception):
     """The file is no index of ours, or no longer."""
 
 
+@contextlib.contextmanager
+def bounded(connection: sqlite3.Connection, path: Path) -> Iterator[int]:
+    """What runs within may take steps, and read values, as the size of the file allows; gives the bytes to read in all.
+
+    Raises:
+        DamagedIndexError: It takes more, as where pages refer to each other in circles.
+    """
+    try:
+        size = os.stat(path).st_size  # noqa: PTH116  once a query
+    except OSError:
+        size = 0
+    left = (_STEPS_ALLOWED + _STEPS_A_BYTE * size) // _STEPS
+
+    def step() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    length = max(size, _LEAST_LENGTH)
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, length)
+    connection.set_progress_handler(step, _STEPS)
+    try:
+        yield length
+    except sqlite3.Error as error:
+        if left < 0:
+            raise DamagedIndexError("its pages refer to each other in circles") from error
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG:
+            raise DamagedIndexError("a value in it is said to be longer than the file") from error
+        raise
+    finally:
+        with contextlib.suppress(sqlite3.Error):  # closed within
+            connection.set_progress_handler(None, 0)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+
+
+def fetch(connection: sqlite3.Connection, path: Path, sql: str, parameters: Sequence[Any]) -> list[Any]:
+    """All rows that a query finds.
+
+    Raises:
+        DamagedIndexError: It takes more steps than the file allows, or its rows hold more.
+        sqlite3.Error: It cannot be read.
+    """
+    with bounded(connection, path) as most:
+        return list(_within(connection.execute(sql, parameters), most))
+
+
+def _within(rows: Iterable[tuple[Any, ...]], most: int) -> Iterator[tuple[Any, ...]]:
+    held = 0
+    for row in rows:
+        held += sum(len(value) for value in row if type(value) is bytes)
+        if held > most:
+            raise DamagedIndexError("its rows hold more than the file")
+        yield row
+
+
 def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     """Open the file to read, to write, or to write and create it with its table if it is missing or empty.
 
@@ -103,10 +167,11 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
     )
     try:
         connection.text_factory = bytes  # a damaged row may hold what is no text
-        for setting in ("cell_size_check=ON", "trusted_schema=OFF", "temp_store=MEMORY", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {setting}")
-        if mode == "rwc":
-            _create(connection)
+        with bounded(connection, path):
+            for setting in ("cell_size_check=ON", "trusted_schema=OFF", "temp_store=MEMORY", "synchronous=FULL"):
+                connection.execute(f"PRAGMA {setting}")
+            if mode == "rwc":
+                _create(connection)
     except BaseException:
         connection.close()
         raise
@@ -121,7 +186,7 @@ def check_database(connection: sqlite3.Connection, path: Path) -> None:
         sqlite3.Error: It cannot be read.
     """
     # Reading the schema lets SQLite play a killed writer's journal back; only then do the first bytes count.
-    if _schema(connection) != _SCHEMA:
+    if _schema(connection, path) != _SCHEMA:
         raise DamagedIndexError("it does not have the table of an index")
     start = _start(path)
     for offset, expected in _CONSTANT_FIELDS:
@@ -160,13 +225,14 @@ def check_journal_mode(path: Path) -> None:
             raise DamagedIndexError("its first page says that it is not in rollback journal mode")
 
 
-def integrity_error(connection: sqlite3.Connection) -> str:
+def integrity_error(connection: sqlite3.Connection, path: Path) -> str:
     """What SQLite's own check finds wrong, ``""`` for nothing; reads the whole file.
 
     Raises:
-        sqlite3.Error: It cannot even be checked.
+        DamagedIndexError: It cannot even be checked.
+        sqlite3.Error: Likewise.
     """
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    found = fetch(connection, path, "PRAGMA integrity_check(1)", ())[0][0]
     text = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
     return "" if text == "ok" else text
 
@@ -179,12 +245,13 @@ def salvage(path: Path) -> Iterator[list[tuple[Any, ...]]]:
     with contextlib.suppress(DamagedIndexError, sqlite3.Error, OSError):
         connection = connect(path, "ro")
         with contextlib.closing(connection):
-            if _schema(connection) != _SCHEMA:
+            if _schema(connection, path) != _SCHEMA:
                 return
             for order in ("ASC", "DESC"):
                 page: list[tuple[Any, ...]] = []
-                with contextlib.suppress(sqlite3.Error):
-                    for row in connection.execute(f"SELECT * FROM entries NOT INDEXED ORDER BY rowid {order}"):  # noqa: S608  see above
+                with contextlib.suppress(DamagedIndexError, sqlite3.Error), bounded(connection, path) as most:
+                    sql = f"SELECT * FROM entries NOT INDEXED ORDER BY rowid {order}"  # noqa: S608  see above
+                    for row in _within(connection.execute(sql), most):
                         page.append(row)
                         if len(page) == _SALVAGED_ROWS:
                             yield page
@@ -197,7 +264,7 @@ def play_back_journal(path: Path) -> None:
     with contextlib.suppress(DamagedIndexError, sqlite3.Error, OSError):
         connection = connect(path, "rw")
         with contextlib.closing(connection):
-            connection.execute("SELECT count(*) FROM sqlite_master")
+            fetch(connection, path, _ANY, ())
 
 
 def is_damage(error: Exception) -> bool:
@@ -210,17 +277,17 @@ def is_damage(error: Exception) -> bool:
     return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF not in _ENVIRONMENT
 
 
-def _schema(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    return sorted(tuple(row) for row in connection.execute("SELECT type, name, sql FROM sqlite_master"))
+def _schema(connection: sqlite3.Connection, path: Path) -> list[tuple[Any, ...]]:
+    found = fetch(connection, path, f"SELECT type, name, sql FROM sqlite_master LIMIT {len(_SCHEMA) + 1}", ())  # noqa: S608  a number
+    return sorted(found) if len(found) == len(_SCHEMA) else []
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    empty = "SELECT count(*) FROM sqlite_master"
-    if connection.execute(empty).fetchone() != (0,):
+    if connection.execute(_ANY).fetchone() is not None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if connection.execute(empty).fetchone() == (0,):
+        if connection.execute(_ANY).fetchone() is None:
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute(_TABLE)

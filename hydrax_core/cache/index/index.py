@@ -19,8 +19,10 @@ from hydrax_core.cache.format.entry import CHECKSUM_BYTES
 from hydrax_core.cache.format.folder import INDEX, INDEX_SIDE_FILES, OLD_INDEX
 from hydrax_core.cache.index.database import (
     DamagedIndexError,
+    bounded,
     check_database,
     connect,
+    fetch,
     integrity_error,
     is_damage,
     salvage,
@@ -227,7 +229,7 @@ class Index:
 
     def shrink(self) -> None:
         """Give free room back to the file system, where that works."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(DamagedIndexError, sqlite3.Error):
             self._change("VACUUM", None)
 
     def check(self) -> str:
@@ -236,8 +238,8 @@ class Index:
             if self._reader is None:
                 return self.damage
             try:
-                return integrity_error(self._reader)
-            except sqlite3.Error as error:
+                return integrity_error(self._reader, self._path)
+            except (DamagedIndexError, sqlite3.Error) as error:
                 if is_damage(error):
                     return str(error)
                 self.unreadable = str(error)
@@ -261,8 +263,8 @@ class Index:
     def _fetch(self, sql: str, parameters: Sequence[Any]) -> list[Any]:
         try:
             with self._reading:
-                return [] if self._reader is None else self._reader.execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
+                return [] if self._reader is None else fetch(self._reader, self._path, sql, parameters)
+        except (DamagedIndexError, sqlite3.Error) as error:
             self._fail(error)
             return []
 
@@ -271,7 +273,8 @@ class Index:
             if self._writer is None:
                 raise sqlite3.ProgrammingError("the index is closed or read-only")
             if rows is None:
-                self._writer.execute(sql)
+                with bounded(self._writer, self._path):
+                    self._writer.execute(sql)
                 return
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -310,7 +313,7 @@ class Index:
             return
         with contextlib.suppress(DamagedIndexError, sqlite3.Error):
             self._open()
-            if self._reader is not None and not integrity_error(self._reader):
+            if self._reader is not None and not integrity_error(self._reader, self._path):
                 return  # another process or thread has mended it
         self._close()
         self._path.replace(self._folder / OLD_INDEX)

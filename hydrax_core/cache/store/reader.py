@@ -31,6 +31,7 @@ _log = logging.getLogger("hydrax")
 
 _EPOCHS_KEPT: Final = 4
 _ATTEMPTS: Final = 3
+_CUT: Final = "its file is cut"
 _UNCHECKED, _PLAIN, _WITH_ADDITIONAL, _BAD = 0, 1, 2, 3
 """``_BAD`` where nothing can be written, so that the entry stays as it is: it is found and counted once."""
 
@@ -192,7 +193,10 @@ class Reader:
                     return None
                 opened, why = None, f"its file is missing or no plain file ({error})"
             if opened is not None:
-                why = self._fault(row, opened.files)
+                fault = self._fault(row, opened.files)
+                if fault is None:
+                    return None
+                why = fault
                 if not why:
                     has_additional = row.additional is not None
                     opened.states[row.number] = _WITH_ADDITIONAL if has_additional else _PLAIN
@@ -209,11 +213,17 @@ class Reader:
         self.forget(row.epoch, row.number, why)
         return None
 
-    def _fault(self, row: IndexRow, files: EpochMap) -> str:
-        """What is wrong with an entry, ``""`` for nothing."""
+    def _fault(self, row: IndexRow, files: EpochMap) -> str | None:
+        """What is wrong with an entry, ``""`` for nothing, ``None`` where it cannot be read just now."""
         if not files.holds(row.number):
-            return "its file is cut"
-        files.read_ahead(row.number)
+            return _CUT
+        try:
+            files.read(row.number)
+        except OSError as error:
+            if not files.holds(row.number):
+                return _CUT
+            self._cannot_open(error)
+            return None
         parts = files.parts(row.number)
         checksum = entry_checksum(self._identity, row.epoch, row.number, row.created, row.size, row.additional, parts)
         return "" if checksum == row.checksum else "its checksum does not fit"

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from hydrax_core.cache import CacheEntries, clear, info, verify
+from hydrax_core.cache.format.arrays import EpochMap, array_files
+from hydrax_core.cache.format.manifest import read_manifest
 from hydrax_core.errors import CacheError
 
 ERRORS = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOMEM]
@@ -158,3 +160,31 @@ def test_the_cache_itself_swapped_for_another_meanwhile_is_not_followed(tmp_path
     (tmp_path / "c").symlink_to(tmp_path / "other")
     list(findings)
     assert looked_at(tmp_path / "other") == others
+
+
+def test_an_entry_of_a_mapping_that_cannot_be_read_is_not_served_and_not_dropped(tmp_path, monkeypatch, caplog):
+    kit.fill(tmp_path)
+
+    def fails(self, number):
+        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+    with monkeypatch.context() as patch, kit.open_store(tmp_path) as store:
+        patch.setattr(EpochMap, "read", fails)
+        assert store.read(0, 1) is None
+        assert store.read(0, 2) is None
+        patch.undo()
+        assert kit.serve(store, 1)
+        assert store.counters().corrupt == 0
+    assert ["cannot be read for now" in message for message in caplog.messages] == [True]
+    assert info(tmp_path).entries == kit.BATCHES
+
+
+def test_a_mapping_of_a_file_that_is_cut_meanwhile_is_an_error_not_the_end(tmp_path, monkeypatch):
+    kit.fill(tmp_path)
+    monkeypatch.setattr(EpochMap, "holds", lambda self, number: True)
+    files = array_files(read_manifest(tmp_path))
+    mapped = EpochMap(tmp_path, 0, files)
+    mapped.read(kit.BATCHES - 1)
+    os.truncate(tmp_path / "epoch-0" / "x.npy", 4096)
+    with pytest.raises(OSError, match="address"):
+        mapped.read(kit.BATCHES - 1)
