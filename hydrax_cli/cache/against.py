@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hydrax_cli.cache.remake import Place, find_place
+from hydrax_cli.cache.remake import Asked, Place, find_place
 from hydrax_core.cache import Finding, UnstorableError, encode, info, sample_entries
 
 if TYPE_CHECKING:
@@ -41,26 +41,25 @@ class Compared(NamedTuple):
 def compare(
     path: Path,
     loader: Dataloader[Any],
+    asked: Asked,
     sample: int,
     progress: Callable[[int, int], None] | None = None,
-    *,
-    sized: bool = False,
 ) -> Iterator[Compared]:
     """Load a sample of entries anew.
 
     Args:
         path: The cache's folder.
         loader: A loader with the group that the cache was made for.
+        asked: What the command line says.
         sample: Entries to compare.
         progress: Called with the entries compared and those to be compared.
-        sized: Whether the loader's images have the size that ``--size`` gives.
 
     Raises:
         CacheMismatchError: The loader has no group that the cache was made for.
         UsageError: The cache holds what a training loop made of the loaded arrays.
     """
     found = info(path)
-    place = find_place(path, loader, found, sized=sized)
+    place = find_place(path, loader, found, asked)
     numbers = sample_entries(path, sample)
     size = place.cached.batch_size
     per_entry = 1 if found.cache_by == "batch" else size

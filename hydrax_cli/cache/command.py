@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sys
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,8 +22,9 @@ from hydrax_cli.cache.render import (
     overview_lines,
     verified_lines,
 )
-from hydrax_cli.shared.options import COUNT, HintingGroup, Pattern, content_options
+from hydrax_cli.shared.options import ALLOW_PICKLE, COUNT, HintingGroup, Pattern, content_options
 from hydrax_cli.shared.streams import own_output
+from hydrax_cli.shared.text import to_json
 from hydrax_cli.shared.units import many
 from hydrax_cli.shared.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
@@ -86,7 +86,7 @@ def show(path: Path, *, as_json: bool) -> None:
             except CacheError as error:
                 errors.append(error)
     if as_json and found:
-        click.echo(_json_text({"caches": [info_values(one) for one in found]}))
+        click.echo(to_json({"caches": [info_values(one) for one in found]}))
     elif found:
         for line in overview_lines(found):
             click.echo(line)
@@ -99,6 +99,7 @@ def show(path: Path, *, as_json: bool) -> None:
 @click.option("--against", metavar="TARGET", help="Load a sample anew with this loader and compare.")
 @click.option("--sample", type=COUNT, help=f"Entries to compare with --against.  [default: {_SAMPLE}]")
 @content_options(size_default="that of the cache")
+@ALLOW_PICKLE
 @_json
 @click.pass_context
 def check(
@@ -112,6 +113,7 @@ def check(
     batch_size: int | None,
     seed: int | None,
     size: tuple[int, int] | None,
+    allow_pickle: bool,
     as_json: bool,
 ) -> None:
     """Read a whole cache and list what is wrong with it: corrupt, cut, missing, unfinished, orphaned and foreign.
@@ -123,7 +125,7 @@ def check(
 
     Exit codes: 0 clean, 1 findings (repaired or not), 2 wrong usage.
     """
-    asked = _asked(against, sample, parameters, batch_size, seed, size)
+    asked = _asked(against, sample, parameters, batch_size, seed, size, allow_pickle=allow_pickle)
     folders = _caches(path)
     if repair:
         _require_unused(folders)
@@ -137,7 +139,7 @@ def check(
                 "loaders": [{"path": str(one.path), **loader_values(one)} for one in found.infos],
                 "findings": [finding_values(str(folder), finding) for folder, finding in found.findings],
             }
-            click.echo(_json_text(values), file=output)
+            click.echo(to_json(values), file=output)
     if not as_json and len(found.errors) < len(folders):
         for one in found.infos:
             click.echo(f"{f'{one.path.name}: ' if len(folders) > 1 else ''}made with {loader_text(one)}")
@@ -196,7 +198,7 @@ def remove(
         done = [(folder, clear(folder, **conditions)) for folder in folders]
     if as_json:
         values = [{"path": str(folder), **dataclasses.asdict(cleared)} for folder, cleared in done]
-        click.echo(_json_text({"removed": not dry_run, "caches": values}))
+        click.echo(to_json({"removed": not dry_run, "caches": values}))
     elif not fits:
         click.echo("nothing to remove")
     elif not dry_run:
@@ -311,6 +313,8 @@ def _asked(
     batch_size: int | None,
     seed: int | None,
     size: tuple[int, int] | None,
+    *,
+    allow_pickle: bool,
 ) -> Asked | None:
     if target is None:
         given = {"--sample": sample, "-p": parameters or None, "--batch": batch_size, "--seed": seed, "--size": size}
@@ -320,7 +324,7 @@ def _asked(
         return None
     from hydrax_cli.cache.remake import Asked  # noqa: PLC0415  it imports the whole library
 
-    return Asked(target, parameters, batch_size, seed, size)
+    return Asked(target, parameters, batch_size, seed, size, allow_pickle)
 
 
 def _loader(folder: Path, asked: Asked) -> Dataloader[Any]:
@@ -339,12 +343,8 @@ def _compare(
 ) -> Iterator[Finding]:
     from hydrax_cli.cache.against import compare  # noqa: PLC0415  it imports the whole library
 
-    for one in compare(folder, loader, sample, seen, sized=asked.is_folder):
+    for one in compare(folder, loader, asked, sample, seen):
         all_found.compared += one.served
         all_found.not_served += not one.served
         if one.finding is not None:
             yield one.finding
-
-
-def _json_text(values: Any) -> str:
-    return json.dumps(values, indent=2, ensure_ascii=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hydrax_cli.shared.overrides import Overrides, load_overridden
+from hydrax_cli.shared.overrides import Overrides, load_overridden, refuse_pickles
 from hydrax_cli.shared.target import is_built_in
 from hydrax_core import CacheMismatchError
 from hydrax_core.cache import Manifest, read_manifest, side_by_side
@@ -48,6 +48,7 @@ class Asked:
     batch_size: int | None
     seed: int | None
     size: tuple[int, int] | None
+    allow_pickle: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -91,18 +92,18 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
     return load_overridden(target, asked.parameters, size, Overrides(batch_size=batch_size, seed=seed))[1]
 
 
-def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, *, sized: bool) -> Place:
+def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Asked) -> Place:
     """The group that a cache was made for.
 
     Args:
         path: The cache's folder.
         loader: The loader that filled it.
         found: What the cache holds.
-        sized: Whether the loader's images have the size that ``--size`` gives.
+        asked: What the command line says.
 
     Raises:
         CacheMismatchError: There is none; the text shows what differs.
-        click.UsageError: The cache holds what a training loop made of the loaded arrays.
+        click.UsageError: The cache holds what a training loop made of the loaded arrays, or would be unpickled.
     """
     groups = loader.training if found.kind == "training" else loader.validation
     if not groups:
@@ -118,6 +119,9 @@ def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, *, sized: 
                 "--against: this cache holds what the training loop made of the loaded arrays (cache_arrays), and the "
                 "loader cannot make that again"
             )
+        own = group.cache_location is not None and group.cache_location.resolve() == path.resolve()
+        if not own and not asked.allow_pickle:
+            refuse_pickles(group, path)
         cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
         wanted = Manifest.of(cached, kind=found.kind, group_index=index, cache_by=found.cache_by)
         differences = held.differences(wanted)
@@ -130,7 +134,7 @@ def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, *, sized: 
         fresh = cached.replace(cache_location=None, cache_readonly=False, cache_by="batch", **changes)
         return Place(index, cached.replace(**changes), fresh)
     nearest = min(misfits, key=lambda misfit: len(misfit.differences))
-    raise CacheMismatchError(_refusal(path, held, nearest, sized=sized))
+    raise CacheMismatchError(_refusal(path, held, nearest, sized=asked.is_folder))
 
 
 def _differ(group: DataGroup[Any]) -> bool:
@@ -142,14 +146,18 @@ def _refusal(path: Path, held: Manifest, misfit: _Misfit, *, sized: bool) -> str
     options, beyond = [], False
     rows_differ = held.settings.get("batch_size") != misfit.wanted.settings.get("batch_size")
     size, ours = _image_size(_shapes(held)), _image_size(_shapes(misfit.wanted))
+    resized = sized and size is not None and size != ours
     for field, here, _ in misfit.differences:
         if field == "settings.batch_size":
             options.append(f"--batch {here}")
         elif field == "settings.seed":
             options.append(f"--seed {here}")
-        elif field == "arrays.image.shape" and sized and size is not None and size != ours:
+        elif field == "arrays.image.shape" and resized:
+            assert size is not None
             options.append(f"--size {size[0]}x{size[1]}")
-        elif not (rows_differ and (field == "entries" or field.endswith(".shape"))):  # these follow from it
+        elif not (
+            (rows_differ and (field == "entries" or field.endswith(".shape"))) or (resized and field == "settings.data")
+        ):  # these follow from it
             beyond = True
     parts = [
         f"{path}: this cache was not made by this TARGET with these options",

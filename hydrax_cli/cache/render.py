@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, share, size
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def overview_lines(infos: Sequence[CacheInfo]) -> Iterator[str]:
 
 def info_lines(info: CacheInfo) -> Iterator[str]:
     """What a cache holds; within 80 columns, but for long names of folders and arrays."""
-    yield click.style(_printable(str(info.path)), bold=True)
+    yield click.style(clean(str(info.path)), bold=True)
     yield f"  {_group(info)}"
     widths = [max(len(text) for text in column) for column in zip(*_array_rows(info), strict=True)]
     for row in _array_rows(info):
@@ -73,7 +74,7 @@ def _group(info: CacheInfo) -> str:
 def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
     settings = [f"{key} {info.settings[key]}" for key in _SETTINGS if key in info.settings]
     if settings:
-        yield "settings", _printable(", ".join(settings))
+        yield "settings", clean(", ".join(settings))
     for epoch in info.epochs[:_MOST_EPOCHS]:
         part = f"{count(epoch.entries)} of {count(info.entries_per_epoch)}"
         covered = share(epoch.entries, info.entries_per_epoch)
@@ -85,7 +86,7 @@ def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
     if not info.epochs:
         yield "empty", _bar(0)
     yield "on disk", f"{_kind(info, info.entries)}, {size(info.disk_bytes)}"
-    made = {key: _printable(text) for key, text in info.made.items()}
+    made = {key: clean(text) for key, text in info.made.items()}
     yield "made", f"{_local(made.get('at', '?'))} by {made.get('by', '?')}, hydrax {made.get('hydrax', '?')}"
     yield "loader", loader_text(info)
     if info.in_use:
@@ -96,12 +97,12 @@ def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
 
 def loader_text(info: CacheInfo) -> str:
     """What the cache was loaded with: the version that the user gives, and the code that there was."""
-    parts = [_printable(name) for name in info.code if name != "python"]
+    parts = [clean(name) for name in info.code if name != "python"]
     told = ", ".join(parts[:_MOST_PARTS]) + (
         f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
     )
     code = f", code {info.code_digest} ({told})" if parts else ""
-    return f"cache_version {_printable(str(info.settings.get('version', '?')))}{code}"
+    return f"cache_version {clean(str(info.settings.get('version', '?')))}{code}"
 
 
 def loader_values(info: CacheInfo) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _continues(before: Finding, finding: Finding) -> bool:
 
 def _finding_line(first: Finding, last: Finding) -> str:
     kind = click.style(first.what.ljust(_WIDEST_KIND), fg=_COLOURS.get(first.what, "yellow"))
-    where = _printable(first.where)
+    where = clean(first.where)
     if last is not first:
         assert first.number is not None
         assert last.number is not None
@@ -157,7 +158,7 @@ def _finding_line(first: Finding, last: Finding) -> str:
     known = "written" if first.number is not None else "modified"
     known = "" if last.since is None else click.style(f" ({known} {_day(last.since)})", dim=True)
     state = click.style(", repaired", fg="green") if first.repaired else known
-    return f"{kind}  {where}: {_printable(first.detail)}{state}"
+    return f"{kind}  {where}: {clean(first.detail)}{state}"
 
 
 def verified_lines(path: Path, findings: Sequence[Finding], read: str, *, repair: bool) -> Iterator[str]:
@@ -170,9 +171,9 @@ def verified_lines(path: Path, findings: Sequence[Finding], read: str, *, repair
     yield f"{click.style(told, fg='green' if repaired == len(findings) else 'red', bold=True)}; {read}"
     kinds = {finding.what for finding in findings if not finding.repaired}
     if not repair and kinds - {"foreign", "stale"}:
-        yield f"to drop what is bad, so that it is loaded anew: hydrax cache verify {_printable(str(path))} --repair"
+        yield f"to drop what is bad, so that it is loaded anew: hydrax cache verify {clean(str(path))} --repair"
     if "stale" in kinds:
-        yield f"the loader makes something else now; to begin anew: hydrax cache clear {_printable(str(path))}"
+        yield f"the loader makes something else now; to begin anew: hydrax cache clear {clean(str(path))}"
 
 
 def finding_values(path: str, finding: Finding) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def finding_values(path: str, finding: Finding) -> dict[str, Any]:
 
 def cleared_lines(done: Sequence[tuple[Path, Cleared]], *, going: bool) -> Iterator[str]:
     """What goes, a cache in each line, and how much room that frees."""
-    paths = [_printable(str(path)) for path, _ in done]
+    paths = [clean(str(path)) for path, _ in done]
     widest = max(map(len, paths))
     for path, (_, cleared) in zip(paths, done, strict=True):
         entries, files = many(cleared.entries, "entry", "entries"), many(len(cleared.files), "whole file")
@@ -193,17 +194,12 @@ def cleared_lines(done: Sequence[tuple[Path, Cleared]], *, going: bool) -> Itera
         yield f"{size(freed)} in {many(len(done), 'cache')}"
 
 
-def _printable(text: str) -> str:
-    """File names may hold anything, control codes of terminals too."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _array_rows(info: CacheInfo) -> list[tuple[str, str, str, str]]:
     return [
         (
-            _printable(array.name),
+            clean(array.name),
             str(array.shape),
-            _printable(array.dtype if array.dtype == array.jax_dtype else f"{array.dtype} → {array.jax_dtype}"),
+            clean(array.dtype if array.dtype == array.jax_dtype else f"{array.dtype} → {array.jax_dtype}"),
             f"{size(array.nbytes)} each",
         )
         for array in info.arrays

@@ -14,7 +14,7 @@ from hydrax_cli.run.drive import drive
 from hydrax_cli.run.render import result_json
 from hydrax_cli.run.reporters import choose_reporter
 from hydrax_cli.run.summary import describe
-from hydrax_cli.shared.options import loader_options
+from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options
 from hydrax_cli.shared.overrides import Overrides, load_overridden
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.target import Target
@@ -57,6 +57,7 @@ def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | Non
     callback=_caches_folder,
     help="Keep what is loaded below DIR, and serve it from there.",
 )
+@ALLOW_PICKLE
 @click.option("--digest", "with_digest", is_flag=True, help="Hash order, seeds and bytes of every batch.")
 @click.option(
     "--json", "json_file", metavar="FILE", callback=_json_file, help="Write the result as JSON; - for standard output."
@@ -78,6 +79,7 @@ def run(
     size: tuple[int, int] | None,
     step_seconds: float,
     cache: Path | None,
+    allow_pickle: bool,
     with_digest: bool,
     json_file: str | None,
     quiet: bool,
@@ -104,6 +106,7 @@ def run(
         seed=seed,
         start=start,
         cache=cache,
+        allow_pickle=allow_pickle,
     )
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
         found, loader = load_overridden(target, parameters, size, asked)

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType  # generic since click 8.4; older ones are served too
 
-__all__ = ["COUNT", "PLACE", "SPAN", "HintingGroup", "Pattern", "content_options", "loader_options", "reproduction"]
+__all__ = [
+    "ALLOW_PICKLE",
+    "COUNT",
+    "PLACE",
+    "SPAN",
+    "HintingGroup",
+    "Pattern",
+    "content_options",
+    "loader_options",
+    "reproduction",
+]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
@@ -98,6 +108,9 @@ _PARAMETER = click.option(
     "-p", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters, help="Argument for the function."
 )
 _BATCH = click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too.")
+ALLOW_PICKLE = click.option(
+    "--allow-pickle", is_flag=True, help="Let a cache that is there run code: TARGET unpickles what it holds."
+)
 _SEED = click.option("--seed", type=int, metavar="N", help="Seed of the training data.")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from hydrax_core import DataGroup, Dataloader
 
-__all__ = ["Overrides", "load_overridden", "override"]
+__all__ = ["Overrides", "load_overridden", "override", "refuse_pickles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Overrides:
         batch_size: Rows of every group's batches.
         seed: Seed of every training group.
         start: ``(epoch, batches)``.
+        allow_pickle: Whether a cache that is there may be unpickled, where the loader says ``cache_pickle=True``.
         cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
     """
 
@@ -46,6 +47,7 @@ class Overrides:
     seed: int | None = None
     start: tuple[int, int] | None = None
     cache: Path | None = None
+    allow_pickle: bool = False
 
 
 def load_overridden(
@@ -93,9 +95,24 @@ def _regroup(kind: str, groups: Sequence[DataGroup[Any]], asked: Overrides) -> l
         if asked.seed is not None and kind == "training":
             changes["seed"] = asked.seed
         if asked.cache is not None and group.cache_location is None:
-            changes["cache_location"] = asked.cache / f"{kind}-{position}"
+            folder = changes["cache_location"] = asked.cache / f"{kind}-{position}"
+            if not asked.allow_pickle:
+                refuse_pickles(group, folder)
         changed.append(group.replace(**changes))
     return changed
+
+
+def refuse_pickles(group: DataGroup[Any], folder: Path) -> None:
+    """Refuse to unpickle what somebody else may have put into a folder that the command line names.
+
+    Raises:
+        click.UsageError: The group would unpickle it.
+    """
+    if group.cache_pickle and folder.is_dir() and any(folder.iterdir()):
+        raise click.UsageError(
+            f"TARGET says cache_pickle=True, so reading {folder} runs whatever code is in it; if you trust all who can "
+            "write there as you trust code, give --allow-pickle"
+        )
 
 
 def _end(loader: Dataloader[Any], asked: Overrides) -> int:

@@ -1,6 +1,7 @@
 """``hydrax cache verify --against``: the loader that filled a cache is made again, or refused side by side."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -268,3 +269,26 @@ def test_version_and_code_of_the_loader_are_shown_and_a_changed_one_is_named(run
     )
     assert run("verify", cache / "training-0", "--against", path)[0] == 0
     assert ["(load)" in message for message in caplog.messages] == [True]
+
+
+def test_a_strangers_cache_is_not_unpickled_unless_asked_for(run, tmp_path, target, capsys):
+    path, _ = target()
+    file = Path(path.rpartition(":")[0])
+    file.write_text(file.read_text().replace("cache_by=by,", "cache_by=by, cache_pickle=True,"))
+    cache = tmp_path / "caches"
+    fill(path, "--cache", cache)  # there is nothing yet
+    code, _, err = run("verify", cache / "training-0", "--against", path)
+    assert code == 2
+    assert "--allow-pickle" in err
+    assert run("verify", cache / "training-0", "--against", path, "--allow-pickle")[0] == 0
+    assert run_command_line(["run", path, "--cache", str(cache), "--quiet"]) == 2
+    assert "--allow-pickle" in capsys.readouterr().err
+    fill(path, "--cache", cache, "--allow-pickle")
+
+
+def test_a_path_that_is_no_text_does_not_lose_the_result(run, tmp_path, target):
+    path, _ = target()
+    cache = tmp_path / os.fsdecode(b"caches-\xff")
+    fill(path, "--cache", cache)
+    for command in (["info"], ["verify"], ["clear", "--yes"]):
+        assert values(run(command[0], cache, *command[1:], "--json"))

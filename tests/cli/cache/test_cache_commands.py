@@ -228,7 +228,7 @@ def test_findings_go_to_standard_output_while_a_bar_is_shown_elsewhere(folder):
 
 def test_names_of_foreign_files_cannot_control_the_terminal(run, folder):
     (folder / "a\x1b[2J\nb").write_text("")
-    assert "foreign     a\\x1b[2J\\nb: " in run("verify", folder)[1]
+    assert "foreign     a·[2J·b: " in run("verify", folder)[1]
 
 
 def test_repair_of_a_cache_in_use_is_refused(run, folder):
