@@ -1,8 +1,9 @@
-"""Places for batches in one sparse, anonymous memory file, and the leases on them.
+"""Slots for batches in one sparse, anonymous memory file, and the leases on them.
 
 Promise: a slot is given to one batch at a time, and given again only after the last array over it is gone,
 computations in flight included. Memory is taken when a slot is first used and can be handed back. The kernel frees all
-of it with the last process that maps it: nothing is left behind, whatever ends them.
+of it with the last process that maps it: nothing is left behind, whatever ends them. Where there are no memory files
+(macOS), an unlinked file in the temporary folder stands in for one; what it took is given back at the end only.
 
 How a lease ends: NumPy and jax arrays over a slot keep a ctypes object alive (the *root* of the lease); a weak
 reference to it fires when the last of them is gone. jaxlib drops its hold late, at its next call or a garbage
@@ -17,6 +18,7 @@ import gc
 import io
 import mmap
 import os
+import resource
 import tempfile
 import weakref
 from collections import deque
@@ -25,6 +27,7 @@ from functools import lru_cache
 from typing import Any
 
 from hydrax_core.data.layout import aligned
+from hydrax_core.data.portable import PORTABLE
 
 __all__ = ["SlotMemory", "SlotPool"]
 
@@ -32,6 +35,8 @@ _MADV_POPULATE_WRITE = 23  # linux/mman.h, since Linux 5.14; Python has no name 
 _PREFAULT_PIECE = 4 << 20
 _PREFAULT_BYTES = 128 << 20
 _STATUS_WORDS = 8
+_MOST_BYTES = 1 << 62
+"""Of a file without a limit: sizes are signed 64-bit numbers."""
 _IDLE_ROUNDS = 64
 """How many batches in a row may leave a slot unused before its memory is handed back."""
 
@@ -75,6 +80,7 @@ class SlotMemory:
             slots = self.base if segment == 0 else first
             offset = self._header + first * self.stride
             try:
+                slots = min(slots, (os.fstat(self.fd).st_size - offset) // self.stride)
                 self._segments[segment] = mmap.mmap(self.fd, slots * self.stride, offset=offset)
             except OSError as error:
                 raise MemoryError(
@@ -85,7 +91,7 @@ class SlotMemory:
     def prefault(self, slot: int) -> None:
         """Have the pages of a slot mapped now: first touches run at a twentieth of the speed of warm memory."""
         mapping, offset = self.locate(slot)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # an older kernel, or another
             for start in range(0, self.stride, _PREFAULT_PIECE):  # mmap.madvise() keeps the GIL
                 size = min(_PREFAULT_PIECE, self.stride - start)
                 mapping.madvise(_MADV_POPULATE_WRITE, offset + start, size)
@@ -93,8 +99,9 @@ class SlotMemory:
     def discard(self, slot: int) -> None:
         """Give the memory of a slot back; its content becomes zeros."""
         mapping, offset = self.locate(slot)
-        with contextlib.suppress(OSError, AttributeError):
-            mapping.madvise(mmap.MADV_REMOVE, offset, self.stride)
+        if not PORTABLE:
+            with contextlib.suppress(OSError):
+                mapping.madvise(mmap.MADV_REMOVE, offset, self.stride)
 
 
 class _Lease(weakref.ref[Any]):
@@ -116,15 +123,17 @@ class SlotPool:
         limit: Most slots there may ever be.
         workers: Number of workers.
         base: Slots expected in ordinary use.
+
+    Raises:
+        MemoryError: Not even those fit into a file, as its size is limited.
     """
 
     def __init__(self, slot_size: int, limit: int, workers: int, base: int) -> None:
         # A file object closes once and whole, and with its last reference: Ctrl-C may come at any moment.
         self._file = io.FileIO(_anonymous_file(), "r+")
         self.memory = SlotMemory(self._file.fileno(), slot_size, workers, base)
-        self.limit = max(limit, base)
-        # The mapping of the last slots may cover up to twice the limit; a sparse file costs nothing for it.
-        self._file.truncate(self.memory.length(2 * self.limit))
+        self.limit = min(max(limit, base), self._most_slots())
+        self._file.truncate(self.memory.length(self.limit))  # a sparse file costs nothing
         self._free: list[tuple[int, int]] = []
         """Slots, and the round in which each came free: the longest idle ones come first."""
         self._released: deque[Any] = deque()
@@ -195,7 +204,8 @@ class SlotPool:
         mapping, offset = self.memory.locate(slot)
         root = _char_array(self.memory.stride).from_buffer(mapping, offset)
         # Python throws away a KeyboardInterrupt that arrives in a weak reference's callback: this one is C code, in
-        # which none arrives. It cannot wake anybody, so who is short of slots has to look again.
+        # which none arrives. It cannot wake anybody, so when no slot is free, the engine asks
+        # again.
         lease = _Lease(root, self._released.append)
         lease.slot = slot
         lease.note = None
@@ -217,6 +227,20 @@ class SlotPool:
     def __del__(self) -> None:
         if hasattr(self, "_file"):  # Ctrl-C may have hit the start
             self._file.close()
+
+    def _most_slots(self) -> int:
+        """How many slots a file of the size allowed here holds."""
+        allowed = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        needed = self.memory.length(0)
+        if allowed == resource.RLIM_INFINITY:
+            return _MOST_BYTES // self.memory.stride
+        if allowed < needed:
+            self._file.close()
+            raise MemoryError(
+                f"batch_size, depth: {self.memory.base} batches and what belongs to them take a file of {needed:,} "
+                f"bytes, and files may have {allowed:,} here: raise the limit (ulimit -f), or load less ahead"
+            )
+        return self.memory.base + (allowed - needed) // self.memory.stride
 
     def _reclaim(self) -> None:
         while self._released:
@@ -240,7 +264,7 @@ def _char_array(size: int) -> type[ctypes.Array[ctypes.c_char]]:
 
 
 def _anonymous_file() -> int:
-    if hasattr(os, "memfd_create"):
+    if not PORTABLE:
         return os.memfd_create("hydrax", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile(prefix="hydrax") as file:
         return os.dup(file.fileno())

@@ -20,7 +20,8 @@ from typing import Any
 from hydrax_core.data import function
 from hydrax_core.engine.resources.slots import SlotMemory
 from hydrax_core.engine.workers import pickling
-from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, Interpreter, apply
+from hydrax_core.engine.workers.imports import ImportLog
+from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, apply
 from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.wire import (
     Channel,
@@ -71,7 +72,8 @@ def _leave_to_main(signals: frozenset[signal.Signals]) -> None:
 
 
 def _serve(channel: Channel, memory_fd: int) -> None:
-    interpreter: Interpreter = pickle.loads(channel.receive())
+    interpreter, known = pickle.loads(channel.receive())
+    imports = ImportLog(known)
     setup: WorkerSetup = pickle.loads(channel.receive())
     try:
         apply(interpreter)
@@ -80,6 +82,7 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         channel.send(_start_failure(error))
         return
     pid, encoder = os.getpid(), _Encoder()
+    _report_imports(channel, imports)
     channel.send(pickle.dumps(Ready(pid)))
     while True:
         frame = channel.receive()
@@ -98,7 +101,14 @@ def _serve(channel: Channel, memory_fd: int) -> None:
         result = runner.run(message)
         if os.getpid() != pid:  # the loader forked and let the child return, too: it has no business on the socket
             return
+        _report_imports(channel, imports)
         channel.send(encoder.encode(result, message))
+
+
+def _report_imports(channel: Channel, imports: ImportLog) -> None:
+    new = imports.take()
+    if new is not None:
+        channel.send(pickle.dumps(new, protocol=5))
 
 
 def _start_failure(error: BaseException) -> bytes:

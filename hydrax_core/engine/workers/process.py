@@ -25,9 +25,10 @@ from typing import Any
 
 from hydrax_core.data import function
 from hydrax_core.engine.resources.slots import SlotMemory
+from hydrax_core.engine.workers.imports import Imported, ImportedFile
 from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, interpreter_here
 from hydrax_core.engine.workers.protocol import Report, WorkerGoneError
-from hydrax_core.engine.workers.wire import Channel, Chunk, DescriptorEncoder, WorkerSetup, garbled
+from hydrax_core.engine.workers.wire import Channel, Chunk, DescriptorEncoder, StartFailure, WorkerSetup, garbled
 from hydrax_core.errors import WorkerStartError
 
 __all__ = ["ProcessWorker", "ProcessWorkers", "listeners"]
@@ -74,6 +75,7 @@ class ProcessWorkers:
         self.interpreter = interpreter_here()
         self.environment = {**_ENVIRONMENT, **self.interpreter.environment, WORKER_MARK: "1"}
         self.folder = _current_folder()
+        self.imported: dict[str, ImportedFile] = {}
 
     def start(self, number: int) -> ProcessWorker:
         """Start a worker, or its replacement."""
@@ -148,7 +150,7 @@ class ProcessWorker:
         watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
         self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
         self._gone = False
-        self.send_frame(pickle.dumps(interpreter, protocol=5))
+        self.send_frame(pickle.dumps((interpreter, workers.imported), protocol=5))
         self.send_frame(pickle.dumps(setup, protocol=5))
         self.flush()  # it has much to import, while others are started
 
@@ -186,8 +188,16 @@ class ProcessWorker:
         except EOFError:
             frames = []
             self._gone = True
-        messages = [_read(frame) for frame in frames]
-        if not messages and (self._gone or self._process.poll() is not None):
+        messages = []
+        for frame in frames:
+            message = _read(frame)
+            if not isinstance(message, Imported):
+                messages.append(message)
+            elif conflict := message.conflict(self._workers.imported):
+                return [StartFailure(conflict, "")]
+            else:
+                self._workers.imported.update(message.files)
+        if not frames and (self._gone or self._process.poll() is not None):
             raise WorkerGoneError(self._how_it_ended())
         return messages
 
@@ -322,9 +332,9 @@ _EXECUTABLE = (
 )
 
 
-def _read(frame: bytes) -> Report:
+def _read(frame: bytes) -> Report | Imported:
     try:
-        report: Report = pickle.loads(frame)
+        report: Report | Imported = pickle.loads(frame)
     except Exception as error:  # noqa: BLE001  whatever a value's own unpickling raises
         what = "the additional data cannot be unpickled; return plain values such as numbers and strings"
         report = garbled(what, error)
