@@ -1,20 +1,17 @@
 """The main function of a worker process.
 
-Promise: it imports neither jax nor the user's ``__main__``, ends when the engine closes its socket, and is killed by
-the kernel when the main process is gone, even while a loader holds the interpreter: the main process holds the other
-end of a pipe (the *lifeline*), whose closing sends this process SIGKILL.
+Promise: it imports neither jax nor the user's ``__main__``, ends when the engine closes its socket, and is killed when
+the main process is gone. Whatever ends its start, or an item, is reported; signals to the whole job do not end it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pickle
 import signal
 import socket
 import sys
-import threading
 from typing import Any
 
 from hydrax_core.data import function
@@ -22,6 +19,7 @@ from hydrax_core.engine.resources.slots import SlotMemory
 from hydrax_core.engine.workers import pickling
 from hydrax_core.engine.workers.imports import ImportLog
 from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, apply
+from hydrax_core.engine.workers.lifeline import tie_to
 from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.wire import (
     Channel,
@@ -51,7 +49,7 @@ def main() -> None:
         del main_module[name]
     for fd in (socket_fd, memory_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # not for programs that the loader starts
-    _tie_to(lifeline_fd)
+    tie_to(lifeline_fd)
     _leave_to_main(JOB_SIGNALS)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is a TextIOWrapper here
     connection = socket.socket(fileno=socket_fd)
@@ -170,24 +168,3 @@ def _unpicklable(values: dict[str, Any]) -> str:
                 "return plain values such as numbers, strings, lists and NumPy arrays"
             )
     return ""
-
-
-def _tie_to(lifeline_fd: int) -> None:
-    """Have the kernel kill this process when the other end of the lifeline closes."""
-    try:
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(lifeline_fd, 10, signal.SIGKILL)  # F_SETSIG, <fcntl.h>; Python has no name for it
-        fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
-    except OSError:  # no F_SETSIG outside Linux: a thread does, as long as the loader lets it run
-        threading.Thread(target=_die_with, args=(lifeline_fd,), daemon=True).start()
-        return
-    # The main process may have gone before the tie was made.
-    os.set_blocking(lifeline_fd, False)
-    with contextlib.suppress(BlockingIOError):
-        if not os.read(lifeline_fd, 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _die_with(lifeline_fd: int) -> None:
-    os.read(lifeline_fd, 1)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -27,6 +27,7 @@ from hydrax_core.data import function
 from hydrax_core.engine.resources.slots import SlotMemory
 from hydrax_core.engine.workers.imports import Imported, ImportedFile
 from hydrax_core.engine.workers.interpreter import JOB_SIGNALS, WORKER_MARK, interpreter_here
+from hydrax_core.engine.workers.lifeline import end_of
 from hydrax_core.engine.workers.protocol import Report, WorkerGoneError
 from hydrax_core.engine.workers.wire import Channel, Chunk, DescriptorEncoder, StartFailure, WorkerSetup, garbled
 from hydrax_core.errors import WorkerStartError
@@ -137,18 +138,18 @@ class ProcessWorker:
                     env=workers.environment,
                     cwd=workers.folder if os.path.isdir(workers.folder) else None,  # noqa: PTH112  no text, maybe
                 )
+            undo.callback(_kill, self._process)
+            self._ended = end_of(self._process)
             undo.pop_all()
         self.pid: int | None = self._process.pid
         own.setblocking(False)
         self._channel = Channel(own)
-        self._pidfd = _pidfd(self._process.pid)
-        self._pidfile = None if self._pidfd is None else io.FileIO(self._pidfd)  # which closes it, as with the lifeline
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         pipes = ((self._process.stdout, "stdout"), (self._process.stderr, "stderr"))
         self._outputs = [_Output(pipe, name, self._process.pid, setup.number) for pipe, name in pipes]
-        watched = (self._channel.fileno(), self._pidfd, *(output.fileno() for output in self._outputs))
-        self.descriptors: tuple[int, ...] = tuple(fd for fd in watched if fd is not None)
+        watched = (self._channel, self._ended, *self._outputs)
+        self.descriptors: tuple[int, ...] = tuple(end.fileno() for end in watched)
         self._gone = False
         self.send_frame(pickle.dumps((interpreter, workers.imported), protocol=5))
         self.send_frame(pickle.dumps(setup, protocol=5))
@@ -181,7 +182,7 @@ class ProcessWorker:
                 output.forward()
                 if output.ended:
                     self.descriptors = tuple(fd for fd in self.descriptors if fd != output.fileno())
-        if descriptor not in (-1, self._channel.fileno(), self._pidfd):
+        if descriptor not in (-1, self._channel.fileno(), self._ended.fileno()):
             return []
         try:
             frames = self._channel.receive_all()
@@ -211,20 +212,18 @@ class ProcessWorker:
         self.stop()
         deadline = time.monotonic() + seconds
         with selectors.PollSelector() as selector:  # takes no descriptor, of which none may be left
-            if self._pidfd is not None:
-                selector.register(self._pidfd, selectors.EVENT_READ)
+            if self._process.poll() is None:
+                selector.register(self._ended, selectors.EVENT_READ)
             for output in self._outputs:  # a worker that still prints must not be stuck in a full pipe
                 if not output.ended:
                     selector.register(output.fileno(), selectors.EVENT_READ)
             while self._process.poll() is None and (rest := deadline - time.monotonic()) > 0:
-                selector.select(rest if self._pidfd is not None else min(rest, 0.01))
+                selector.select(rest)
                 for output in self._outputs:
                     output.forward()
                     if output.ended and output.fileno() in selector.get_map():
                         selector.unregister(output.fileno())
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        _kill(self._process)
         for output in self._outputs:
             output.forward()
         self._close()
@@ -238,15 +237,13 @@ class ProcessWorker:
         for output in self._outputs:
             output.close()
         self._lifeline.close()
-        if self._pidfile is not None:
-            self._pidfile.close()
+        self._ended.close()
 
     def _how_it_ended(self) -> str:
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            _kill(self._process)
             return "it closed its socket"
         if code >= 0:
             return f"it exited with code {code}"
@@ -341,16 +338,14 @@ def _read(frame: bytes) -> Report | Imported:
     return report
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
 def _current_folder() -> str:
     try:
         return os.getcwd()  # noqa: PTH109  as isdir() wants it
     except FileNotFoundError:  # it was removed
         return ""
-
-
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends; without it, its socket's end tells."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
