@@ -7,7 +7,14 @@ import jax.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError(
+        "hydrax does not run on Windows: its workers inherit sockets and memory by descriptors, which Windows does not "
+        "have; use the Windows Subsystem for Linux (WSL), where it works"
+    )
 
 if TYPE_CHECKING:
     from hydrax_core.batch.batch import Batch, TrainingBatch, ValidationBatch

@@ -75,4 +75,4 @@ def _fork_watcher(lifeline: int) -> None:
         readable = select.select([lifeline, ended], [], [])[0]
         if ended not in readable:
             os.kill(worker, signal.SIGKILL)
-    os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)  # as nothing of what the interpreter does at its end is theirs to do
