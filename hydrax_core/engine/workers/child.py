@@ -12,6 +12,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 from hydrax_core.data import function
@@ -64,8 +65,21 @@ def _leave_to_main(signals: frozenset[signal.Signals]) -> None:
     left = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     for number in left:
         signal.signal(number, lambda *_: None)
-    # Forks of the loader's own have to obey what their parent sends them.
-    os.register_at_fork(after_in_child=lambda: [signal.signal(number, signal.SIG_DFL) for number in left])
+    # Forks of the loader's own have to obey what their parent sends them, from their first moment.
+    masks = threading.local()
+
+    def block() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, left)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def obey() -> None:
+        for number in left:
+            signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=obey)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
