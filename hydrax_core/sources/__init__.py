@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hydrax_core.sources.pictures import Augment
     from hydrax_core.sources.record_files import array_record, lmdb
     from hydrax_core.sources.sqlite_rows import sqlite
+    from hydrax_core.sources.tar_files import tar
     from hydrax_core.sources.text_files import csv, jsonl, text_lines
     from hydrax_core.sources.token_files import Tokens, tokens
     from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
@@ -44,6 +45,7 @@ __all__ = [
     "oklab",
     "sqlite",
     "srgb",
+    "tar",
     "text_lines",
     "tfds_source",
     "tokens",
@@ -64,6 +66,7 @@ _HOMES = {
     "pictures": ("Augment",),
     "record_files": ("array_record", "lmdb"),
     "sqlite_rows": ("sqlite",),
+    "tar_files": ("tar",),
     "text_files": ("csv", "jsonl", "text_lines"),
     "token_files": ("Tokens", "tokens"),
     "wrapped": ("Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"),

@@ -14,13 +14,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from hydrax_core.data.checks import choice
 from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Source
@@ -36,8 +35,6 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation")
 """Sub-folders of these names are no labels but the two sides of a split."""
-
-_BITS = (8, 16)
 
 ImageItem: TypeAlias = tuple[str, int]
 """Path within the folder, with forward slashes, and the label's number."""
@@ -103,13 +100,9 @@ def image_folder(
     if not root.is_dir():
         raise NotADirectoryError(f"folder: {root} is no folder")
     height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size: expected a height and a width of at least 1, got {size!r}")
-    if bits not in _BITS:
-        raise ValueError(f"bits: expected 8 or 16, got {bits!r}")
-    choice("resize", resize, get_args(Resize))
     how = augment if isinstance(augment, Augment) else Augment() if augment else None
     picture = Picture(height, width, resize, gray, bits, background, how)
+    picture.check()
     found = _find(root)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}

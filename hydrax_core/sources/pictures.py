@@ -16,11 +16,12 @@ import io
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.checks import choice
 from hydrax_core.sources.common import require
 
 if TYPE_CHECKING:
@@ -102,6 +103,15 @@ class Picture:
     def dtype(self) -> str:
         """Its dtype."""
         return f"uint{self.bits}"
+
+    def check(self) -> None:
+        """Refuse wrong arguments, and say what is missing for reading images."""
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"size: expected a height and a width of at least 1, got {(self.height, self.width)}")
+        if self.bits not in (8, 16):
+            raise ValueError(f"bits: expected 8 or 16, got {self.bits!r}")
+        choice("resize", self.resize, get_args(Resize))
+        _pillow()
 
     def read(self, data: bytes, name: str, target: npt.NDArray[Any], seed: int | None) -> None:
         """Fill an array of ``shape``, every element.

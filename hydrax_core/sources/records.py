@@ -8,6 +8,7 @@ the length that was asked for. A missing number is NaN where the column is of fl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
-from hydrax_core.sources.common import Arrays, Columns, choose, narrow, put
+from hydrax_core.sources.common import Arrays, Columns, Found, choose, narrow, put
 
 __all__ = ["SAMPLED", "Chosen", "choose_columns", "fill_columns", "sampled", "text_number"]
 
@@ -41,6 +42,7 @@ def choose_columns(
     additional: Iterable[str],
     length: int,
     parse: Callable[[str], Any] | None = None,
+    given: Found = MappingProxyType({}),
 ) -> Chosen:
     """The arrays that records fill, by some of them.
 
@@ -50,6 +52,7 @@ def choose_columns(
         additional: Names of the columns that go to the additional data.
         length: Bytes kept of a text.
         parse: Turns a text into a number where it is one.
+        given: What is known of other columns, which are in no record.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -59,16 +62,16 @@ def choose_columns(
     values = {name: [record.get(name) for record in records] for name in names}
     if parse is not None:
         values = {name: _parsed(column, parse) for name, column in values.items()}
-    found: dict[str, ArraySpec | str] = {name: _kind(column, length) for name, column in values.items()}
+    found = {**{name: _kind(column, length) for name, column in values.items()}, **given}
     texts = {name for name in names if isinstance(found[name], ArraySpec) and _is_text(values[name])}
     more = tuple(additional) if not isinstance(additional, str) else additional
-    if columns is None and any(isinstance(found[name], ArraySpec) for name in names if name not in texts | set(more)):
+    if columns is None and any(isinstance(found[name], ArraySpec) for name in found if name not in texts | set(more)):
         found.update(dict.fromkeys(texts, "text; name it in columns for its bytes, or in additional"))
     specs, texts_too, left_out = choose("columns", found, columns, more)
     arrays: dict[str, ArraySpec] = {}
     for name, spec in specs.items():
         arrays[name] = spec
-        if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values[name]):
+        if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values.get(name, ())):
             arrays[name + _SUFFIX] = ArraySpec((), np.dtype(np.int32), np.dtype(np.int32))
     return arrays, texts_too, left_out
 

@@ -1,7 +1,9 @@
 """What docs/sources-files.md names: Python's documentation (PSF licence), scikit-image's photos (CC0), small files."""
 
+import io
 import json
 import pydoc_data.topics
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,3 +22,12 @@ for number in range(20):
         file = Path("photos") / name / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo[number : number + 200, 5 * number : 5 * number + 250]).save(file)
+for shard in range(2):
+    with tarfile.open(f"shard-{shard}.tar", "w") as archive:
+        for number in range(8):
+            image = Path("photos/cat") / f"{number}.jpg"
+            members = {"jpg": image.read_bytes(), "cls": b"3", "json": b'{"width": 250}'}
+            for suffix, data in members.items():
+                info = tarfile.TarInfo(f"{number:04}.{suffix}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))

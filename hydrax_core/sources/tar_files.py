@@ -1,0 +1,264 @@
+"""Tar archives in the way of webdataset: files that differ in their suffix only are one sample.
+
+Promise: every file of every archive is part of one sample, whatever the order of the files; samples are read in any
+order, from an index that is made once and kept. ``tar_members`` says what is refused. A sample that lacks a file which
+its arrays need, or one that is damaged, fails as an item, by archive and name. Pickles are never read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from hydrax_core.data.function import batched
+from hydrax_core.data.layout import ArraySpec
+from hydrax_core.data.source import Items
+from hydrax_core.errors import shorten
+from hydrax_core.plan.permutation import Indices
+from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
+from hydrax_core.sources.index import Index, IndexedFiles, Parts
+from hydrax_core.sources.pictures import Augment, Picture, Resize
+from hydrax_core.sources.records import choose_columns, fill_columns, sampled
+from hydrax_core.sources.tar_members import Members, walk
+
+__all__ = ["TAR", "TarSamples", "tar"]
+
+TAR = (".tar",)
+_IMAGES = {"jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "pgm", "tif", "tiff"}
+_NUMBERS = {"cls", "cls2", "id", "index", "inx"}
+_TEXTS = {"txt", "text", "transcript"}
+_ARRAYS = ("offsets", "sizes", "kinds", "shards", "counts", "keys", "key_sizes")
+_LOOKED_AT = 50
+
+Folder: TypeAlias = str | os.PathLike[str] | None
+Sample: TypeAlias = Mapping[str, bytes]
+
+
+def tar(
+    paths: Paths,
+    *,
+    columns: Columns = None,
+    additional: Iterable[str] = (),
+    size: int | tuple[int, int] = 224,
+    resize: Resize = "crop",
+    gray: bool = False,
+    augment: bool | Augment = False,
+    length: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+    index_folder: Folder = None,
+) -> Rows:
+    """Samples of tar archives: ``0001.jpg`` and ``0001.cls`` are one, with the arrays ``image`` and ``cls``.
+
+    An array is named by the suffix: ``cls`` and ``id`` are whole numbers, ``npy`` an array, ``txt`` a text, ``json``
+    has its fields as ``json.field``. An image is ``image``, or ``left`` where the file is ``0001.left.png``. Numbers,
+    lists and texts become arrays as in ``jsonl``. Files whose name starts with a dot are ignored.
+
+    Args:
+        paths: An archive, a folder (its ``.tar`` files), a pattern with ``*``, or several of these.
+        columns: Names of the arrays, or a dict of ``name -> (shape, dtype)``; by default images and numbers.
+        additional: Names that go to ``batch.additional``; ``key`` is what the names of a sample's files begin with.
+        size: Height and width of images, or one number for both.
+        resize: How, as in ``image_folder``.
+        gray: One channel instead of three.
+        augment: Random crops, and mirrored images, by the items' seeds; ``Augment`` says how.
+        length: Bytes kept of a text.
+        batch_size: Samples in a batch; the last one is padded.
+        seed: Chooses the order.
+        index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: There are images, and Pillow is not installed.
+        ValueError: It is no such file, is damaged, or has no such columns.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    how = augment if isinstance(augment, Augment) else Augment() if augment else None
+    picture = Picture(height, width, resize, gray, augment=how)
+    source = TarSamples(find_files("paths", paths, TAR), picture, index_folder)
+    left_out = source.choose(columns, additional, length)
+    rows = make_rows(source, batch_size, seed, (), left_out)
+    return rows._replace(loader_func=load_samples, training=rows.training.replace(loader_func=load_samples))
+
+
+@batched
+def load_samples(items: Items[Any], arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
+    """Fill the arrays with samples, whose images may change at random."""
+    source = items.source
+    assert isinstance(source, TarSamples)
+    return source.fill(items.indices, arrays, seeds)
+
+
+class TarSamples(FileSource):
+    """Samples of archives."""
+
+    def __init__(self, paths: Sequence[str], picture: Picture, index_folder: Folder) -> None:
+        super().__init__(paths, picture)
+        self.picture = picture
+        folder = None if index_folder is None else os.fspath(index_folder)
+        self.files = IndexedFiles(tuple(paths), "tar", folder)
+        self._index: Index | None = None
+        self._images: tuple[str, ...] = ()
+        self._needed: set[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_index": None}
+
+    def __len__(self) -> int:
+        return len(self.index.arrays["first"]) - 1
+
+    @property
+    def index(self) -> Index:
+        """Where the members of each sample are."""
+        if self._index is None:
+            self._index = self.files.open(self._build)
+        return self._index
+
+    def choose(self, columns: Columns, additional: Iterable[str], length: int) -> Mapping[str, str]:
+        """Say what to fill; returns what is left out."""
+        if not len(self):
+            raise ValueError(f"{self.paths[0]}: it has no files")
+        tried = sampled(len(self))
+        records = [
+            self._record(index, sample) for index, sample in self._samples(tried[:: -(-len(tried) // _LOOKED_AT)])
+        ]
+        kinds = self.index.words["kinds"]
+        spec = ArraySpec(self.picture.shape, np.dtype(self.picture.dtype), np.dtype(self.picture.dtype))
+        given: dict[str, ArraySpec | str] = {_name(kind): spec for kind in kinds if _suffix(kind) in _IMAGES}
+        given["key"] = "text; name it in additional"
+        self.specs, self.additional, left_out = choose_columns(records, columns, additional, length, given=given)
+        self._images = tuple(name for name in self.specs if isinstance(given.get(name), ArraySpec))
+        if self._images:
+            self.picture.check()
+        wrong = next((name for name in self._images if self.specs[name] != spec), None)
+        if wrong is not None:
+            raise ValueError(
+                f"columns: {wrong!r} has the shape {spec.shape} and {spec.numpy_dtype}; size and gray say so"
+            )
+        names = {*self.specs, *self.additional}
+        self._needed = {kind for kind in kinds if any(f"{name}.".startswith(f"{kind}.") for name in names)}
+        return left_out
+
+    def fill(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None = None) -> Extra:
+        """The samples."""
+        records = []
+        for row, (index, sample) in enumerate(self._samples(indices.tolist())):
+            images = {_name(kind): data for kind, data in sample.items() if _suffix(kind) in _IMAGES}
+            for name in self._images:
+                if name not in images:
+                    raise ValueError(f"{self._where(index)}: it has no {name!r}")
+                seed = None if seeds is None else seeds[row]
+                self.picture.read(images[name], f"{self._where(index)}: {name}", arrays[name][row], seed)
+            records.append(self._record(index, sample))
+        others = {name: array for name, array in arrays.items() if name not in self._images}
+        fill_columns(records, others, f"{self.paths[0]}: ")
+        if not self.additional:
+            return None
+        return [{name: record[name] for name in self.additional if name in record} for record in records]
+
+    def _samples(self, indices: Sequence[int]) -> Iterable[tuple[int, Sample]]:
+        """The bytes of samples by suffix."""
+        arrays, kinds = self.index.arrays, self.index.words["kinds"]
+        first, offsets, sizes = arrays["first"], arrays["offsets"], arrays["sizes"]
+        for index in indices:
+            start, stop = int(first[index]), int(first[index + 1])
+            places, lengths = offsets[start:stop].tolist(), sizes[start:stop].tolist()
+            shard = int(arrays["shards"][index])
+            begin, end = min(places), max(place + length for place, length in zip(places, lengths, strict=True))
+            if end - begin <= sum(lengths) + 2048 * len(places):
+                whole = self.files.read(shard, begin, end - begin)
+                parts = [whole[p - begin : p - begin + n] for p, n in zip(places, lengths, strict=True)]
+            else:
+                parts = [self.files.read(shard, place, length) for place, length in zip(places, lengths, strict=True)]
+            names = [kinds[kind] for kind in arrays["kinds"][start:stop].tolist()]
+            yield index, dict(zip(names, parts, strict=True))
+
+    def _record(self, index: int, sample: Sample) -> dict[str, Any]:
+        """The values that are needed of a sample, but for images."""
+        record: dict[str, Any] = {"key": self._key(index)} if "key" in self.additional else {}
+        for kind, data in sample.items():
+            if _suffix(kind) in _IMAGES or (self._needed is not None and kind not in self._needed):
+                continue
+            try:
+                value = _decode(_suffix(kind), data)
+            except Exception as error:
+                # Damage shows as whatever it makes NumPy and json stumble over.
+                told = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{self._where(index)}.{kind} cannot be read ({told})") from error
+            record[kind] = value
+            if isinstance(value, dict):
+                record.update({f"{kind}.{field}": entry for field, entry in value.items()})
+        return record
+
+    def _key(self, index: int) -> str:
+        keys, ends = self.index.arrays["keys"], self.index.arrays["key_ends"]
+        return str(keys[ends[index] : ends[index + 1]].tobytes().decode("utf-8", "surrogateescape"))
+
+    def _where(self, index: int) -> str:
+        return f"{self.paths[int(self.index.arrays['shards'][index])]}: {self._key(index)}"
+
+    def _build(self) -> Parts:
+        kinds: dict[bytes, int] = {}
+        parts: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
+        for shard, (path, size, _) in enumerate(self.files.identity):
+            _group(walk(self.files.descriptor(shard), size, path), path, shard, kinds, parts)
+        for whole, counts in (("first", "counts"), ("key_ends", "key_sizes")):
+            parts[whole] = [np.concatenate([[0], *parts.pop(counts)]).cumsum()]
+        return Parts(parts, {"kinds": [kind.decode("utf-8", "surrogateescape") for kind in kinds]})
+
+
+def _group(members: Members, path: str, shard: int, kinds: dict[bytes, int], parts: dict[str, list[Any]]) -> None:
+    """Add the samples of one archive, in the order of their first files."""
+    samples: dict[bytes, int] = {}
+    numbers, kind_of, kept = [], [], []
+    for place, name in enumerate(members.names):
+        base = name.rfind(b"/") + 1
+        dot = name.find(b".", base)
+        if dot == base:
+            continue
+        if dot < 0:
+            told = repr(name.decode("utf-8", "replace"))
+            raise ValueError(f"{path}: {told} has no suffix, so it can be part of no sample")
+        numbers.append(samples.setdefault(name[:dot], len(samples)))
+        kind_of.append(kinds.setdefault(name[dot + 1 :].lower(), len(kinds)))
+        kept.append(place)
+    sample = np.array(numbers, np.int64)
+    order = np.argsort(sample, kind="stable")
+    kind, places = np.array(kind_of, np.int64)[order], np.array(kept, np.int64)[order]
+    both = np.sort(sample[order] * (len(kinds) + 1) + kind)
+    if len(both) > 1 and (both[1:] == both[:-1]).any():
+        twice = int(both[1:][both[1:] == both[:-1]][0]) // (len(kinds) + 1)
+        raise ValueError(f"{path}: {shorten(list(samples)[twice])} has two files of one suffix")
+    parts["offsets"].append(np.array(members.offsets, np.int64)[places])
+    parts["sizes"].append(np.array(members.sizes, np.int64)[places])
+    parts["kinds"].append(kind)
+    parts["shards"].append(np.full(len(samples), shard))
+    parts["counts"].append(np.bincount(sample, minlength=len(samples)))
+    parts["keys"].append(np.frombuffer(b"".join(samples), np.uint8))
+    parts["key_sizes"].append(np.array([len(key) for key in samples], np.int64))
+
+
+def _suffix(kind: str) -> str:
+    return kind.rpartition(".")[2]
+
+
+def _name(kind: str) -> str:
+    """The array of an image."""
+    return kind.rpartition(".")[0] or "image"
+
+
+def _decode(suffix: str, data: bytes) -> Any:
+    if suffix in _NUMBERS:
+        return int(data)
+    if suffix in _TEXTS:
+        return data.decode()
+    if suffix == "json":
+        return json.loads(data)
+    if suffix == "npy":
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    return data
