@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hydrax_core.sources.array_files import hdf5, zarr
     from hydrax_core.sources.arrow_files import arrow
+    from hydrax_core.sources.audio import AudioFolder, audio_folder
     from hydrax_core.sources.colour import oklab, srgb
     from hydrax_core.sources.common import Rows, RowSource
     from hydrax_core.sources.digits import Digits, uci_digits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hydrax_core.sources.wrapped import Wrapped, grain_source, tfds_source, torch_dataset, wrap
 
 __all__ = [
+    "AudioFolder",
     "Augment",
     "Digits",
     "ImageFolder",
@@ -35,6 +37,7 @@ __all__ = [
     "Wrapped",
     "array_record",
     "arrow",
+    "audio_folder",
     "csv",
     "grain_source",
     "hdf5",
@@ -58,6 +61,7 @@ __all__ = [
 _HOMES = {
     "array_files": ("hdf5", "zarr"),
     "arrow_files": ("arrow",),
+    "audio": ("AudioFolder", "audio_folder"),
     "colour": ("oklab", "srgb"),
     "common": ("RowSource", "Rows"),
     "digits": ("Digits", "uci_digits"),

@@ -137,9 +137,7 @@ class TarSamples(FileSource):
             self.picture.check()
         wrong = next((name for name in self._images if self.specs[name] != spec), None)
         if wrong is not None:
-            raise ValueError(
-                f"columns: {wrong!r} has the shape {spec.shape} and {spec.numpy_dtype}; size and gray say so"
-            )
+            raise ValueError(f"columns: {wrong!r} is {spec.numpy_dtype} {spec.shape}, as size and gray say")
         names = {*self.specs, *self.additional}
         self._needed = {kind for kind in kinds if any(f"{name}.".startswith(f"{kind}.") for name in names)}
         return left_out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+import soundfile
 from PIL import Image
 
 TOPICS = pydoc_data.topics.topics
@@ -31,3 +32,8 @@ for shard in range(2):
                 info = tarfile.TarInfo(f"{number:04}.{suffix}")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
+for label, hertz in (("high", 2000), ("low", 200)):
+    (Path("tones") / label).mkdir(parents=True)
+    for number in range(5):
+        sound = np.sin(hertz * np.arange(8000) * 2 * np.pi / 16_000)
+        soundfile.write(Path("tones") / label / f"{number}.wav", sound, 16_000)

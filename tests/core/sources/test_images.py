@@ -369,7 +369,7 @@ def test_a_list_says_what_is_for_validation(folder):
     source = image_folder(folder, split=["cat/1.png", "dog/0.png"], batch_size=2)
     assert list(source.validation) == [("cat/1.png", 0), ("dog/0.png", 1)]
     assert len(source.training) == 4
-    with pytest.raises(ValueError, match=r"there is no image 'cat/9\.png'"):
+    with pytest.raises(ValueError, match=r"there is no 'cat/9\.png'"):
         image_folder(folder, split=["cat/9.png"])
 
 
@@ -396,7 +396,7 @@ def test_folders_share_a_numbering_by_classes(folder):
     [
         ({"split": 1.5}, ValueError, "split: expected a share"),
         ({"split": "cat"}, TypeError, "split: expected a share"),
-        ({"split": 0.01}, ValueError, "no image for validation"),
+        ({"split": 0.01}, ValueError, "nothing for validation"),
         ({"bits": 12}, ValueError, "bits: expected 8 or 16"),
         ({"resize": "zoom"}, ValueError, "resize: expected one of"),
         ({"classes": "cat"}, TypeError, "classes: expected a tuple"),

@@ -76,7 +76,7 @@ def test_members_are_those_of_the_standard_library(members, form):
         with tarfile.open(path) as archive:
             expected = [(info.name, info.offset_data, info.size) for info in archive if info.isfile()]
         found = walked(path)
-    assert [name.decode().rstrip("/") for name in found.names] == [name for name, _, _ in expected]
+    assert [name.decode().rstrip("/") for name in found.names] == [name.rstrip("/") for name, _, _ in expected]
     assert list(zip(found.offsets, found.sizes, strict=True)) == [(place, size) for _, place, size in expected]
 
 
