@@ -31,17 +31,24 @@ class Progress:
     def __init__(self, next_number: int, ahead: Sequence[int] = ()) -> None:
         self.next_number = next_number
         self.ahead = set(ahead)
+        self._settle()
 
     def pass_all_up_to(self, number: int) -> None:
         """All batches up to this one are behind."""
         self.next_number = number + 1
+        if self.ahead:  # of a state that was saved without order
+            self._settle()
 
     def pass_one(self, number: int) -> None:
         """This batch is behind; earlier ones may not be."""
         self.ahead.add(number)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have only later numbers ahead: those that the order has reached are behind, and would be saved for ever."""
         while self.next_number in self.ahead:
-            self.ahead.discard(self.next_number)
             self.next_number += 1
+        self.ahead = {number for number in self.ahead if number > self.next_number}
 
 
 def save(
