@@ -47,6 +47,8 @@ _TASK_BYTES: Final = 1 << 24
 _TASK_ROWS: Final = 4096
 _ROWS: Final = 1 << 14
 _THREADS: Final = 4
+_MOST_BYTES: Final = 1 << 32
+"""Of what is looked at; a manifest may announce anything."""
 
 
 class CheckedRow(NamedTuple):
@@ -183,7 +185,7 @@ def read_stored(
 
     Raises:
         IndexError: There is no such entry in an epoch.
-        CacheError: It is said to be larger than the memory.
+        CacheError: An array of it is larger than 4 GiB.
     """
     if not 0 <= row.number < manifest.entries:
         raise IndexError(f"there is no {manifest.cache_by} {row.number}; an epoch has {manifest.entries}")
@@ -192,11 +194,10 @@ def read_stored(
     worst: Fault = "unchecked" if part else ""
     for file in files:
         size = _bytes_of(file, rows if part else None)
-        try:
-            raw[file.array.name] = np.zeros(size, np.uint8)
-            found = _read(folder, row.epoch, file, row.number, raw[file.array.name].data)
-        except MemoryError as error:
-            raise CacheError(f"{folder}: {file.array.name!r} is said to take {size:,} bytes an entry") from error
+        if size > _MOST_BYTES:
+            raise CacheError(f"{folder}: {file.array.name!r} takes {size:,} bytes an entry, too much to look at")
+        raw[file.array.name] = np.zeros(size, np.uint8)
+        found = _read(folder, row.epoch, file, row.number, raw[file.array.name].data)
         worst = _worst(worst, found)
     identity = manifest.identity_digest()
     if not worst:

@@ -263,6 +263,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
             and type(code) is dict
             and all(type(text) is str for text in (*made.values(), *code.values()))
             and 0 < len(arrays) <= _MOST_ARRAYS
+            and (cache_by == "item" or (arrays[0].shape and len({array.shape[:1] for array in arrays}) == 1))
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedManifestError(f"a field is missing or wrong: {error!r}") from error

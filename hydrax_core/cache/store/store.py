@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
@@ -21,13 +22,12 @@ from hydrax_core.cache.format.arrays import array_files
 from hydrax_core.cache.format.codec import DecodeError, PickleRefusedError
 from hydrax_core.cache.format.entry import decode_batch, decode_item, encode_batch, encode_items
 from hydrax_core.cache.format.manifest import CacheBy, Manifest
-from hydrax_core.cache.store.ahead import Ahead
 from hydrax_core.cache.store.opening import OpenCache, open_cache
 from hydrax_core.cache.store.reader import FoundMany, Reader
 from hydrax_core.cache.store.writer import Job, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from hydrax_core.data.group import DataGroup
 
@@ -38,6 +38,47 @@ _log = logging.getLogger("hydrax")
 _T = TypeVar("_T")
 _Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
 _ITEMS_EPOCH: Final = 0
+_MOST_KEPT: Final = 64
+
+
+class _Ahead:
+    """Runs functions on a thread, each under a key, before it is needed.
+
+    Who waits for a key gets it done, by whoever; what is never waited for costs a bounded amount.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._futures: dict[Hashable, Future[object]] = {}
+        self._open = True
+
+    def start(self, key: Hashable, function: Callable[[], object]) -> None:
+        """Have a function run, unless one runs under that key or too many wait."""
+        if not self._open or key in self._futures:
+            return
+        if len(self._futures) >= _MOST_KEPT:
+            for old in [old for old, future in self._futures.items() if future.done()]:
+                self._futures.pop(old, None)
+            if len(self._futures) >= _MOST_KEPT:
+                return
+        self._futures[key] = self._thread.submit(function)
+
+    def wait(self, key: Hashable) -> None:
+        """Wait for the function of a key, if there is one; what it raised is raised here."""
+        future = self._futures.pop(key, None)
+        if future is not None and not future.cancel():
+            try:
+                future.result()
+            except CancelledError:
+                return
+
+    def close(self) -> None:
+        """End the thread; what has not begun is dropped."""
+        self._open = False
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +166,7 @@ class CacheStore:
                 threads=cacher_count,
                 on_mended=self._reader.drop,
             )
-        self._ahead = Ahead("hydrax-cache-check")
+        self._ahead = _Ahead("hydrax-cache-check")
         self._counting = threading.Lock()
         self._hits = self._misses = 0
         self._told_pickle = False

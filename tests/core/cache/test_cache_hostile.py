@@ -10,6 +10,8 @@ import click
 import pytest
 
 from hydrax_cli.cache.render import info_lines
+from hydrax_cli.inspect.cache.model.source import CacheSource
+from hydrax_cli.inspect.cache.model.values import Selection
 from hydrax_core.cache import clear, info, verify
 from hydrax_core.cache.format import manifest
 from hydrax_core.errors import CacheError
@@ -97,10 +99,27 @@ def nested(depth):
 ARRAY = {"shape": [8], "dtype": "float32", "jax_dtype": "float32", "stored": "<f4"}
 
 
+def look_into(folder):
+    """What the inspector does with a cache."""
+    with contextlib.closing(CacheSource(folder)) as source:
+        for group in source.load().groups:
+            if group.info is None:
+                continue
+            entries = source.select(group, Selection(), [])
+            page = entries.page(0, source.items_at_once(group))
+            source.coverage(group, 0, max(1, group.info.entries_per_epoch // 100), None)
+            if page:
+                record = source.record(group, page, 0)
+                source.glance(group, page)
+                with contextlib.suppress(LookupError):
+                    source.open(group, page, record)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"entries": 2**60},
+        {"entries": 2**33, "arrays": {"x": {**ARRAY, "shape": [1], "stored": "|u1"}}},
         {"entries": 2**50},
         {"entries": -1},
         {"entries": True},
@@ -118,6 +137,15 @@ ARRAY = {"shape": [8], "dtype": "float32", "jax_dtype": "float32", "stored": "<f
         {"arrays": {"x": {**ARRAY, "shape": [-1]}}},
         {"arrays": {"x": {**ARRAY, "shape": "12"}}},
         {"arrays": {"x": {**ARRAY, "shape": [1] * 5000}}},
+        {"arrays": {"x": {**ARRAY, "shape": [1] * 40}}},
+        {"arrays": {"x": {**ARRAY, "shape": []}}},
+        {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": [4]}}},
+        {"arrays": {"x": {**ARRAY, "shape": [8, 2**30]}}, "entries": 12},
+        {"arrays": {"x": {**ARRAY, "shape": [2**30]}}, "entries": 12, "cache_by": "item"},
+        {"arrays": {f"x{n}": ARRAY for n in range(20_000)}},
+        {"arrays": {"x": {**ARRAY, "dtype": "object"}}},
+        {"code": 1},
+        {"code": {"load": 1}},
         {"arrays": {"../../../thesis": ARRAY}},
         {"arrays": {"a\0b": ARRAY}},
         {"arrays": {"\ud800": ARRAY}},
@@ -131,6 +159,7 @@ def test_a_forged_manifest_ends_in_findings_or_a_clear_error(tmp_path, changes):
     for function in (info, lambda path: list(verify(path)), lambda path: list(verify(path, repair=True))):
         with contextlib.suppress(CacheError):
             function(folder)
+    look_into(folder)
     assert (tmp_path / "thesis.npy").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "thesis.npy"]
 

@@ -12,6 +12,7 @@ from hydrax_core.cache import CacheStore, clear, info
 from hydrax_core.cache.format.folder import MANIFEST, array_file_name, caches
 from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest
 from hydrax_core.errors import CacheError, CacheMismatchError, NotACacheError
+from hydrax_core.plan.order import group_order
 
 LONG = "HYDRAX_CACHE_ROUNDS" in os.environ
 
@@ -248,3 +249,16 @@ def test_the_loader_of_the_dataloader_counts_where_the_group_brings_none(tmp_pat
         CacheStore.open(group, kind="training", group_index=0, loader_func=function).close()
     assert "(constant, other_constant)" in caplog.messages[0]
     assert set(info(tmp_path).code) == {"python", "constant"}
+
+
+@pytest.mark.parametrize("later", ["itemwise", "reseed", "batchwise"])
+def test_an_item_of_a_cache_of_items_has_one_seed_in_all_epochs(tmp_path, later):
+    def seeds(epoch, **changes):
+        order = group_order(kit.group(tmp_path, shuffle_later=later, **changes), "training", 0)
+        batches = [order.batch(epoch, number) for number in range(kit.BATCHES)]
+        return {int(i): int(seed) for batch in batches for i, seed in zip(batch.indices, batch.seeds, strict=True)}
+
+    first, second = seeds(0, cache_by="item"), seeds(1, cache_by="item")
+    assert first.keys() & second.keys()
+    assert all(first[index] == second[index] for index in first.keys() & second.keys())
+    assert (seeds(0) == seeds(1)) == (later == "batchwise")

@@ -76,6 +76,21 @@ def test_a_folder_moved_as_a_whole_is_the_same_data(tmp_path):
     assert first_value(open_source("b"), tmp_path / "cache")[:2] == (1, True)
 
 
+@pytest.mark.parametrize("make", [npy, folders])
+def test_validation_reads_its_own_files_whoevers_loader_is_given(tmp_path, make):
+    open_source = make(tmp_path)
+    training, validation = open_source("a"), open_source("b")
+    runs = ("epoch", 1, validation.training)
+    seen = {}
+    for loader_func in (None, training.loader_func):
+        with Dataloader(
+            loader_func, training.training, validation=runs, loader_kind="inline", end_at=("epoch", 1)
+        ) as loader:
+            for batch in loader:
+                seen[batch.is_training] = float(next(iter(batch.arrays.values())).ravel()[0])
+        assert seen == {True: 1, False: 2}
+
+
 def test_the_command_refuses_the_cache_of_another_file(tmp_path, capsys):
     npy(tmp_path)
     digests = []

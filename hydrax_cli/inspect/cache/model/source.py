@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hydrax_cli.inspect.cache.model.values import Conditions, Entries, Selection
     from hydrax_cli.inspect.values import BatchView
-    from hydrax_core.cache import Cleared, EntryInfo, Finding, StoredEntry
+    from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, Finding, StoredEntry
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["CacheSource"]
@@ -129,8 +129,12 @@ class CacheSource:
     def glance(self, group: Group, entries: Sequence[EntryInfo]) -> BatchView | None:
         """See ``Source``."""
         found = group.info
-        if found is None or not entries:
-            return None
+        try:
+            return None if found is None or not entries else self._glance(group, found, entries)
+        except (HydraxError, OSError, sqlite3.Error, IndexError, MemoryError):
+            return None  # what is wrong with it is told where it is opened
+
+    def _glance(self, group: Group, found: CacheInfo, entries: Sequence[EntryInfo]) -> BatchView | None:
         if found.cache_by == "batch":
             rows = max(1, min(array.shape[0] * _GLANCE_BYTES // max(1, array.nbytes) for array in found.arrays))
             stored = self._entries(group).read(entries[0].epoch, entries[0].number, rows=rows)
