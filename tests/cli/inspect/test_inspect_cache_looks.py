@@ -46,6 +46,7 @@ def cache(name, kind="training", epochs=range(4), **changes):
         "settings": settings,
         "arrays": arrays,
         "made": {"at": "2023-11-14T22:13:20Z", "by": "ada@lab", "hydrax": "0.1.0"},
+        "code": {},
         "entries_per_epoch": BATCHES,
         "epochs": tuple(EpochCount(n, len(stored(n)), AT, AT + 100 * n + 40) for n in epochs),
         "disk_bytes": 2_940_000,
