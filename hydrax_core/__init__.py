@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         WorkerStartError,
     )
     from hydrax_core.loader.dataloader import Dataloader
-    from hydrax_core.monitor.stats import Stats
+    from hydrax_core.monitor.stats import GroupShare, Stats
     from hydrax_core.plan.mixing import buckets, class_balanced, mix
     from hydrax_core.plan.packed import concat, pack
 
@@ -62,6 +62,7 @@ __all__ = [
     "Dataloader",
     "FailedItem",
     "FirstBatch",
+    "GroupShare",
     "HydraxError",
     "Items",
     "LoaderError",
@@ -120,7 +121,7 @@ _HOMES = {
     "batch.references": ("debug_batch_references",),
     "engine.resources.machine": ("usable_cores",),
     "engine.counters": ("FailedItem", "FirstBatch", "WorkerStats"),
-    "monitor.stats": ("Stats",),
+    "monitor.stats": ("GroupShare", "Stats"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -103,7 +103,11 @@ def _same_arrays(group: GroupPlan, before: GroupPlan | None) -> bool:
 
 
 def _batches_text(group: GroupPlan) -> str:
-    text = f"{many(group.items, 'item')} in {many(group.batches, 'batch', 'batches')} of {count(group.batch_size)}"
+    things = many(group.items, "item")
+    if group.rows is not None:
+        what = f"of {things}" if group.fill is None else f"{group.fill:.1%} full"
+        things = f"{many(group.rows, 'row')} {what},"
+    text = f"{things} in {many(group.batches, 'batch', 'batches')} of {count(group.batch_size)}"
     if not group.left_out:
         return text
     when = ", the same ones each time" if group.kind == "validation" else " an epoch"
@@ -285,6 +289,9 @@ def _result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
         done = [many(stats.skipped_batches, "batch", "batches") + " skipped"] if stats.skipped_batches else []
         done += [many(stats.substituted_items, "item") + " substituted"] if stats.substituted_items else []
         yield "errors", ", ".join([f"{many(stats.errors, 'item')} failed", *done])
+    if len(stats.groups) > 1:
+        shares = [f"{group.share:.1%} (of {group.expected:.1%}, {group.epochs:.1f} epochs)" for group in stats.groups]
+        yield "groups", ", ".join(shares)
     if stats.tuning:
         yield "auto", stats.tuning
     if stats.worker_restarts:

@@ -37,6 +37,11 @@ class Rows(ABC):
         """Rows of an epoch."""
 
     @property
+    def fill(self) -> float | None:
+        """Which part of packed rows is no padding; ``None`` where rows are not packed."""
+        return None
+
+    @property
     @abstractmethod
     def digest(self) -> str:
         """Equal only for equal rows of equal data."""

@@ -137,7 +137,7 @@ class Dataloader(Generic[D]):
         self._interrupted = False
         self._ended = False
         self._asked_after_end = 0
-        self._counters = Counters(self._groups)
+        self._counters = Counters(self._groups, plan.mixture)
         self._last_stats: Stats | None = None
 
     def replace(self, **changes: Any) -> Dataloader[D]:
@@ -323,7 +323,7 @@ class Dataloader(Generic[D]):
 
     def _start(self) -> Engine:
         if self._engine is None:
-            self._counters.start()
+            self._counters.start(self._arguments.plan.mixture)
             engine = launch(self._arguments, self._progress)
             self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine

@@ -67,6 +67,8 @@ class GroupPlan:
         remainder: ``"pad"`` or ``"drop"``.
         loaded: Its arrays as loaded; empty where only the cache has some.
         cached: Its arrays as the cache has them; empty where there is none.
+        rows: Rows an epoch, where they are drawn, or packed, of items; else ``None``.
+        fill: Which part of packed rows is no padding, 0 to 1; ``None`` where rows are not packed.
     """
 
     kind: Kind
@@ -80,6 +82,8 @@ class GroupPlan:
     remainder: str
     loaded: tuple[ArrayPlan, ...]
     cached: tuple[ArrayPlan, ...]
+    rows: int | None = None
+    fill: float | None = None
 
     @property
     def name(self) -> str:
@@ -93,8 +97,9 @@ class GroupPlan:
 
     @property
     def left_out(self) -> int:
-        """Items that no batch of an epoch holds, as they do not fill one."""
-        return max(0, self.items - self.batches * self.batch_size)
+        """Items, or rows of items, that no batch of an epoch holds, as they do not fill one."""
+        rows = self.items if self.rows is None else self.rows
+        return max(0, rows - self.batches * self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +357,8 @@ def _group(kind: Kind, index: int, group: DataGroup[Any]) -> GroupPlan:
         remainder=group.remainder,
         loaded=_arrays(group.loader_layouts, group.labels),
         cached=_arrays(group.cache_layouts, group.labels),
+        rows=None if group.rows is None else group.rows.size,
+        fill=None if group.rows is None else group.rows.fill,
     )
 
 

@@ -13,8 +13,26 @@ from typing import Any
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.counters import EngineStats
 from hydrax_core.engine.jobs import HostBatch
+from hydrax_core.plan.mixture import Mixture
 
-__all__ = ["Counters", "Stats"]
+__all__ = ["Counters", "GroupShare", "Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupShare:
+    """A training group in a run.
+
+    Attributes:
+        batches: Its batches handed out.
+        share: Their share of all training batches handed out, 0 to 1.
+        expected: The share that it has now by ``weights``, or by its batches.
+        epochs: How often all its batches came up to the last batch handed out, counted from the start of the run.
+    """
+
+    batches: int
+    share: float
+    expected: float
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class Stats(EngineStats):
         workers: One entry a worker.
         first_batch: Time to the first batch, ``None`` before it.
         running: Whether workers are up.
+        groups: One entry for each training group.
     """
 
     seconds: float = 0.0
@@ -65,6 +84,7 @@ class Stats(EngineStats):
     cache_hits: int = 0
     cache_misses: int = 0
     running: bool = False
+    groups: tuple[GroupShare, ...] = ()
 
 
 class Counters:
@@ -72,19 +92,23 @@ class Counters:
 
     Args:
         groups: Training before validation.
+        mixture: The turns of the training groups.
     """
 
-    def __init__(self, groups: Sequence[DataGroup[Any]]) -> None:
+    def __init__(self, groups: Sequence[DataGroup[Any]], mixture: Mixture) -> None:
         self._batch_bytes = {
             (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
             for ordinal, group in enumerate(groups)
             for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
         }
         self._caching = [group.cache_location is not None for group in groups]
-        self.start()
+        self.start(mixture)
 
-    def start(self) -> None:
+    def start(self, mixture: Mixture) -> None:
         """Begin anew."""
+        self._mixture = mixture
+        self._of_groups = [0] * len(mixture.batch_counts)
+        self._last = -1
         self._started = time.perf_counter()
         self._idle = 0.0
         self._idle_reported = 0.0
@@ -100,7 +124,11 @@ class Counters:
 
     def handed_out(self, host: HostBatch) -> None:
         """A batch was handed out."""
-        self._batches[host.planned.address.kind] += 1
+        address = host.planned.address
+        self._batches[address.kind] += 1
+        if address.kind == "training":
+            self._of_groups[address.group_index] += 1
+            self._last = max(self._last, address.batch_num)
         self._items += len(host.indices)
         self._bytes += self._batch_bytes[host.group, host.cached]
         if self._caching[host.group]:
@@ -112,6 +140,14 @@ class Counters:
         since = self._idle - self._idle_reported
         self._idle_reported = self._idle
         return int(since * 1e6)
+
+    def _shares(self) -> tuple[GroupShare, ...]:
+        total, counts = max(1, sum(self._of_groups)), self._mixture.batch_counts
+        expected, used = self._mixture.share(max(0, self._last)), self._mixture.used(self._last + 1)
+        return tuple(
+            GroupShare(batches, batches / total, share, before / count)
+            for batches, share, before, count in zip(self._of_groups, expected, used, counts, strict=True)
+        )
 
     def snapshot(self, engine: EngineStats) -> Stats:
         """All counts of a running loader."""
@@ -126,4 +162,5 @@ class Counters:
             cache_hits=self._hits,
             cache_misses=self._misses + engine.dropped_batches,
             running=True,
+            groups=self._shares(),
         )

@@ -70,6 +70,9 @@ class Pattern(Protocol):
     def locate(self, position: int) -> tuple[int, int]:
         """The group at ``position`` of the block, and how many of its batches come before."""
 
+    def used(self, position: int) -> list[int]:
+        """How many of the first ``position`` turns each group has."""
+
 
 class InTurn:
     """One group after the other; see ``Pattern``."""
@@ -82,6 +85,10 @@ class InTurn:
         """See ``Pattern``."""
         group = bisect.bisect_right(self._starts, position) - 1
         return group, position - self._starts[group]
+
+    def used(self, position: int) -> list[int]:
+        """See ``Pattern``."""
+        return [min(count, max(0, position - start)) for count, start in zip(self.counts, self._starts, strict=False)]
 
 
 class LeastUsed:
@@ -107,6 +114,13 @@ class LeastUsed:
             self._active = (part, active)
         turn, place = divmod(position - self._starts[part], len(active))
         return int(active[place]), self._levels[part] + turn
+
+    def used(self, position: int) -> list[int]:
+        """See ``Pattern``."""
+        if position == self._starts[-1]:
+            return list(self.counts)
+        group, turn = self.locate(position)
+        return [min(count, turn + (other < group)) for other, count in enumerate(self.counts)]
 
 
 class _Fork(NamedTuple):
@@ -154,7 +168,7 @@ class Spread:
         return node[place], nth
 
     def used(self, position: int) -> list[int]:
-        """How many of the first ``position`` turns each group has."""
+        """See ``Pattern``."""
         found = [0] * len(self.counts)
         left: list[tuple[_Fork | tuple[int, ...], int]] = [(self._root, position)]
         while left:
@@ -197,12 +211,13 @@ class Mixture:
         pattern: Pattern | Sequence[Stage],
         batches_per_epoch: int | None = None,
     ) -> None:
-        self._batch_counts = tuple(batch_counts)
+        self.batch_counts = tuple(batch_counts)
+        """Batches an epoch of each group."""
         self.stages: tuple[Stage, ...] = ()
         """The stages, where weights were given."""
         self._patterns: list[Pattern] = []
         self._starts = [0]
-        self._before = [(0,) * len(self._batch_counts)]
+        self._before = [(0,) * len(self.batch_counts)]
         if isinstance(pattern, Sequence):
             self.stages = tuple(pattern)
             spreads = [Spread(stage.counts) for stage in self.stages]
@@ -214,19 +229,27 @@ class Mixture:
         else:
             self._patterns.append(pattern)
         self._blocks = [sum(pattern.counts) for pattern in self._patterns]
-        self._single = len(self._batch_counts) == 1
+        self._single = len(self.batch_counts) == 1
         self.batches_per_epoch = self._blocks[0] if batches_per_epoch is None else batches_per_epoch
 
     def locate(self, number: int) -> Turn:
         """Whose turn the training batch ``number`` is."""
         if self._single:
-            return Turn(0, *divmod(number, self._batch_counts[0]))
+            return Turn(0, *divmod(number, self.batch_counts[0]))
         stage = bisect.bisect_right(self._starts, number) - 1 if len(self._starts) > 1 else 0
         block, position = divmod(number - self._starts[stage], self._blocks[stage])
         pattern = self._patterns[stage]
         group, nth = pattern.locate(position)
         nth += block * pattern.counts[group] + self._before[stage][group]
-        return Turn(group, *divmod(nth, self._batch_counts[group]))
+        return Turn(group, *divmod(nth, self.batch_counts[group]))
+
+    def used(self, number: int) -> tuple[int, ...]:
+        """Batches of each group among the first ``number`` training batches."""
+        if self._single:
+            return (number,)
+        stage = bisect.bisect_right(self._starts, number) - 1
+        found = _used(self._patterns[stage], number - self._starts[stage])
+        return tuple(map(sum, zip(self._before[stage], found, strict=True)))
 
     def share(self, number: int) -> tuple[float, ...]:
         """The share of each group around the training batch ``number``."""
@@ -261,7 +284,7 @@ class Mixture:
         try:
             stages = [Stage(integer("start", start, 0), tuple(counts)) for start, counts in saved["stages"]]
             length = integer("batches_per_epoch", saved["batches_per_epoch"], 1)
-            fits = all(len(stage.counts) == len(self._batch_counts) and min(stage.counts) >= 0 for stage in stages)
+            fits = all(len(stage.counts) == len(self.batch_counts) and min(stage.counts) >= 0 for stage in stages)
             starts = [stage.start for stage in stages]
             known = fits and all(sum(stage.counts) for stage in stages) and starts[0] == 0 and starts == sorted(starts)
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -276,7 +299,7 @@ class Mixture:
         if _from(stages, number) != _from(self.stages, number):
             stages = [stage for stage in stages if stage.start < number] + _from(self.stages, number)
             _logger.warning("weights: from training batch %d on they are not those of the saved run", number)
-        return Mixture(self._batch_counts, stages, length)
+        return Mixture(self.batch_counts, stages, length)
 
 
 def _from(stages: Sequence[Stage], number: int) -> list[Stage]:
@@ -285,10 +308,10 @@ def _from(stages: Sequence[Stage], number: int) -> list[Stage]:
     return current + [stage for stage in stages if stage.start > number]
 
 
-def _used(spread: Spread, number: int) -> list[int]:
+def _used(pattern: Pattern, number: int) -> list[int]:
     """Batches of each group among the first ``number``, over as many blocks as that takes."""
-    blocks, rest = divmod(number, sum(spread.counts))
-    return [blocks * count + more for count, more in zip(spread.counts, spread.used(rest), strict=True)]
+    blocks, rest = divmod(number, sum(pattern.counts))
+    return [blocks * count + more for count, more in zip(pattern.counts, pattern.used(rest), strict=True)]
 
 
 def in_order(batch_counts: Sequence[int], interleave: Interleave) -> Mixture:

@@ -10,7 +10,7 @@ from hydrax_cli.run.render import pass_line, plan_lines, plan_view, result_json,
 from hydrax_cli.run.reporters import PlainReporter, SilentReporter, TerminalReporter, choose_reporter
 from hydrax_cli.run.summary import CachePlan, RunResult, describe
 from hydrax_cli.shared.target import Target
-from hydrax_core import DataGroup, Dataloader, FirstBatch, Stats
+from hydrax_core import DataGroup, Dataloader, FirstBatch, GroupShare, Stats
 from hydrax_core.monitor import Pass, Passes
 
 
@@ -33,7 +33,7 @@ def plan():
 
 def result(passes=(), **changes):
     counts = dict.fromkeys((field.name for field in dataclasses.fields(Stats)), 0)
-    counts |= {"slots": (), "workers": (), "running": False, "first_batch": FirstBatch(0.1, 0.02, 0.08)}
+    counts |= {"slots": (), "groups": (), "workers": (), "running": False, "first_batch": FirstBatch(0.1, 0.02, 0.08)}
     counts |= {"seconds": 2.0, "items": 84, "bytes": 4_000_000, "training_batches": 16, "validation_batches": 6}
     stats = Stats(**{**counts, **changes.pop("stats", {})})
     values = {
@@ -304,3 +304,11 @@ def test_quiet_leaves_the_digest():
     assert isinstance(reporter, SilentReporter)
     report(reporter, make(), result(digest="ab" * 16))
     assert stream.getvalue() == "ab" * 16 + "\n"
+
+
+def test_the_share_of_each_group_is_told_where_there_are_several():
+    shares = (GroupShare(6, 0.6, 0.7, 1.5), GroupShare(4, 0.4, 0.3, 12.0))
+    assert "groups: 60.0% (of 70.0%, 1.5 epochs), 40.0% (of 30.0%, 12.0 epochs)" in result_lines(
+        result(PASSES, stats={"groups": shares})
+    )
+    assert not [line for line in result_lines(result(PASSES, stats={"groups": shares[:1]})) if "groups" in line]

@@ -126,3 +126,15 @@ def test_a_substitute_comes_of_the_epoch_of_its_group():
 
     assert run(20) == run(0)[20:]
     assert all(203 not in batch[4] for batch in run(0))
+
+
+def test_the_stats_say_which_share_each_group_has_and_should_have():
+    made = loader(weights=[(0, [1, 1, 0]), (20, [0, 1, 3])])
+    with made:
+        for _ in itertools.islice(made, 60):
+            pass
+        shares = made.stats().groups
+    assert [share.batches for share in shares] == [10, 20, 30]
+    assert [share.share for share in shares] == pytest.approx([1 / 6, 1 / 3, 1 / 2])
+    assert [share.expected for share in shares] == [0, 0.25, 0.75]
+    assert [share.epochs for share in shares] == pytest.approx([1 / 3, 1, 3])

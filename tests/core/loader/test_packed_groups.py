@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, concat, pack
+from hydrax_core.monitor.run import plan_of
 from hydrax_core.plan.packing import PackedRows
 
 LENGTHS = [3, 9, 4, 16, 2, 8, 1, 12, 4, 7, 15, 5, 3, 6, 11, 2, 45, 20, 0, 17] * 2
@@ -281,3 +282,10 @@ def test_wrong_arguments_are_refused():
         packed(names="t5")
     with pytest.raises(ValueError, match="names: 'tokens' is an array of the group"):
         packed(names={"segment_ids": "tokens", "positions": "p"})
+
+
+def test_the_plan_of_a_run_says_how_full_rows_are():
+    made = packed(remainder="drop", batch_size=5)
+    (shown,) = plan_of(Dataloader(fill, made)).groups
+    assert (shown.rows, shown.fill) == (len(made), made.rows.fill)
+    assert shown.left_out == len(made) % 5

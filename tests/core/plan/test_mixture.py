@@ -47,9 +47,10 @@ def test_in_turn_one_group_follows_the_other(counts):
     assert groups_of(InTurn(counts)) == [group for group, count in enumerate(counts) for _ in range(count)]
 
 
-@given(WEIGHTS)
-def test_what_is_spread_is_used_as_counted(counts):
-    pattern = Spread(counts)
+@pytest.mark.parametrize("kind", [InTurn, LeastUsed, Spread])
+@given(counts=COUNTS)
+def test_what_each_group_had_is_known_for_any_position(kind, counts):
+    pattern = kind(counts)
     found = [0] * len(counts)
     for position, group in enumerate(groups_of(pattern)):
         assert pattern.used(position) == found
@@ -166,6 +167,7 @@ def test_a_far_batch_of_a_mixture_costs_what_the_first_costs():
             sys.settrace(before)
         return steps
 
+    assert sum(mixture.used(10**8)) == 10**8
     assert cost(10**8) <= 2 * cost(0)
     assert cost(10**15) <= 2 * cost(0)
 
