@@ -13,7 +13,6 @@ shape. Which items are equal: ``hydrax_core.data.values``. An item that cannot b
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 import xxhash
 
+from hydrax_core.data.logger import logger
 from hydrax_core.data.source import Source
 from hydrax_core.data.values import UNENCODABLE, array_parts, dtype_text, value_bytes
 from hydrax_core.errors import shorten
@@ -37,7 +37,6 @@ SAMPLED_OF_A_SOURCE = 64
 _RUN = 1024
 _CHUNK = 1 << 20
 _PATIENCE_SECONDS = 5
-_logger = logging.getLogger("hydrax")
 
 
 def data_digest(data: Any, guard: Any = None) -> str:
@@ -98,7 +97,7 @@ class _Items:
         self._read += len(items)
         if time.monotonic() > self._warn_at:
             self._warn_at = float("inf")
-            _logger.warning(
+            logger.warning(
                 "data: reading its items for a cache or a saved state has taken %d s for %d of %d; data with a method "
                 "fingerprint() -> str is named by that instead",
                 _PATIENCE_SECONDS,
@@ -121,7 +120,7 @@ class _Items:
         except Exception as error:  # noqa: BLE001  the user's code; what loads the item tells of it, or skips it
             if not self._warned:
                 self._warned = True
-                _logger.warning(
+                logger.warning(
                     "data: item %d cannot be read (%r), which is how it counts for a cache or a saved state",
                     index,
                     error,

@@ -5,6 +5,7 @@ Promise: a wrong argument is refused here, by name. What a group says never chan
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ Remainder = Literal["drop", "pad"]
 CacheBy = Literal["batch", "item"]
 DRAWN = "rows of "
 """What the identity of data begins with where rows are no permutation of it."""
+_MOST_LISTED = 1 << 26
+_LISTED_AT_ONCE = 256
+"""Bounds for reading an iterable into a list: a generator may have no end."""
 _NO_LAYOUTS: Layouts = MappingProxyType({})
 
 
@@ -367,16 +371,50 @@ class DataGroup(Sequence[D], Generic[D]):
 def _sequence(data: Any) -> Sequence[Any]:
     if isinstance(data, str | bytes | Mapping | set | frozenset):
         raise TypeError(f"data: expected a sequence of items, got a {type(data).__name__}: {shorten(data, 60)}")
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+    if hasattr(data, "__getitem__"):
         if hasattr(data, "iloc"):
             raise TypeError(
                 "data: a pandas object indexes its columns; give list(frame.itertuples()) or a list of rows"
             )
+        if type(data).__module__.partition(".")[0] == "pyarrow" and hasattr(data, "column_names"):
+            raise TypeError(
+                f"data: a pyarrow.{type(data).__name__} indexes its columns; give range(len(table)) and take the rows "
+                "in loader_func, or table.to_pylist()"
+            )
+        if not hasattr(data, "__len__"):
+            raise TypeError(
+                f"data: a {type(data).__name__} has __getitem__ but no __len__, so nobody knows how many items it has; "
+                "give it a __len__"
+            )
         return cast("Sequence[Any]", data)
     try:
-        return list(data)
+        iterator = iter(data)
     except TypeError as error:
         raise TypeError(f"data: expected a sequence or a finite iterable, got {type(data).__name__}") from error
+    return _listed(iterator, type(data).__name__)
+
+
+def _listed(iterator: Iterator[Any], name: str) -> list[Any]:
+    """All items of an iterable, or an error where it seems to have no end."""
+    items: list[Any] = []
+    most_memory = os.sysconf("SC_PHYS_PAGES") // 4
+    before = _pages()
+    while part := list(itertools.islice(iterator, _LISTED_AT_ONCE)):
+        items += part
+        if len(items) > _MOST_LISTED or _pages() - before > most_memory:
+            raise ValueError(
+                f"data: this {name} has given {len(items):,} items, more than {_MOST_LISTED:,} or than a quarter of "
+                "the memory, and has not ended; give a finite iterable, or a sequence or a Source, read item by item"
+            )
+    return items
+
+
+def _pages() -> int:
+    """Pages of memory that this process has; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _length(data: Sequence[Any]) -> int:

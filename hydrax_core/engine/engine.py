@@ -9,13 +9,13 @@ The consumer's thread only takes from the ``ReadyQueue``; all else belongs to th
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 import weakref
 from typing import Any
 
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.loop import Loop
 from hydrax_core.engine.ready import ReadyBatch, ReadyQueue, Wakeup
@@ -27,9 +27,9 @@ __all__ = ["Engine"]
 
 _GRACE_SECONDS = 1.0
 """How long a worker may take to end after its socket closes; ``with`` promises to be left within 2 s."""
+_PARTS = 8
 _CLOSE_SECONDS, _LEAST_SECONDS = 1.8, 0.2
 """How long closing takes, the caches' disk included, which has at least the second of these."""
-_logger = logging.getLogger("hydrax")
 
 
 class Engine:
@@ -83,7 +83,7 @@ class Engine:
         """
         if self._born != _forks:
             raise HydraxError("this loader was started before a fork and works in the parent only; make a new one")
-        deadline = None
+        left = seconds
         queue = self._queue
         while True:
             ended = queue.ended  # read before looking: the last batch comes right before the end
@@ -95,10 +95,15 @@ class Engine:
             if not self._threaded:
                 self.loop.step(block=False)
                 continue
-            if deadline is None and seconds is not None:
-                deadline = time.monotonic() + seconds
-            if not queue.await_news(deadline, notify=lambda: self._pool.short):
+            if left is not None and left <= 0:
                 raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self.loop.report()}")
+            # In parts: of the time in which the process was stopped (Ctrl-Z, a closed laptop), which is nobody's fault,
+            # at most one part counts.
+            part = None if left is None or seconds is None else min(left, seconds / _PARTS)
+            began = time.monotonic()
+            queue.await_news(part, notify=lambda: self._pool.short)
+            if left is not None and part is not None:
+                left -= min(part, time.monotonic() - began)
 
     def take(self, ready: ReadyBatch, note: CallSite, holders: tuple[weakref.ref[Any], ...]) -> bool:
         """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
@@ -141,11 +146,11 @@ class Engine:
             self.loop.start()
             while not self._stopping and self._queue.fatal is None:
                 self.loop.step(block=True)
-        except BaseException as error:  # the consumer must hear of a defect of ours, too, and of sys.exit() in the data
+        except BaseException as error:  # noqa: BLE001  a defect of ours: the consumer must hear of it, too
             if not self._stopping:
-                if not isinstance(error, HydraxError):
-                    _logger.exception("the engine failed")
                 self._queue.fail(error)
+                if not isinstance(error, HydraxError):
+                    logger.exception("the engine failed")
         if self._left_behind:  # a worker may have been started after close() had ended the others
             self.loop.end_workers(0)
 

@@ -7,7 +7,6 @@ substituted items are not stored as batches, or the substitute would outlive the
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from hydrax_core.cache import CacheStore
 from hydrax_core.data.layout import block_size
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.engine.resources.machine import memory_budget
 from hydrax_core.plan.permutation import Indices
@@ -27,7 +27,6 @@ __all__ = ["GroupCaches"]
 _EPOCHS_REMEMBERED = 64
 _COPIED_BYTES = 1 << 20
 """Batches up to this are copied for the disk, so that it holds no slot; larger ones keep theirs until written."""
-_logger = logging.getLogger("hydrax")
 
 
 class GroupCaches:
@@ -123,7 +122,7 @@ class GroupCaches:
         except Exception as error:  # noqa: BLE001  the values' own pickling may raise anything
             if job.group not in self._warned:
                 self._warned.add(job.group)
-                _logger.warning("%s: a batch is not cached (further ones are not mentioned): %s", job.address, error)
+                logger.warning("%s: a batch is not cached (further ones are not mentioned): %s", job.address, error)
 
     def store(
         self,

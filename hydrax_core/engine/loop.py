@@ -11,7 +11,6 @@ One thread at a time runs turns; others may read the counts.
 
 from __future__ import annotations
 
-import logging
 import selectors
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hydrax_core.data.layout import views
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.counters import EngineStats, FirstBatch, slot_states
 from hydrax_core.engine.group_caches import GroupCaches
@@ -42,7 +42,6 @@ _SHORT_SECONDS, _TINY_SECONDS = 0.02, 0.002
 _SEVERAL = 8
 """To wake a thread takes the consumer 15 to 40 us (measured). Where a worker's time for a batch is shorter than so, it
 does that once for a quarter of the depth; once for half of it where tiny ones are so many ahead."""
-_logger = logging.getLogger("hydrax")
 
 
 def may_be_missing(depth: int, batch_seconds: float) -> int:
@@ -299,7 +298,7 @@ class Loop:
         try:
             self._workers.resize(setting.workers)
         except WorkerStartError as error:
-            _logger.warning("loader_count='auto': %s", error)
+            logger.warning("loader_count='auto': %s", error)
             self._tuner.confine(self._workers.count)
         self._schedule.workers = self._tuner.setting.workers
 
@@ -345,7 +344,9 @@ class Loop:
                 handle.send(chunk, self._schedule.estimate(chunk))
             except WorkerGoneError:
                 raise
-            except Exception as error:  # noqa: BLE001  a descriptor's own pickling may raise anything
+            except Exception as error:
+                if not self._settings.threaded:  # nothing is pickled there: a signal's handler has raised
+                    raise
                 row, cause = self._workers.find_unsendable(chunk, error)
                 self._schedule.refuse(chunk, row, cause)
 
@@ -379,7 +380,7 @@ class Loop:
         busy = handle.busy()
         what = self._schedule.describe(*busy) if busy is not None else None
         doing = "idle" if what is None else f"at item {what[1]} of {what[0]}"
-        _logger.warning("worker %d ended: %s; it was %s; it is replaced", handle.worker.number, how, doing)
+        logger.warning("worker %d ended: %s; it was %s; it is replaced", handle.worker.number, how, doing)
         self._schedule.lose(handle.unanswered(), busy, how)
         if not self._workers.replace(handle, self._selector, idle=busy is None):
             which = (
@@ -451,4 +452,4 @@ class Loop:
     def _log_once(self, text: str, key: str | None = None) -> None:
         if (key or text) not in self._logged:
             self._logged.add(key or text)
-            _logger.warning("%s", text)
+            logger.warning("%s", text)

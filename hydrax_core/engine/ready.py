@@ -176,14 +176,14 @@ class ReadyQueue:
         item.tried = True
         return item
 
-    def await_news(self, deadline: float | None, *, notify: Callable[[], bool]) -> bool:
-        """Wait until something may have come; false when ``deadline`` (of ``time.monotonic()``) has passed.
+    def await_news(self, seconds: float | None, *, notify: Callable[[], bool]) -> bool:
+        """Wait until something may have come; false when nothing did.
 
         Args:
-            deadline: When to give up.
+            seconds: How long; ``None`` for no limit.
             notify: Whether to have the engine see that somebody waits; asked when that can be seen already.
         """
-        self.waiting = True  # set before looking again: the bell rings only for who waits
+        self.waiting = True  # set before looking again: only who waits is woken
         began = time.monotonic()
         try:
             if notify() or self._owes_wake:
@@ -191,8 +191,8 @@ class ReadyQueue:
                 self._owes_wake = False
             if self._ready or self.ended or self.fatal is not None:
                 return True
-            # SimpleQueue, unlike Event and Condition, can be rung in signal handlers.
-            self._event.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            # SimpleQueue, unlike Event and Condition, may be put to in signal handlers.
+            self._event.get(timeout=seconds)
         except queue.Empty:
             return False
         finally:

@@ -8,12 +8,12 @@ whatever the timing.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.counters import FailedItem
 from hydrax_core.engine.jobs import BatchJob, JobGroup, JobRows
 from hydrax_core.engine.reading import DataReader, UnreadableRow
@@ -40,7 +40,6 @@ _FIRST_CALLS, _PROBED_CALLS = 8, 16
 """Of the first calls every second is of half the size, later every sixteenth: sizes must differ to tell what a call
 costs from what its items cost."""
 _LEAST_SPREAD = 1e-3
-_logger = logging.getLogger("hydrax")
 
 
 class LoadCost:
@@ -377,7 +376,7 @@ class Schedule:
         if not log or len(self._failed) > _MOST_FAILED_LOGGED:
             return
         last = len(self._failed) == _MOST_FAILED_LOGGED
-        _logger.warning(
+        logger.warning(
             "another item takes the place of one that failed, as on_error='substitute' asks (%s): %s",
             "no more are mentioned, see stats().failed_items" if last else "each is mentioned once",
             error,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import logging
 import mmap
 import os
 import pickle
@@ -18,6 +17,7 @@ from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import aligned
+from hydrax_core.data.logger import logger
 from hydrax_core.data.reading import guarded
 from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
@@ -47,7 +47,6 @@ _LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 3, 32, 64
 """Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
 _TINY_BYTES = 1 << 20
 """Memory that is not worth saving: so many batches are loaded ahead anyway, up to ``_LEAST_TINY``."""
-_logger = logging.getLogger("hydrax")
 
 
 def slot_bytes(arguments: Arguments) -> int:
@@ -90,7 +89,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     plan, last = arguments.plan, arguments.last_batch
     end = None if last is None else plan.number(Position(last, plan.batches_per_validation))
     if end is not None and last is not None and progress.next_number >= end and arguments.first_batch >= last:
-        _logger.warning(
+        logger.warning(
             "start_at, end_at: the run is empty, as it starts at training batch %d of all and stops before %d "
             "(an epoch has %d)",
             arguments.first_batch,
@@ -237,7 +236,7 @@ def _packed(functions: Functions) -> bytes:
             "Source: at its first read), or use loader_kind='thread'"
         ) from error
     if len(packed) > _LARGE_FUNCTION:
-        _logger.warning(
+        logger.warning(
             "loader_func carries %d MiB of data with it, a copy of which goes to each of the workers; "
             "open large arrays inside the workers instead, such as numpy.load(path, mmap_mode='r') in startup_func",
             len(packed) >> 20,

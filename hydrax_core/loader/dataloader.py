@@ -7,7 +7,6 @@ collection of the loader and the end of the interpreter. The library prints noth
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
 import threading
@@ -15,15 +14,18 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.engine import Engine
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.engine.ready import ReadyBatch
 from hydrax_core.engine.resources.autotune import Setting
 from hydrax_core.engine.schedule import OnError
+from hydrax_core.errors import HydraxError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.monitor import Watched
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Dataloader"]
 
 D = TypeVar("D")
-_logger = logging.getLogger("hydrax")
 
 
 class Dataloader(Generic[D]):
@@ -247,26 +248,36 @@ class Dataloader(Generic[D]):
 
     def __next__(self) -> TrainingBatch[D] | ValidationBatch[D]:
         caller = sys._getframe(1)  # noqa: SLF001  the only way to say where a held batch was handed out
+        try:
+            batch = self._next(caller)
+        except StopIteration as error:  # placement_func or the data: a `for` would take it for the end of the run
+            raise RuntimeError("the user's code raised StopIteration while a batch was made") from error
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    def _next(self, caller: FrameType) -> TrainingBatch[D] | ValidationBatch[D] | None:
+        """The next batch, ``None`` at the end of the iteration."""
         with self._lock:
             if self._interrupted or self._ended:
                 self._tell_that_it_is_over()
-                raise StopIteration
+                return None
             engine = self._engine
             if engine is None:
                 engine = self._start()
-                if self._interrupted:  # while it started
-                    raise StopIteration
+                if self.interrupted:  # while it started
+                    return None
             ready, waited = engine.ready(), 0.0
             if ready is None:
                 ready, waited = self._wait(engine)
             if ready is None:
                 self._finish(engine)
-                raise StopIteration
+                return None
             assert self._placement is not None
             host = ready.batch
             batch = ready.prepared or self._placement.make(host)
             if not engine.take(ready, (caller.f_code, caller.f_lasti), batch.holders):
-                raise StopIteration  # another thread closed the loader meanwhile
+                return None  # another thread closed the loader meanwhile
             batch.made_ahead = False
             self._pass(engine, host)
             self._counters.handed_out(host)
@@ -285,8 +296,8 @@ class Dataloader(Generic[D]):
         except BaseException as error:
             if monitor is not None:
                 monitor.tap.failed(error)
-            if self.loader_kind == "inline" and not isinstance(error, Exception):
-                self.close()  # Ctrl-C in this thread may have left the engine half way: the next call begins anew
+            if self.loader_kind == "inline" and not isinstance(error, HydraxError):
+                self.close()  # Ctrl-C or another signal may have left the engine half way: the next call begins anew
             raise
         finally:
             waited = time.perf_counter() - started
@@ -342,7 +353,7 @@ class Dataloader(Generic[D]):
         """Say once that another pass over an ended run gives nothing: its epochs are all in one iteration."""
         self._asked_after_end += 1
         if self._ended and self._asked_after_end == 1:
-            _logger.warning(
+            logger.warning(
                 "this loader has handed out its whole run, all epochs up to end_at, in one iteration; for another run "
                 "make another loader with replace()"
             )

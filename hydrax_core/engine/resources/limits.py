@@ -6,13 +6,13 @@ Promise: computations in flight are nobody's hoard; they give their memory back 
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from types import CodeType
 from typing import TypeAlias
 
+from hydrax_core.data.logger import logger
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.errors import BatchesHeldError
 
@@ -23,7 +23,6 @@ CallSite: TypeAlias = tuple[CodeType, int]
 who asks, as that takes as long as handing out."""
 
 _STARVED_SECONDS = 2.0
-_logger = logging.getLogger("hydrax")
 
 
 class HeldBatches:
@@ -50,7 +49,7 @@ class HeldBatches:
         notes = self._pool.held()
         if len(notes) > self.depth + 1:  # the one that the consumer works on is none too many
             self._warned = True
-            _logger.warning(
+            logger.warning(
                 "%d batches are held, more than depth=%d: the loader takes more memory for new ones and gives it back "
                 "later; they were handed out: %s",
                 len(notes),

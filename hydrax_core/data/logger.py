@@ -1,0 +1,24 @@
+"""The logger of the library.
+
+Promise: what a handler or a filter of the user's raises does not reach the code that logs, which may be the thread that
+loads: it is reported as ``logging`` reports the errors of handlers (on stderr, while ``logging.raiseExceptions``).
+"""
+
+from __future__ import annotations
+
+import logging
+
+__all__ = ["logger"]
+
+logger = logging.getLogger("hydrax")
+_handle = logger.handle
+
+
+def _guarded(record: logging.LogRecord) -> None:
+    try:
+        _handle(record)
+    except Exception:  # noqa: BLE001  the user's code
+        logging.Handler().handleError(record)
+
+
+logger.handle = _guarded  # type: ignore[method-assign]  # the one place that all of its records pass
