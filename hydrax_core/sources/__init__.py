@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from hydrax_core.sources.colour import oklab, srgb
     from hydrax_core.sources.common import Rows, RowSource
     from hydrax_core.sources.digits import Digits, uci_digits
+    from hydrax_core.sources.frames import data_frame
+    from hydrax_core.sources.hf_datasets import hugging_face
     from hydrax_core.sources.images import ImageFolder, image_folder
     from hydrax_core.sources.numpy_files import numpy_rows
     from hydrax_core.sources.pictures import Augment
@@ -39,8 +41,10 @@ __all__ = [
     "arrow",
     "audio_folder",
     "csv",
+    "data_frame",
     "grain_source",
     "hdf5",
+    "hugging_face",
     "image_folder",
     "jsonl",
     "lmdb",
@@ -65,6 +69,8 @@ _HOMES = {
     "colour": ("oklab", "srgb"),
     "common": ("RowSource", "Rows"),
     "digits": ("Digits", "uci_digits"),
+    "frames": ("data_frame",),
+    "hf_datasets": ("hugging_face",),
     "images": ("ImageFolder", "image_folder"),
     "numpy_files": ("numpy_rows",),
     "pictures": ("Augment",),

@@ -27,7 +27,7 @@ __all__ = ["LENGTH", "Column", "ObjectColumn", "choose_columns", "fill_columns",
 LENGTH = "_length"
 """What the name of an array of lengths ends with."""
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _COMBINED = 32 << 20
 """Bytes up to which the chunks of a column are copied together, so that its rows are one gather."""
 
@@ -42,10 +42,17 @@ def pyarrow() -> Any:
 
 
 def choose_columns(
-    found: Mapping[str, Column], columns: Columns, additional: Iterable[str], why_not: Mapping[str, str] = _NOTHING
+    found: Mapping[str, Column], columns: Columns, additional: Iterable[str], others: Mapping[str, Any] = _NOTHING
 ) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
-    """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths."""
-    known = {name: why_not.get(name, column.spec) for name, column in found.items()}
+    """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths.
+
+    Args:
+        found: The columns.
+        columns: Those asked for.
+        additional: Those that become additional data.
+        others: What becomes of a column instead of what it says itself.
+    """
+    known = {name: others.get(name) or column.spec for name, column in found.items()}
     specs, texts, left_out = choose("columns", known, columns, additional)
     for name, spec in list(specs.items()):
         if found[name].lists and (found[name].ragged or spec.shape != getattr(known[name], "shape", None)):
@@ -72,6 +79,9 @@ def value_type(kind: pa.DataType) -> tuple[tuple[int, ...], int, np.dtype[Any] |
                 kind = kind.storage_type
                 continue
             return tuple(fixed), 0, _dtype(_innermost(kind.storage_type))
+        if module.types.is_dictionary(kind):
+            names = not shape and not lists and _is_text(kind.value_type)
+            return shape, lists, np.dtype(np.int32) if names else f"its type is {kind}"
         if module.types.is_fixed_size_list(kind):
             shape = (*shape, kind.list_size)
         elif module.types.is_list(kind) or module.types.is_large_list(kind):
@@ -84,9 +94,14 @@ def value_type(kind: pa.DataType) -> tuple[tuple[int, ...], int, np.dtype[Any] |
 
 
 def _innermost(kind: Any) -> Any:
-    while hasattr(kind, "value_type"):
-        kind = kind.value_type
+    while hasattr(kind, "value_type") or hasattr(kind, "storage_type"):
+        kind = kind.storage_type if hasattr(kind, "storage_type") else kind.value_type
     return kind
+
+
+def _is_text(kind: Any) -> bool:
+    types = pyarrow().types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _dtype(kind: Any) -> np.dtype[Any] | str:
@@ -104,17 +119,25 @@ class Column:
         where: Its name and file, for errors.
         chunks: Its chunks.
         missing: What a missing value is; ``None`` for an error.
+        shape: Shape of a value, where the process may not know its extension type.
     """
 
-    def __init__(self, where: str, chunks: Sequence[pa.Array], missing: Any = None) -> None:
+    def __init__(
+        self, where: str, chunks: Sequence[pa.Array], missing: Any = None, shape: tuple[int, ...] | None = None
+    ) -> None:
         self.where, self._missing = where, missing
         self._chunks = [_storage(chunk) for chunk in chunks if len(chunk)]
         self._starts = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self._chunks])]).astype(np.int64)
-        kind = chunks[0].type if len(chunks) else None
-        shape, self.lists, dtype = ((), 0, "it is empty") if kind is None else value_type(kind)
-        self.dtype = dtype
-        """Of one value; the reason why there is none."""
-        self.shape = shape
+        kind = chunks[0].type
+        self.is_extension = isinstance(kind, pyarrow().BaseExtensionType)
+        self.classes: tuple[str, ...] = ()
+        """The names that its numbers stand for."""
+        if pyarrow().types.is_dictionary(kind):
+            self.classes = tuple(map(str, chunks[0].dictionary.to_pylist()))
+        self.shape, self.lists, self.dtype = value_type(kind)
+        """Shape and dtype of one value, or the reason why there is none."""
+        if shape is not None:
+            self.shape, self.lists, self.dtype = shape, 0, _dtype(_innermost(kind))
         self._views: list[npt.NDArray[Any] | None] | None = None
         self._lists: list[Callable[[int], npt.NDArray[Any]] | None] | None = None
 
@@ -237,7 +260,7 @@ class Column:
 def _storage(chunk: Any) -> Any:
     while isinstance(chunk.type, pyarrow().BaseExtensionType):
         chunk = chunk.storage
-    return chunk
+    return chunk.indices if pyarrow().types.is_dictionary(chunk.type) else chunk
 
 
 def _lengths(chunk: Any) -> npt.NDArray[Any]:
@@ -266,12 +289,18 @@ def _list_view(chunk: Any, shape: tuple[int, ...]) -> Callable[[int], npt.NDArra
     return lambda offset: known[edges[offset] : edges[offset + 1]]
 
 
-def open_columns(where: str, table: Any, names: Iterable[str], missing: Mapping[str, Any]) -> dict[str, Column]:
+def open_columns(
+    where: str,
+    table: Any,
+    names: Iterable[str],
+    missing: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]] = _NOTHING,
+) -> dict[str, Column]:
     """Columns of a table."""
     columns = {}
     for name in names:
-        column = table.column(name)
-        columns[name] = Column(f"{where}{name!r}", column.chunks or [column.combine_chunks()], missing.get(name))
+        chunks = table.column(name).chunks or [pyarrow().array([], table.schema.field(name).type)]
+        columns[name] = Column(f"{where}{name!r}", chunks, missing.get(name), shapes.get(name))
     return columns
 
 

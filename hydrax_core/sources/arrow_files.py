@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ __all__ = ["ArrowTable", "arrow"]
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 _PARQUET, _IPC, _FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _MOST_OPEN = 64
 """Files that a process keeps open."""
 
@@ -65,7 +67,8 @@ def arrow(
     """The rows of Arrow IPC, Feather or Parquet files, or of a table in memory.
 
     Columns of numbers and truth values become arrays, also lists of them and tensors of fixed shape; 64-bit numbers
-    become 32-bit ones, and one that does not fit fails its row. Lists of different length fill rows of the greatest
+    become 32-bit ones, and one that does not fit fails its row. Names (a dictionary of strings) become the numbers of
+    ``Rows.classes``, but for Parquet. Lists of different length fill rows of the greatest
     length, zeros behind them, and ``NAME_length`` tells how many there are. A missing number is NaN in a column of
     floats, else an error of its row. Other columns, such as strings, are left out, or go to the additional data.
 
@@ -111,7 +114,7 @@ def _mapped_rows(
     table: ArrowTable, columns: Columns, additional: Iterable[str], batch_size: int, seed: int, labels: Iterable[str]
 ) -> Rows:
     left_out = table.choose(columns, additional)
-    return make_rows(table, batch_size, seed, labels, left_out)
+    return make_rows(table, batch_size, seed, labels, left_out, table.classes)
 
 
 class ArrowTable(FileSource):
@@ -127,12 +130,20 @@ class ArrowTable(FileSource):
         super().__init__(paths, missing)
         self._memory, self._missing = table, missing
         self._size: int = self._table.num_rows
+        self._loaded: tuple[str, ...] = ()
+        self._shapes: Mapping[str, tuple[int, ...]] = {}
         self.specs: dict[str, ArraySpec] = {}
+        self.classes: Mapping[str, tuple[str, ...]] = {}
 
-    def choose(self, columns: Columns, additional: Iterable[str]) -> Mapping[str, str]:
-        """Decide which columns become what; returns those left out."""
-        found = self._open(self._table.column_names)
-        self.specs, self.additional, left_out = choose_columns(found, columns, additional)
+    def choose(
+        self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING
+    ) -> Mapping[str, str]:
+        """Decide which columns become what, but for others that a subclass fills; returns those left out."""
+        found = open_columns(self._where, self._table, self._table.column_names, self._missing)
+        self.specs, self.additional, left_out = choose_columns(found, columns, additional, others)
+        self._loaded = tuple(name for name in found if name in self.specs and name not in others)
+        self._shapes = {name: found[name].shape for name in self._loaded if found[name].is_extension}
+        self.classes = {name: found[name].classes for name in self._loaded if found[name].classes}
         return left_out
 
     def __len__(self) -> int:
@@ -140,17 +151,18 @@ class ArrowTable(FileSource):
 
     @functools.cached_property
     def _table(self) -> pa.Table:
-        return self._memory if self._memory is not None else open_tables(self.paths)
+        table = open_tables(self.paths) if self._memory is None else self._memory
+        return table.unify_dictionaries()
 
     @functools.cached_property
     def _columns(self) -> dict[str, Column]:
         if self._table.num_rows != self._size:
             raise ValueError(f"{self.paths[0]}: it changed: it no longer has {self._size} rows")
-        return self._open(name for name in self.specs if name in self._table.column_names)
+        return open_columns(self._where, self._table, self._loaded, self._missing, self._shapes)
 
-    def _open(self, names: Iterable[str]) -> dict[str, Column]:
-        where = f"{self.paths[0]}: " if self.paths else ""
-        return open_columns(where, self._table, names, self._missing)
+    @property
+    def _where(self) -> str:
+        return f"{self.paths[0]}: " if self.paths else ""
 
     @functools.cached_property
     def _objects(self) -> dict[str, ObjectColumn]:
@@ -292,6 +304,7 @@ def _open_blocks(
         for name in lists
         if found[name].ragged
     }
+    reasons.update(dict.fromkeys(_dictionaries(schema), "its names are numbered anew in each block"))
     specs, texts, left_out = choose_columns(found, columns, texts, reasons)
     rows = window_rows("window", window, sum(place.rows for place in places), row_bytes(specs))
     loaded = [name for name in schema.names if name in specs]
@@ -349,6 +362,10 @@ def _magic(path: str) -> bytes:
 def _is_list(kind: Any) -> bool:
     types = pyarrow().types
     return bool(types.is_list(kind) or types.is_large_list(kind))
+
+
+def _dictionaries(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pyarrow().types.is_dictionary(field.type)]
 
 
 def _same(path: str, first: pa.Schema, other: pa.Schema) -> pa.Schema:
