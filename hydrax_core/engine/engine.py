@@ -101,7 +101,7 @@ class Engine:
             # at most one part counts.
             part = None if left is None or seconds is None else min(left, seconds / _PARTS)
             began = time.monotonic()
-            queue.await_news(part, notify=lambda: self._pool.short)
+            queue.await_news(part, notify=lambda: self._pool.exhausted)
             if left is not None and part is not None:
                 left -= min(part, time.monotonic() - began)
 
@@ -111,7 +111,7 @@ class Engine:
         Args:
             ready: What ``wait()`` returned.
             note: Where it is handed out, for error texts.
-            holders: Weak references to the objects that are; as long as one lives, the consumer is said to hold it.
+            holders: Weak references to the objects that are; as long as one lives, the consumer counts as holding it.
         """
         if not self._queue.take(ready):
             return False

@@ -1,7 +1,7 @@
 """The caches of a loader's groups, as the engine uses them.
 
 Promise: a batch of the cache is what was stored under its content, or it is not served. Storing never fails a run and
-never holds it up: what the disk cannot take in time is not stored, is counted and is said once. Batches with
+never holds it up: what the disk cannot take in time is not stored, is counted and is logged once. Batches with
 substituted items are not stored as batches, or the substitute would outlive the repair of the item.
 """
 

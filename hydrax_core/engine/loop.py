@@ -1,12 +1,12 @@
-"""What the engine's thread does over and over: hand out work, wait, take in what came, pass on what is complete.
+"""The loop of the engine's thread: hand out work, wait, take in what came, pass on what is complete.
 
 Promise: batches come in the order of the plan (or, if asked, as they become ready); at most ``depth`` are loaded ahead,
 where one that the consumer waits for counts as taken; a dead worker is replaced and its items are done again; an error
 of any kind goes to the queue, so that the consumer never waits for something that cannot come. Nothing here polls: a
-turn sleeps until a worker or the consumer wakes it; only at the limit of held batches it looks for slots a hundred
+step sleeps until a worker or the consumer wakes it; only at the limit of held batches it looks for slots a hundred
 times a second.
 
-One thread at a time runs turns; others may read the counts.
+One thread at a time runs steps; others may read the counts.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class EngineSettings:
 
 
 class Loop:
-    """Loads the batches of a plan, a turn at a time.
+    """Loads the batches of a plan, a step at a time.
 
     Args:
         plan: The plan.
@@ -81,7 +81,7 @@ class Loop:
         admission: Where batches begin.
         caches: The caches.
         pool: The slots.
-        wakeup: What wakes a turn.
+        wakeup: Wakes a step that waits.
         queue: Where batches go.
         start_worker: Starts a worker of a number.
         settings: See ``EngineSettings``.
@@ -195,7 +195,7 @@ class Loop:
         self._wakeup.wake()
 
     def stop(self) -> None:
-        """Let a turn end soon, and let it start nothing any more."""
+        """Have the current step end soon and start nothing more."""
         self._stopping = True
         self._wakeup.wake()
 
@@ -218,7 +218,7 @@ class Loop:
         deque(self._workers.start(), maxlen=0)
 
     def close(self, seconds: float) -> None:
-        """End all workers; those that take longer than ``seconds`` are killed. No turn may come after."""
+        """End all workers; those that take longer than ``seconds`` are killed. No step may come after."""
         deadline = time.monotonic() + seconds
         self._reader.close(0)
         self.end_workers(seconds)
@@ -231,7 +231,7 @@ class Loop:
         """End all workers; those that take longer than ``seconds`` are killed."""
         self._workers.close(seconds)
 
-    # --- a turn
+    # --- a step
 
     def step(self, *, block: bool) -> None:
         """Hand out work, wait for something to happen, take in what came."""
@@ -245,24 +245,24 @@ class Loop:
         if self._tuner.tunes:
             self._tune()
         self._workers.watch(self._selector)
-        hungry_below = self._hungry_below()
-        self._queue.sleeping(hungry_below)
-        # The consumer may have taken a batch just before it could know of the hunger: look once more.
-        late = len(self._queue) < hungry_below and self._can_admit
+        wake_below = self._wake_below()
+        self._queue.sleeping(wake_below)
+        # The consumer may have taken a batch before it could see the mark: look once more.
+        late = len(self._queue) < wake_below and self._can_admit
         sleep = block and not settled and not late
         if sleep and self._make is not None:
             self._queue.prepare(self._make, self._most_made)
-        for key, _ in self._selector.select(self._patience() if sleep else 0):
+        for key, _ in self._selector.select(self._timeout() if sleep else 0):
             if key.data is None:
                 self._wakeup.clear()
             elif key.fd in key.data.watched:  # not one that was replaced a moment ago
-                self._hear(key.data, key.fd)
+                self._take_reports(key.data, key.fd)
         for handle in self._workers.handles:
             if not handle.worker.descriptors:
-                self._hear(handle, -1)
+                self._take_reports(handle, -1)
         self._deliver()
 
-    def _hungry_below(self) -> int:
+    def _wake_below(self) -> int:
         """The engine wants to be woken when fewer batches are ready; 0 for never, as there is work enough."""
         if self._schedule.has_uncut:
             return 0
@@ -270,19 +270,19 @@ class Loop:
 
     @property
     def _can_admit(self) -> bool:
-        return self._has_room and not self._admission.at_end and not self._pool.short and self._queue.fatal is None
+        return self._has_room and not self._admission.at_end and not self._pool.exhausted and self._queue.fatal is None
 
     @property
     def _has_room(self) -> bool:
         """Whether fewer than ``depth`` batches (or errors in their place) are ahead."""
         ready = len(self._queue)
-        if ready and self._queue.waiting:  # who waits for one has it as good as taken
+        if ready and self._queue.waiting:  # one that the consumer waits for counts as taken
             ready -= 1
         return len(self._jobs) + ready < self._depth
 
-    def _patience(self) -> float | None:
-        """How long to sleep at most: for ever, but where only a lease, which rings no bell, can free a slot."""
-        return _LEASE_POLL_SECONDS if self._pool.short else None
+    def _timeout(self) -> float | None:
+        """How long to sleep at most; a limit only where a lease has to end first, as that wakes nobody."""
+        return _LEASE_POLL_SECONDS if self._pool.exhausted else None
 
     def _tune(self) -> None:
         self._workers.reap(self._selector)
@@ -350,7 +350,7 @@ class Loop:
                 row, cause = self._workers.find_unsendable(chunk, error)
                 self._schedule.refuse(chunk, row, cause)
 
-    def _hear(self, handle: WorkerHandle, descriptor: int) -> None:
+    def _take_reports(self, handle: WorkerHandle, descriptor: int) -> None:
         try:
             reports = handle.worker.reports(descriptor)
         except WorkerGoneError as gone:

@@ -20,7 +20,7 @@ from hydrax_core.engine.jobs import JobRows
 __all__ = ["DataReader", "UnreadableRow"]
 
 _PIECE_SECONDS = 0.002
-"""After so much reading what is read goes to the workers; it is what a chunk is worth."""
+"""After so much reading, what was read goes to the workers: it is worth a chunk."""
 _PAUSE_SECONDS = 0.0005
 """For another thread to get hold of the data's lock."""
 _SLOW_SECONDS = 0.0005

@@ -40,7 +40,7 @@ class Wakeup:
 
     def wake(self) -> None:
         """Make the descriptor readable."""
-        # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole turn,
+        # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole step,
         # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
         _send(self._fd, b"\0", 1, _FLAGS)
 
@@ -84,7 +84,7 @@ class ReadyQueue:
         self._wake = wake
         self._ready: deque[ReadyBatch | Exception] = deque()
         self._event: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._hungry_below = 0
+        self._wake_below = 0
         self._owes_wake = False
         """Whether Ctrl-C came between taking something out and waking the engine for that."""
         self.waiting = False
@@ -118,9 +118,9 @@ class ReadyQueue:
             self.fatal = error
         self._event.put(None)
 
-    def sleeping(self, hungry_below: int) -> None:
+    def sleeping(self, wake_below: int) -> None:
         """The engine is about to sleep; it wants to be woken when fewer batches than that are here."""
-        self._hungry_below = hungry_below
+        self._wake_below = wake_below
 
     def prepare(self, make: Callable[[HostBatch], Any], most: int) -> None:
         """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
@@ -210,7 +210,7 @@ class ReadyQueue:
         self.taken += 1
         if self.first_taken is None:
             self.first_taken = time.perf_counter()
-        if len(self._ready) < self._hungry_below:
+        if len(self._ready) < self._wake_below:
             self._wake()
         self._owes_wake = False
         return taken

@@ -364,7 +364,7 @@ class Schedule:
             self._again.append(JobRows(job, row, 1))
 
     def _list(self, job: BatchJob, index: int, error: LoaderError | WorkerDiedError, *, log: bool) -> None:
-        """Count a failure of an item; of its first one, have it listed and said."""
+        """Count a failure of an item; of its first one, have it listed and logged."""
         key = job.group, index
         known = self._failed.get(key)
         if known is not None:

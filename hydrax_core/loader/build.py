@@ -44,7 +44,7 @@ __all__ = ["close_from_anywhere", "first_setting", "launch", "slot_bytes"]
 _LARGE_FUNCTION = 64 << 20
 _MOST_SLOTS = 1 << 20
 _LEAST_AHEAD, _LEAST_TINY, _MOST_AHEAD = 3, 32, 64
-"""Bounds of ``depth="auto"``; what a deeper queue evens out could not be told from a lack of workers."""
+"""Bounds of ``depth="auto"``; what a deeper queue evens out looks like a lack of workers."""
 _TINY_BYTES = 1 << 20
 """Memory that is not worth saving: so many batches are loaded ahead anyway, up to ``_LEAST_TINY``."""
 
@@ -181,7 +181,7 @@ def _check_size(size: int, depth: int) -> None:
     size = max(size, mmap.PAGESIZE)
     if (depth + 2) * size > memory:
         raise MemoryError(
-            f"batch_size, depth: a batch takes {size:,} bytes and depth={depth} needs {depth + 2} places for one, "
+            f"batch_size, depth: a batch takes {size:,} bytes and depth={depth} needs {depth + 2} slots, "
             f"{(depth + 2) * size:,} bytes in all; this machine (or its control group) has {memory:,}"
         )
 

@@ -37,7 +37,7 @@ _WINDOWS_BEFORE = 3
 """Windows to compare more depth with, as one says little: those of one setting differ by 1 % (decoding images) to 9 %
 (tiny items; standard deviations, measured). A lack of workers shows in one."""
 _SPARE = 1.1
-_PATIENCE_SECONDS = 30.0
+_PAUSE_SECONDS = 30.0
 
 
 class Bounds(NamedTuple):
@@ -108,7 +108,7 @@ class Tuner:
         """Of the last windows with the present setting."""
         self._useless = {"depth": 0.0, "workers": 0.0}
         """Until when it is known that more of it does not help."""
-        self._patience = _PATIENCE_SECONDS
+        self._pause = _PAUSE_SECONDS
 
     @property
     def tunes(self) -> bool:
@@ -169,7 +169,7 @@ class Tuner:
             else:
                 return self._take_back(origin, seen, now)
         if seen.waiting <= _WAITING:
-            self._patience = _PATIENCE_SECONDS
+            self._pause = _PAUSE_SECONDS
             return replace(setting, why=_keeps_up(setting, seen))
         changed = self._more(setting, seen, now)
         if changed is None:
@@ -195,8 +195,8 @@ class Tuner:
     def _take_back(self, origin: Setting, seen: _Window, now: float) -> Setting:
         what = "workers" if origin.workers != self.setting.workers else "depth"
         self._tried = None
-        self._useless[what] = now + self._patience
-        self._patience *= 2
+        self._useless[what] = now + self._pause
+        self._pause *= 2
         return replace(origin, why=f"{_load(seen)}: more {what} did not help")
 
     def _why_no_more(self, seen: _Window, now: float) -> str:

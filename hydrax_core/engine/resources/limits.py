@@ -1,6 +1,6 @@
-"""Watches how many batches the consumer holds: says so once, and tells who waits for memory that cannot come.
+"""How many batches the consumer holds: a warning for many, an error for a consumer that waits for memory it holds.
 
-Promise: computations in flight are nobody's hoard; they give their memory back by themselves.
+Promise: computations in flight count for nobody; they give their memory back by themselves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class HeldBatches:
         self._starved_since: float | None = None
 
     def look(self) -> None:
-        """Say once that more batches are held than ``depth``."""
+        """Log once that more batches are held than ``depth``."""
         if self._warned or self._pool.count <= 2 * self.depth + 1:
             return
         notes = self._pool.held()
@@ -54,7 +54,7 @@ class HeldBatches:
                 "later; they were handed out: %s",
                 len(notes),
                 self.depth,
-                _places(notes),
+                _call_sites(notes),
             )
 
     def excess(self) -> BatchesHeldError | None:
@@ -85,15 +85,15 @@ class HeldBatches:
     def _error(self, sites: Sequence[CallSite]) -> BatchesHeldError:
         return BatchesHeldError(
             f"{len(sites)} batches are held, more than max_held={self._most} and the one in use; they were handed out: "
-            f"{_places(sites)}. Drop the arrays (or call batch.close()), or raise max_held"
+            f"{_call_sites(sites)}. Drop the arrays (or call batch.close()), or raise max_held"
         )
 
 
-def _places(sites: Sequence[CallSite]) -> str:
-    return "; ".join(f"{count} at {place}" for place, count in Counter(map(_place, sites)).items())
+def _call_sites(sites: Sequence[CallSite]) -> str:
+    return "; ".join(f"{count} at {site}" for site, count in Counter(map(_call_site, sites)).items())
 
 
-def _place(site: CallSite) -> str:
+def _call_site(site: CallSite) -> str:
     code, instruction = site
     lines = (line for start, end, line in code.co_lines() if start <= instruction < end)
     return f"{code.co_filename}:{next(lines, None) or code.co_firstlineno}"

@@ -7,7 +7,7 @@ of it with the last process that maps it: nothing is left behind, whatever ends 
 
 How a lease ends: NumPy and jax arrays over a slot keep a ctypes object alive (the *root* of the lease); a weak
 reference to it fires when the last of them is gone. jaxlib drops its hold late, at its next call or a garbage
-collection, so a pool that is short of slots calls ``gc.collect(0)`` before it takes more memory.
+collection, so a pool without a free slot calls ``gc.collect(0)`` before it takes more memory.
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ class SlotPool:
         """How many of the first free slots have no memory."""
         self.count = 0
         """Slots made so far."""
-        self._short = False
+        self._exhausted = False
 
     @property
-    def short(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether ``acquire()`` found no slot and none has come free since."""
-        return self._short
+        return self._exhausted
 
     def held(self) -> list[Any]:
         """The note of each lease whose holders are alive, oldest first.
@@ -180,7 +180,7 @@ class SlotPool:
             self.count += 1
             return self.count - 1
         if not self._free:
-            self._short = True  # set before looking again: a lease may end at any moment
+            self._exhausted = True  # set before looking again: a lease may end at any moment
             gc.collect(0)
             self._reclaim()
         if not self._free:
@@ -247,7 +247,7 @@ class SlotPool:
             slot = self._released.popleft().slot
             del self._leases[slot]
             self._free.append((slot, self._round))
-            self._short = False
+            self._exhausted = False
 
     def _trim(self) -> None:
         """Give memory back that was not needed for a while: of free slots, the one used last is taken first."""

@@ -34,6 +34,7 @@ class _LocalWorker:
     """What both have in common; see ``Worker`` for the members."""
 
     replaceable = False
+    ending = False
     pid: int | None = None
     unsent: int | None = None
     """A chunk is taken at once."""

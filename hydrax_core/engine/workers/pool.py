@@ -56,7 +56,8 @@ class WorkerHandle:
     @property
     def has_room(self) -> bool:
         """Whether it should get more."""
-        return self.ready and not self.retiring and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
+        usable = self.ready and not self.retiring and not self.worker.ending
+        return usable and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
 
     def send(self, chunk: Chunk, seconds: float) -> None:
         """Hand over a chunk that is expected to take ``seconds``, 0 where nothing is known."""

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ __all__ = ["ProcessWorker", "ProcessWorkers", "listeners"]
 
 _PROGRAM = "import sys; sys.path[:] = sys.argv[4:]; from hydrax_core.engine.workers.child import main; main()"
 """On the main process's own search path, or a ``selectors.py`` in the current folder would be taken for Python's."""
+_END_SECONDS = 1.0
+"""How long a worker may live on after its socket was closed."""
 _LONGEST_LINE = 1 << 20
 _READ = 1 << 16
 _MOST_READS = 32
@@ -151,6 +154,9 @@ class ProcessWorker:
         watched = (self._channel, self._ended, *self._outputs)
         self.descriptors: tuple[int, ...] = tuple(end.fileno() for end in watched)
         self._gone = False
+        self.ending = False
+        self._killer: threading.Timer | None = None
+        self._killed = False
         self.send_frame(pickle.dumps((interpreter, workers.imported), protocol=5))
         self.send_frame(pickle.dumps(setup, protocol=5))
         self.flush()  # it has much to import, while others are started
@@ -189,7 +195,20 @@ class ProcessWorker:
         except EOFError:
             frames = []
             self._gone = True
-        messages = []
+        messages = self._messages(frames)
+        if not frames and (code := self._process.poll()) is not None:
+            raise WorkerGoneError(_how_it_ended(code, by_us=self._killed))
+        if not frames and self._gone and self._killer is None:
+            # Its socket is closed, so it ends in a moment, which nobody waits for; or it lives on, and is killed.
+            self.ending = True
+            self.descriptors = tuple(fd for fd in self.descriptors if fd != self._channel.fileno())
+            self._killer = threading.Timer(_END_SECONDS, self._kill_late)
+            self._killer.daemon = True
+            self._killer.start()
+        return messages
+
+    def _messages(self, frames: list[bytes]) -> list[Report]:
+        messages: list[Report] = []
         for frame in frames:
             message = _read(frame)
             if not isinstance(message, Imported):
@@ -198,8 +217,6 @@ class ProcessWorker:
                 return [StartFailure(conflict, "")]
             else:
                 self._workers.imported.update(message.files)
-        if not frames and (self._gone or self._process.poll() is not None):
-            raise WorkerGoneError(self._how_it_ended())
         return messages
 
     def stop(self) -> None:
@@ -238,20 +255,24 @@ class ProcessWorker:
             output.close()
         self._lifeline.close()
         self._ended.close()
+        if self._killer is not None:
+            self._killer.cancel()
 
-    def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            _kill(self._process)
-            return "it closed its socket"
-        if code >= 0:
-            return f"it exited with code {code}"
-        try:
-            number = signal.Signals(-code)
-        except ValueError:
-            return f"it was killed by signal {-code}"
-        return f"it was killed by {number.name} ({(signal.strsignal(number) or '').lower()})"
+    def _kill_late(self) -> None:
+        self._killed = True
+        self._process.kill()
+
+
+def _how_it_ended(code: int, *, by_us: bool) -> str:
+    if by_us:
+        return "it closed its socket"
+    if code >= 0:
+        return f"it exited with code {code}"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"it was killed by signal {-code}"
+    return f"it was killed by {number.name} ({(signal.strsignal(number) or '').lower()})"
 
 
 class _Output:

@@ -23,6 +23,7 @@ class Worker(Protocol):
         pid: Process id; ``None`` where it is no process.
         status: Its status block, see ``hydrax_core.engine.workers.runner``.
         replaceable: Whether another can take its place when it fails.
+        ending: Whether it takes nothing more, as its end is under way.
         descriptors: What to watch; each becomes readable when ``reports()`` of it has something new. Empty where the
             work is done in ``reports()`` itself.
     """
@@ -31,6 +32,7 @@ class Worker(Protocol):
     pid: int | None
     status: memoryview
     replaceable: bool
+    ending: bool
     descriptors: tuple[int, ...]
 
     @property

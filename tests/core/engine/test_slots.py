@@ -49,10 +49,10 @@ def test_a_jax_array_holds_its_slot_and_aliases_it(pool):
 def test_the_limit_is_kept_until_a_slot_is_released(pool):
     arrays = [array_over(pool, pool.acquire(1)) for _ in range(6)]
     assert pool.acquire(1) is None
-    assert pool.short
+    assert pool.exhausted
     arrays.pop(2)
     assert pool.acquire(1) == 2
-    assert not pool.short
+    assert not pool.exhausted
 
 
 def test_held_leases_are_named_once_annotated(pool):
