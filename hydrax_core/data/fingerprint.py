@@ -26,10 +26,12 @@ from hydrax_core.data.source import Source
 from hydrax_core.data.values import UNENCODABLE, array_parts, dtype_text, value_bytes
 from hydrax_core.errors import shorten
 
-__all__ = ["EXACT_ITEMS", "SAMPLED_ITEMS", "IdentifiedItems", "data_digest", "files_fingerprint"]
+__all__ = ["EXACT_ITEMS", "SAMPLED_ITEMS", "WHAT_DATA_IS", "IdentifiedItems", "data_digest", "files_fingerprint"]
 
 D = TypeVar("D")
 
+WHAT_DATA_IS = "the identity of the data: path, size and time of the last change of each file, or what the items are"
+"""For the texts of errors that show two of them."""
 EXACT_ITEMS = 2_000_000
 SAMPLED_ITEMS = 65_536
 SAMPLED_OF_A_SOURCE = 64

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydrax_core.data.checks import integer
+from hydrax_core.data.fingerprint import WHAT_DATA_IS
 from hydrax_core.data.group import DataGroup
 from hydrax_core.errors import StateMismatchError, shorten
 from hydrax_core.plan.plan import Plan, Position
@@ -120,7 +121,8 @@ def _compare(kind: str, saved: Any, own: Any) -> None:
     differences = list(_differences(kind, saved, own))
     if differences:
         lines = "\n".join(f"  {where}: saved {theirs!r}, here {ours!r}" for where, theirs, ours in differences)
-        raise StateMismatchError(f"the saved state belongs to other data or settings:\n{lines}")
+        hint = f"\n(data is {WHAT_DATA_IS})" if any(where.endswith(".data") for where, _, _ in differences) else ""
+        raise StateMismatchError(f"the saved state belongs to other data or settings:\n{lines}{hint}")
 
 
 def _differences(where: str, saved: Any, own: Any) -> list[tuple[str, Any, Any]]:

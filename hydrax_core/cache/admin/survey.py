@@ -85,8 +85,8 @@ class Survey:
         for name, kind in _list(self._folder):
             epoch = epoch_of(name)
             if epoch is not None and kind == stat.S_IFDIR:
-                with _opened(open_folder(name, within=self._folder)) as within:
-                    arrays: list[str] = []
+                arrays: list[str] = []
+                with contextlib.suppress(FileNotFoundError), _opened(self.open_epoch(epoch)) as within:
                     for child, child_kind in _list(within):
                         own = child in known if known else child.endswith(".npy")
                         (arrays if own and child_kind == stat.S_IFREG else foreign).append(f"{name}/{child}")
@@ -103,6 +103,9 @@ class Survey:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self.close()  # of a generator that was never asked
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -187,9 +190,12 @@ def _opened(descriptor: int) -> Iterator[int]:
 
 
 def _list(folder: int) -> list[tuple[str, int]]:
-    """Names in a folder, in order, and what each is."""
-    with os.scandir(folder) as entries:
-        return sorted((entry.name, stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)) for entry in entries)
+    """Names in a folder, in order, and what each is; others may be writing in it."""
+    found = []
+    for name in sorted(os.listdir(folder)):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((name, stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)))
+    return found
 
 
 def exclusive_lock(folder: Path) -> FolderLock:

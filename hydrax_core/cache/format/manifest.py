@@ -23,6 +23,7 @@ import xxhash
 
 from hydrax_core.cache.format.folder import MANIFEST, open_regular
 from hydrax_core.data.code import code_digests
+from hydrax_core.data.fingerprint import WHAT_DATA_IS
 from hydrax_core.errors import CacheMismatchError
 
 if TYPE_CHECKING:
@@ -43,10 +44,6 @@ __all__ = [
 
 CacheBy = Literal["batch", "item"]
 
-_OTHER_DATA: Final = (
-    "settings.data is the identity of the data: path, size and time of the last change of each file, or what the "
-    "items are."
-)
 _FORMAT: Final = "hydrax-cache"
 _VERSION: Final = 1
 _LARGEST: Final = 2**26
@@ -333,4 +330,8 @@ def side_by_side(differences: Sequence[tuple[str, str, str]], other: str) -> str
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     table = "\n".join(f"  {line.rstrip()}" for line in lines)
-    return f"{table}\n\n{_OTHER_DATA}" if any(field == "settings.data" for field, _, _ in differences) else table
+    return (
+        f"{table}\n\nsettings.data is {WHAT_DATA_IS}."
+        if any(field == "settings.data" for field, _, _ in differences)
+        else table
+    )

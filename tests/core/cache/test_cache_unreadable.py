@@ -1,6 +1,7 @@
 """What cannot be read just now is not bad: verify says so, repair and clear touch nothing."""
 
 import errno
+import gc
 import os
 import shlex
 import subprocess
@@ -188,3 +189,24 @@ def test_a_mapping_of_a_file_that_is_cut_meanwhile_is_an_error_not_the_end(tmp_p
     os.truncate(tmp_path / "epoch-0" / "x.npy", 4096)
     with pytest.raises(OSError, match="address"):
         mapped.read(kit.BATCHES - 1)
+
+
+def test_what_comes_and_goes_while_it_is_looked_at_is_no_error(tmp_path, monkeypatch):
+    kit.fill(tmp_path)
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: [*real(folder), "index.sqlite-journal", "epoch-7"])
+    assert list(verify(tmp_path)) == []
+    assert info(tmp_path).entries == kit.BATCHES
+
+
+def test_no_file_stays_open(tmp_path):
+    kit.fill(tmp_path)
+    before = kit.descriptors()
+    verify(tmp_path)  # nobody asks it
+    list(verify(tmp_path))
+    list(verify(tmp_path, repair=True))
+    next(iter(verify(tmp_path)), None)
+    clear(tmp_path, corrupt=True)
+    info(tmp_path)
+    gc.collect()
+    assert kit.descriptors() == before
