@@ -41,7 +41,7 @@ def cached(value):
 
 def load(item, arrays, seed, scale=3, *, bias=1):
     '''Text.'''
-    result = [helper(value) * scale for value in (item, bias)]
+    result = [helper(value) * scale for value in (item.real, bias)]
     arrays["x"][...] = result[0] if cached(item) else TABLE
 
 def make(factor):
@@ -90,6 +90,7 @@ def test_comments_lines_texts_and_names_of_variables_change_nothing(name, edit):
     ("name", "edit", "named"),
     [
         ("load", ("* scale for", "+ scale for"), "load"),
+        ("load", ("item.real", "item.imag"), "load"),
         ("load", ("SIZE = 4", "SIZE = 5"), "SIZE"),
         ("load", ("value + SIZE", "value - SIZE"), "helper"),
         ("load", ('"c"}', '"d"}'), "cached"),
