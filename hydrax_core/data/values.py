@@ -39,6 +39,8 @@ _SET_MARKS = (b"X\3\0\0\0set\x87", b"X\t\0\0\0frozenset\x87")
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _OWN_ARRAYS = (np.ndarray, np.memmap)
 _NEW: Any = copyreg.__newobj__  # type: ignore[attr-defined]  # what reduction names for an object made by __new__
+_REGISTERED = 2
+"""What ``isbuiltin`` says of dtypes that others have added, such as ml_dtypes: they share codes."""
 _NOTHING = (None, None, None, None)
 
 
@@ -140,7 +142,7 @@ def dtype_text(dtype: np.dtype[Any]) -> str:
         return f"{dtype_text(dtype.subdtype[0])}{dtype.subdtype[1]}"
     if dtype.names is not None:
         return f"{{{', '.join(f'{name!r}: {dtype_text(dtype[name])}' for name in dtype.names)}}}"
-    return f"{dtype.str} {dtype.name}" if dtype.kind == "V" else dtype.str
+    return f"{dtype.str} {dtype.name}" if dtype.isbuiltin == _REGISTERED else dtype.str
 
 
 @functools.cache

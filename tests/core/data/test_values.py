@@ -108,7 +108,7 @@ DIFFERENT = [
     np.zeros(2, ml_dtypes.bfloat16),
     np.zeros(2, "V2"),
     np.zeros(2, ml_dtypes.float8_e4m3fn),
-    np.zeros(2, ml_dtypes.float8_e5m2),
+    np.zeros(2, ml_dtypes.float8_e4m3fnuz),
     np.ma.zeros(2, "<f4"),
     np.ma.array(np.zeros(2, "<f4"), mask=[True, False]),
     STRUCTURED,
