@@ -33,7 +33,11 @@ class Translation:
     """
 
     def __init__(self, run: Run, about: RunPlan, first: int) -> None:
-        if about.batches_per_epoch < 1 or min(about.validation_interval, about.batches_per_validation) < 0:
+        if (
+            not about.groups
+            or about.batches_per_epoch < 1
+            or min(about.validation_interval, about.batches_per_validation) < 0
+        ):
             raise ConnectionError("what it says of itself makes no sense")
         self._first = first
         self.subject = Subject(target=_name(run), command=_COMMAND, plan=about, has_step=True, pid=run.pid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widget import Widget
 
@@ -14,7 +15,7 @@ from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, rate, size, span
 
 if TYPE_CHECKING:
-    from hydrax_core.monitor import Stats, WorkerStats
+    from hydrax_core.monitor import ArrayPlan, RunPlan, Stats, WorkerStats
 
 __all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
 
@@ -46,6 +47,9 @@ _LEAST_BAR = 8
 _WIDE_SLOTS = 76
 _WIDE_TOP = 90
 _LONGEST_SEEDS = 24
+_NAME_WIDTH = len("data  ")
+_SHORT_DATA, _MOST_DATA = 2, 3
+"""Lines of what is in a batch, on a short screen and on others."""
 
 
 class FramePanel(Widget):
@@ -113,17 +117,47 @@ class TopBar(FramePanel):
 
 
 class ProgressPanel(FramePanel):
-    """How far the epoch, the run and the validation are."""
+    """How far the epoch, the run and the validation are, and what a batch is made of."""
 
     BORDER_TITLE = "progress"
 
     def wanted_height(self) -> int:
-        """Three lines with validation, else two."""
-        return 3 if self.frame.subject is not None and self.frame.subject.plan.validation_interval else 2
+        """Lines of bars, and of what is in a batch."""
+        return self._lines_for(self.content_size.width)
 
-    def get_content_height(self, *_: object) -> int:
+    def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
         """See ``wanted_height()``."""
-        return self.wanted_height()
+        return self._lines_for(width)
+
+    def _lines_for(self, width: int) -> int:
+        if self.frame.subject is None:
+            return 2
+        plan = self.frame.subject.plan
+        return 2 + bool(plan.validation_interval) + len(self._data(plan, width))
+
+    def _data(self, plan: RunPlan, width: int) -> list[Content]:
+        """The seed that every epoch is shuffled by, and the arrays of a batch: as many lines as there is room for."""
+        seeds = _head(", ".join(map(str, plan.seeds)), _LONGEST_SEEDS)
+        pieces = [f"seed{'s' if len(plan.seeds) > 1 else ''} {seeds}"]
+        group = plan.groups[0] if self.frame.current is None else plan.group(self.frame.current)
+        pieces += map(_array_text, group.arrays)
+        most = _SHORT_DATA if self.app.screen.has_class("-short") else _MOST_DATA
+        lines: list[str] = []
+        for place, piece in enumerate(map(clean, pieces)):
+            longer = f"{lines[-1]} · {piece}" if lines else piece
+            if lines and cell_len(longer) <= max(1, width - _NAME_WIDTH):
+                lines[-1] = longer
+            elif len(lines) < most:
+                lines.append(piece)
+            else:
+                lines[-1] += f" · and {len(pieces) - place} more"
+                break
+        return [
+            Content.assemble((" " * _NAME_WIDTH if place else "data  ", "$foreground"), (line, "$dim")).truncate(
+                max(1, width), ellipsis=True
+            )
+            for place, line in enumerate(lines)
+        ]
 
     def render(self) -> Content:
         """The bars."""
@@ -153,7 +187,7 @@ class ProgressPanel(FramePanel):
             else:
                 rest = plan.validation_interval - number % plan.validation_interval
                 lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
-        return Content("\n").join(lines)
+        return Content("\n").join([*lines, *self._data(plan, self.content_size.width)])
 
     def _line(self, name: str, done: int, total: int, style: str) -> Content:
         numbers = f"{count(done)} / {count(total)}"
@@ -331,6 +365,13 @@ class CrewPanel(FramePanel):
         if together:
             return [line.pad_right(max(0, width - legend.cell_length - line.cell_length)) + legend]
         return [line, Content("      ") + legend]
+
+
+def _array_text(array: ArrayPlan) -> str:
+    """``image (64,8,8) uint8→float32 16 KiB``; a label has a star."""
+    shape = str(array.shape).replace(" ", "")
+    dtypes = array.numpy_dtype if array.numpy_dtype == array.jax_dtype else f"{array.numpy_dtype}→{array.jax_dtype}"
+    return f"{array.name}{' *' if array.is_label else ''} {shape} {dtypes} {size(array.bytes)}"
 
 
 def _sign(worker: WorkerStats, busy: float) -> Content:
