@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from hydrax_cli.inspect.cache.model.listing import KeyList
 from hydrax_cli.inspect.cache.model.values import Group, Key, Progress, Snapshot
-from hydrax_cli.inspect.cache.model.views import record_of, view_of
+from hydrax_cli.inspect.cache.model.views import record_of, rows_of, view_of
 from hydrax_core.cache import CacheEntries, caches, clear, in_use, info, verify
 from hydrax_core.errors import HydraxError, NotACacheError
 
@@ -136,7 +136,7 @@ class CacheSource:
 
     def _glance(self, group: Group, found: CacheInfo, entries: Sequence[EntryInfo]) -> BatchView | None:
         if found.cache_by == "batch":
-            rows = max(1, min(array.shape[0] * _GLANCE_BYTES // max(1, array.nbytes) for array in found.arrays))
+            rows = max(1, min(rows_of(array) * _GLANCE_BYTES // max(1, array.nbytes) for array in found.arrays))
             stored = self._entries(group).read(entries[0].epoch, entries[0].number, rows=rows)
             several = [] if stored is None else [stored]
         else:

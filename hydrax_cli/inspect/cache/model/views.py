@@ -13,9 +13,9 @@ from hydrax_core.monitor import ArrayPlan, BatchRecord, one_line
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hydrax_core.cache import CacheInfo, EntryInfo, StoredEntry
+    from hydrax_core.cache import CacheInfo, EntryInfo, StoredArray, StoredEntry
 
-__all__ = ["record_of", "view_of"]
+__all__ = ["record_of", "rows_of", "view_of"]
 
 _HEADER_BYTES: Final = 4096  # of a file, before its entries; see docs/cache.md
 _FAULTS: Final = {
@@ -50,8 +50,14 @@ def record_of(found: CacheInfo | None, entries: Sequence[EntryInfo], place: int)
 
 
 def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry]) -> BatchView:
-    """A batch, or several items one below the other."""
+    """A batch, or several items one below the other.
+
+    Raises:
+        LookupError: The manifest declares batches without rows.
+    """
     first = several[0]
+    if found.cache_by == "batch" and not all(array.shape for array in found.arrays):
+        raise LookupError("its manifest declares an array without rows")
     if found.cache_by == "batch":
         arrays: Mapping[str, Any] = first.arrays
         indices: Sequence[int] = first.indices or range(record.size)
@@ -94,9 +100,14 @@ def _array_infos(found: CacheInfo, record: BatchRecord) -> tuple[ArrayPlan, ...]
     )
 
 
+def rows_of(array: StoredArray) -> int:
+    """Rows of a stored batch; a manifest that somebody made up may declare none."""
+    return array.shape[0] if array.shape else 1
+
+
 def _real_rows(found: CacheInfo | None, number: int) -> int:
     """Rows of a batch that are no padding."""
     if found is None:
         return 1
-    rows, items = found.arrays[0].shape[0], found.settings.get("items")
+    rows, items = rows_of(found.arrays[0]), found.settings.get("items")
     return max(1, min(rows, items - number * rows)) if isinstance(items, int) else rows
