@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         CacheBusyError,
         CacheError,
         CacheMismatchError,
+        HostMismatchError,
         HydraxError,
         LoaderError,
         NotACacheError,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
         WorkerError,
         WorkerStartError,
     )
+    from hydrax_core.loader import checkpoint as checkpoint
+    from hydrax_core.loader import state as state
     from hydrax_core.loader.dataloader import Dataloader
     from hydrax_core.monitor.stats import GroupShare, Stats
     from hydrax_core.plan.mixing import buckets, class_balanced, mix
@@ -63,6 +66,7 @@ __all__ = [
     "FailedItem",
     "FirstBatch",
     "GroupShare",
+    "HostMismatchError",
     "HydraxError",
     "Items",
     "LoaderError",
@@ -104,6 +108,7 @@ _HOMES = {
         "CacheBusyError",
         "CacheError",
         "CacheMismatchError",
+        "HostMismatchError",
         "HydraxError",
         "LoaderError",
         "NotACacheError",
@@ -123,10 +128,14 @@ _HOMES = {
     "engine.counters": ("FailedItem", "FirstBatch", "WorkerStats"),
     "monitor.stats": ("GroupShare", "Stats"),
 }
+_MODULES = {"checkpoint": "loader.checkpoint", "state": "loader.state"}
+"""Modules that are public under a shorter name."""
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

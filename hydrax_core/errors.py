@@ -11,6 +11,7 @@ Every error says what happened, where (group, epoch, batch, item) and what to do
     ├── BatchesHeldError       the consumer holds more batches than allowed (also a MemoryError)
     ├── BatchClosedError       a batch was used after close() (also a RuntimeError)
     ├── PlacementError         arrays cannot be placed as declared (also a ValueError)
+    ├── HostMismatchError      the hosts of a run differ, or one of them failed
     ├── StateMismatchError     load_state_dict() of another dataset or other settings (also a ValueError)
     └── CacheError             the cache on disk
         ├── CacheMismatchError   the cache holds something else than the group asks for
@@ -35,6 +36,7 @@ __all__ = [
     "CacheBusyError",
     "CacheError",
     "CacheMismatchError",
+    "HostMismatchError",
     "HydraxError",
     "LoaderError",
     "NotACacheError",
@@ -154,6 +156,10 @@ class BatchClosedError(HydraxError, RuntimeError):
 
 class PlacementError(HydraxError, ValueError):
     """Arrays cannot be placed as declared, or ``placement_func`` returned something else than declared."""
+
+
+class HostMismatchError(HydraxError, RuntimeError):
+    """The hosts of a run are about to do different things, or one failed; the text names host, field and values."""
 
 
 class StateMismatchError(HydraxError, ValueError):

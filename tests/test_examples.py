@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 
 
@@ -52,3 +54,25 @@ def test_buckets_of_like_lengths_are_compiled_once_each():
 def test_two_folders_of_images_come_in_their_shares():
     output = run("mix_images.py").stdout
     assert "70.0% of the web, 30.0% of our own" in output
+
+
+def shares(output):
+    return [float(share) for share in re.findall(r"([\d.]+)% ", output)]
+
+
+def test_equinox_learns_the_digits():
+    assert shares(run("train_equinox.py", "--epochs", "3").stdout)[-1] > 85
+
+
+@pytest.mark.timeout(180)
+def test_flax_goes_on_from_a_checkpoint_of_orbax_exactly(tmp_path):
+    pytest.importorskip("flax")
+    whole = run("train_flax.py", "--epochs", "2").stdout.splitlines()
+    folder = str(tmp_path / "run")
+    run("train_flax.py", "--epochs", "1", "--checkpoints", folder)
+    assert run("train_flax.py", "--epochs", "2", "--checkpoints", folder).stdout.splitlines() == whole[1:]
+    assert shares(whole[-1])[-1] > 85
+
+
+def test_plain_jax_trains_on_all_devices():
+    assert shares(run("train_devices.py", "--epochs", "5").stdout)[-1] > 85

@@ -55,7 +55,7 @@ def test_the_signatures_are_those_of_the_documentation():
     assert list(group.parameters)[:2] == ["batch_size", "data"]
     defaults = {name: parameter.default for name, parameter in group.parameters.items()}
     assert defaults["shuffle_later"] == "default"
-    assert defaults["remainder"] == "drop"
+    assert defaults["remainder"] == "default"
     assert not defaults["shuffle_first"]
     loader = {name: p.default for name, p in inspect.signature(Dataloader).parameters.items()}
     assert (loader["depth"], loader["loader_count"], loader["timeout_sec"]) == (3, 1, 60)

@@ -122,17 +122,16 @@ class _Put:
         self._by_part = parts is not None and sharding is not None and not sharding.is_fully_addressable
         self._fast: tuple[Any, Any, list[Any], bool] | None = None
         if private.batched_device_put is not None and not (self._by_part and convert is not None):
-            aval = jax.core.ShapedArray(shape, jax.dtypes.canonicalize_dtype(dtype))
-            if parts is not None:
-                self._fast = (aval, sharding, parts.devices, True)
+            there = jax.dtypes.canonicalize_dtype(dtype)
+            if parts is not None and sharding is not None:
                 counts = tuple(whole // part for whole, part in zip(shape, parts.shape, strict=True))
-                works = sharding is not None and _fast_shards_work(sharding, counts)
-            else:
+                aval = _fast_shards_aval(sharding, counts)
+                if aval is not None:
+                    self._fast = (aval.update(shape=shape, dtype=there), sharding, parts.devices, True)
+            elif _fast_put_works():
                 probe = jax.device_put(np.zeros(1, np.float32))
+                aval = jax.core.ShapedArray(shape, there)
                 self._fast = (aval, probe.sharding, list(probe.devices()), False)
-                works = _fast_put_works()
-            if not works:
-                self._fast = None
 
     def __call__(self, array: npt.NDArray[Any]) -> jax.Array:
         parts = self._parts
@@ -165,24 +164,24 @@ class DevicePlacer(Placer):
     def __init__(self, layouts: Layouts, share: Share) -> None:
         check_layouts(layouts)
         rows = next(iter(layouts.values())).shape[0]
-        own = np.arange(rows) if share.rows is None else share.rows
+        self._mask_rows = own = np.arange(rows) if share.rows is None else share.rows
         self._layouts = layouts if len(own) == rows else resized(layouts, len(own))
+        if not spans_hosts(share.shardings):  # the arrays have this host's rows alone
+            layouts, own = self._layouts, np.arange(len(own))
         copies = jax.default_backend() == "cpu"
         self._small = {name for name, layout in self._layouts.items() if copies and layout.nbytes <= _SMALL}
         self._narrowed = {name: layout.jax_dtype for name, layout in layouts.items() if _is_narrowed(layout)}
         self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
-        self._mask = _row_values_put(rows, share, layouts)
-        self._mask_rows = own
+        self._mask = _row_values_put(own, share, layouts)
         self._puts = {}
         for name, layout in layouts.items():
             sharding = share.shardings.get(name)
-            shape = self._layouts[name].shape if sharding is None else layout.shape
             sent = self._narrowed.get(name, layout.numpy_dtype)
             self._puts[name] = _Put(
-                shape,
+                layout.shape,
                 sent,
                 sharding,
-                None if sharding is None else pieces(sharding, shape, own),
+                None if sharding is None else pieces(sharding, layout.shape, own),
                 _converter(layout.jax_dtype) if sent != layout.jax_dtype else None,
             )
 
@@ -358,16 +357,15 @@ def _is_narrowed(layout: ArrayLayout) -> bool:
     return bool(jax.dtypes.canonicalize_dtype(layout.numpy_dtype) != layout.numpy_dtype)
 
 
-def _row_values_put(rows: int, share: Share, layouts: Layouts) -> Callable[[npt.NDArray[Any]], jax.Array]:
+def _row_values_put(own: Indices, share: Share, layouts: Layouts) -> Callable[[npt.NDArray[Any]], jax.Array]:
     """Puts one bool for each of this host's rows on the devices of the rows."""
-    name = next(iter(layouts))
+    name, layout = next(iter(layouts.items()))
     sharding = share.shardings.get(name)
-    found = None if sharding is None else mask_sharding(sharding, len(layouts[name].shape))
-    own = np.arange(rows) if share.rows is None else share.rows
+    found = None if sharding is None else mask_sharding(sharding, len(layout.shape))
     if sharding is not None and found is None:  # jax takes a NumPy array for one that every device has
         return lambda values: values  # type: ignore[return-value,unused-ignore]
-    shape = (len(own),) if found is None else (rows,)
-    return _Put(shape, np.dtype(bool), found, None if found is None else pieces(found, (rows,), own), None)
+    parts = None if found is None else pieces(found, layout.shape[:1], own)
+    return _Put(layout.shape[:1], np.dtype(bool), found, parts, None)
 
 
 @cache
@@ -391,20 +389,24 @@ def _fast_put_works() -> bool:
 
 
 @cache
-def _fast_shards_work(sharding: jax.sharding.Sharding, counts: tuple[int, ...]) -> bool:
-    """Whether jaxlib's own function puts the parts of an array, one element each, where the public way does."""
+def _fast_shards_aval(sharding: jax.sharding.Sharding, counts: tuple[int, ...]) -> Any:
+    """What jax knows of an array so sharded; ``None`` where jaxlib's own function puts it somewhere else.
+
+    Args:
+        sharding: The sharding.
+        counts: Into how many parts it divides each axis.
+    """
     whole = np.arange(np.prod(counts), dtype=np.int32).reshape(counts)
     parts = {device: whole[index] for device, index in sharding.addressable_devices_indices_map(counts).items()}
     singles = [jax.device_put(part, device) for device, part in parts.items()]
     asked = jax.make_array_from_single_device_arrays(counts, sharding, singles)
-    aval = jax.core.ShapedArray(counts, whole.dtype)
     try:
-        found = private.batched_device_put(aval, sharding, list(parts.values()), list(parts), True)
+        found = private.batched_device_put(asked.aval, sharding, list(parts.values()), list(parts), True)
         there = {shard.device: np.asarray(shard.data).tolist() for shard in found.addressable_shards}
     except Exception:  # noqa: BLE001  see _fast_put_works
-        return False
-    expected = {device: part.tolist() for device, part in parts.items()}
-    return there == expected and (found.aval, found.sharding) == (asked.aval, asked.sharding)
+        return None
+    same = there == {device: part.tolist() for device, part in parts.items()} and found.sharding == asked.sharding
+    return asked.aval if same else None
 
 
 @cache

@@ -16,7 +16,16 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import Layouts
 from hydrax_core.plan.permutation import Indices
 
-__all__ = ["Pieces", "ShardingSpec", "host_rows", "mask_sharding", "pieces", "shardings_of", "spans_hosts"]
+__all__ = [
+    "Pieces",
+    "ShardingSpec",
+    "host_rows",
+    "mask_sharding",
+    "pieces",
+    "shardings_of",
+    "spans_hosts",
+    "this_process",
+]
 
 ShardingSpec = jax.sharding.Sharding | Mapping[str, jax.sharding.Sharding] | tuple[jax.sharding.Mesh, Any]
 _FORMS = (
@@ -72,6 +81,11 @@ def _spec(axes: Sequence[Any]) -> jax.sharding.PartitionSpec:
     spec: Any = jax.sharding.PartitionSpec
     made: jax.sharding.PartitionSpec = spec(*axes)
     return made
+
+
+def this_process() -> tuple[int, int]:
+    """Which process of how many this is."""
+    return jax.process_index(), jax.process_count()
 
 
 def spans_hosts(shardings: Mapping[str, jax.sharding.Sharding]) -> bool:

@@ -31,6 +31,7 @@ D = TypeVar("D")
 Shuffle: TypeAlias = Literal["repeat", "reseed", "itemwise", "batchwise"]
 ShuffleLater = Literal["default", "repeat", "reseed", "itemwise", "batchwise"]
 Remainder = Literal["drop", "pad"]
+GivenRemainder = Literal["default", "drop", "pad"]
 CacheBy = Literal["batch", "item"]
 DRAWN = "rows of "
 """What the identity of data begins with where rows are no permutation of it."""
@@ -60,7 +61,8 @@ class DataGroup(Sequence[D], Generic[D]):
             seeds; ``"itemwise"``: items shuffled anew, new seeds; ``"batchwise"``: the same batches and seeds in
             another order; ``"default"``: batchwise with a cache, else itemwise. Validation is never shuffled.
         remainder: What happens to the items that do not fill a batch: ``"drop"`` them, or ``"pad"`` the last batch with
-            rows of zeros (``batch.size`` and ``batch.mask`` tell which rows are real).
+            rows of zeros (``batch.size`` and ``batch.mask`` tell which rows are real); ``"default"``: a loader's
+            validation groups pad, others drop.
         labels: Names of the arrays that ``batch.labels`` shows; the others are in ``batch.inputs``.
         cache_by: Whether the cache keeps batches, or items, from which any later epoch gathers its own batches.
         cache_version: What you change, an int or a str, when the loader changes: a cache with another is refused.
@@ -90,7 +92,7 @@ class DataGroup(Sequence[D], Generic[D]):
         seed: int = 0,
         shuffle_first: bool = False,
         shuffle_later: ShuffleLater = "default",
-        remainder: Remainder = "drop",
+        remainder: GivenRemainder = "default",
         labels: Iterable[str] = (),
         zeroed: bool = True,
         cache_by: CacheBy = "batch",
@@ -108,7 +110,8 @@ class DataGroup(Sequence[D], Generic[D]):
         self._loader_func = loader_func
         self._seed = integer("seed", seed)
         self._shuffle_first = boolean("shuffle_first", shuffle_first)
-        self._remainder: Remainder = choice("remainder", remainder, get_args(Remainder))
+        given: GivenRemainder = choice("remainder", remainder, get_args(GivenRemainder))
+        self._remainder: Remainder = "drop" if given == "default" else given
         self._zeroed = boolean("zeroed", zeroed)
         self._cache_readonly = boolean("cache_readonly", cache_readonly)
         self._cache_location = _location(cache_location)
@@ -340,6 +343,11 @@ class DataGroup(Sequence[D], Generic[D]):
     def replace(self, **changes: Any) -> DataGroup[D]:
         """A new group with the same arguments but for the changes."""
         return type(self)(**{**self._given, **changes})
+
+    def in_validation(self) -> DataGroup[D]:
+        """The group as a loader's validation has it: it pads unless it was told to drop."""
+        changes = self._given["remainder"] == "default" and self._size % self._batch_size
+        return self.replace(remainder="pad") if changes else self
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the group's batches, as JSON values: equal fingerprints mean equal batches.

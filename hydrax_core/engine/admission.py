@@ -96,8 +96,8 @@ class Admission:
         slot = self._pool.acquire(soft_limit)
         if slot is None:
             return "no free slot"
-        indices = planned.content.indices
-        job = BatchJob(planned, group, slot, indices, planned.content.seeds)
+        indices, seeds = self._groups[group].own(planned.content)
+        job = BatchJob(planned, group, slot, indices, seeds)
         if len(indices) < self._groups[group].batch_size:
             self._clear_padding(job, layouts)
         if caches.keeps_items(group):

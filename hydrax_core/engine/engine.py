@@ -137,6 +137,10 @@ class Engine:
             self.caches.close(max(_LEAST_SECONDS, deadline - time.monotonic()))
             self._pool.close()
 
+    def fail(self, error: BaseException) -> None:
+        """Let ``wait()`` raise this error from now on, after what is ready; safe in threads."""
+        self._queue.fail(error)
+
     def interrupt(self) -> None:
         """Let ``wait()`` return ``None`` after what is ready; safe in threads and signal handlers."""
         self._queue.end()

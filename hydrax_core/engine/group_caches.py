@@ -73,7 +73,7 @@ class GroupCaches:
             if times < self._groups[group].batch_count or self._larger_than_memory[group]:
                 store.prefetch(epoch, planned.content.content_batch)
         else:
-            store.prefetch_items(planned.content.indices)
+            store.prefetch_items(self._groups[group].own(planned.content)[0])
 
     def batch(self, planned: PlannedBatch, group: int) -> HostBatch | None:
         """A batch of a cache of batches."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from hydrax_core.data.layout import Layouts
 from hydrax_core.data.reading import GuardedData
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
+from hydrax_core.plan.order import BatchContent
 from hydrax_core.plan.permutation import Indices, Seeds
 from hydrax_core.plan.plan import PlannedBatch
 
@@ -35,6 +36,7 @@ class JobGroup:
         batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
         items_a_call: The least and the most items of a call, where it is batched; 0 for no bound.
         indexed: Whether the workers are sent indices: the data is a source, or the items are their own indices.
+        rows: Rows of a planned batch that this host loads, ascending, ``batch_size`` many; ``None`` for all.
     """
 
     data: Sequence[Any]
@@ -47,11 +49,19 @@ class JobGroup:
     batched: bool = False
     items_a_call: tuple[int, int] = (0, 0)
     indexed: bool = False
+    rows: Indices | None = None
 
     @property
     def read_by_thread(self) -> bool:
         """Whether reading an item runs code of the user's."""
         return not self.indexed and isinstance(self.data, GuardedData)
+
+    def own(self, content: BatchContent) -> tuple[Indices, Seeds | None]:
+        """Indices and seeds of the real rows that this host loads."""
+        if self.rows is None:
+            return content.indices, content.seeds
+        real = self.rows[: int(np.searchsorted(self.rows, len(content.indices)))]
+        return content.indices[real], None if content.seeds is None else content.seeds[real]
 
 
 class HostBatch(NamedTuple):
@@ -115,7 +125,7 @@ class BatchJob:
     load_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.uncut:
+        if not self.uncut and len(self.indices):  # a host may have none of a last batch's rows
             self.uncut = [(0, len(self.indices))]
 
     @property

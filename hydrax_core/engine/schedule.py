@@ -137,7 +137,7 @@ class Schedule:
             for first, count in runs:
                 job.open += count
                 self._have_read(JobRows(job, first, count))
-        else:
+        elif job.uncut:
             self._uncut.append(job)
 
     @property
@@ -354,7 +354,7 @@ class Schedule:
             if len(failed) > 1:
                 job.failures[row] = _with_substitutes(failed)
             return
-        original = int(job.planned.content.indices[row])
+        original = int(self._groups[job.group].own(job.planned.content)[0][row])
         job.substitute(row, *self._substitute(job.address, original, len(failed) - 1))
         job.open += 1
         self.substituted += 1

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from hydrax_core.data.checks import boolean, call, choice, integer
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.schedule import OnError
+from hydrax_core.loader.hosts import HostShare, check_in_step, host_share
 from hydrax_core.plan.mixture import Interleave, Mixture, by_weights, in_order
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -25,6 +26,14 @@ LoaderKind: TypeAlias = Literal["process", "thread", "inline"]
 _MOST_WORKERS = 1024
 _MOST_AHEAD = 4096
 _LONGEST_NAME = 60
+
+
+def _load_nothing(*_: Any) -> None:
+    """Is never called."""
+
+
+_NO_TRAINING = DataGroup(1, (None,), loader_arrays={"nothing": ((), "int8")}, loader_func=_load_nothing)
+"""Stands where training groups do in a loader that evaluates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,9 @@ class Arguments:
     on_error: OnError
     max_held: int | None
     monitor: bool | str | None
+    verify_hosts_every: int
+    evaluates: bool
+    share: HostShare
     plan: Plan
 
 
@@ -76,6 +88,10 @@ def check_arguments(
     on_error: Any,
     max_held: Any,
     monitor: Any,
+    sharding: Any,
+    hosts: Any,
+    verify_hosts_every: Any,
+    evaluation: Any,
 ) -> Arguments:
     """Check the arguments of ``Dataloader``; see there for their meaning.
 
@@ -83,6 +99,10 @@ def check_arguments(
         TypeError: An argument has the wrong type.
         ValueError: An argument has a wrong value.
     """
+    if evaluation is not None:
+        _stands_alone(training=training, validation=validation, end_at=end_at, start_at=start_at)
+        # A run of one validation run, which starts behind the only training batch before it.
+        training, validation, start_at, end_at = _NO_TRAINING, ("batch", 1, evaluation), (0, 1), ("batch", 1)
     if training is None:  # Dataloader(group): the groups bring their loader functions
         loader_func, training = None, loader_func
     training_groups = _groups("training", training)
@@ -115,6 +135,8 @@ def check_arguments(
         interleave=interleave_groups,
         mixture=mixture,
     )
+    share = _share(training_groups, validation_groups, sharding, hosts)
+    check_in_step(share, placement_func=placement_func, deterministic=deterministic, on_error=on_error)
     return Arguments(
         loader_func=loader_func,
         training=training_groups,
@@ -135,6 +157,9 @@ def check_arguments(
         on_error=choice("on_error", on_error, get_args(OnError)),
         max_held=None if max_held is None else integer("max_held", max_held, 1),
         monitor=_monitor(monitor),
+        verify_hosts_every=integer("verify_hosts_every", verify_hosts_every, 0),
+        evaluates=evaluation is not None,
+        share=share,
         plan=plan,
     )
 
@@ -179,7 +204,24 @@ def _validation(validation: Any, per_epoch: int) -> tuple[int, tuple[DataGroup[A
     kind, interval, groups = validation
     choice("validation[0]", kind, ("epoch", "batch"))
     count = integer("validation[1]", interval, 1)
-    return count * (per_epoch if kind == "epoch" else 1), _groups("validation[2]", groups)
+    found = tuple(group.in_validation() for group in _groups("validation[2]", groups))
+    return count * (per_epoch if kind == "epoch" else 1), found
+
+
+def _share(
+    training: tuple[DataGroup[Any], ...], validation: tuple[DataGroup[Any], ...], sharding: Any, hosts: Any
+) -> HostShare:
+    if training[0] is not _NO_TRAINING:
+        return host_share((*training, *validation), sharding, hosts)
+    share = host_share(validation, sharding, hosts)
+    return replace(share, rows=(None, *share.rows), shardings=({}, *share.shardings))
+
+
+def _stands_alone(*, training: Any, validation: Any, end_at: Any, start_at: Any) -> None:
+    given = {"training": training, "validation": validation, "end_at": end_at}
+    names = [name for name, value in given.items() if value is not None] + ["start_at"] * (tuple(start_at) != (0, 0))
+    if names:
+        raise ValueError(f"evaluation: it is a run of its own, without {names[0]}; make two loaders")
 
 
 def _end(end_at: Any, per_epoch: int) -> int | None:

@@ -16,7 +16,7 @@ from hydrax_core.cache import CacheStore
 from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.layout import aligned
+from hydrax_core.data.layout import aligned, block_size, resized
 from hydrax_core.data.logger import logger
 from hydrax_core.data.reading import guarded
 from hydrax_core.data.source import Source
@@ -51,8 +51,10 @@ _TINY_BYTES = 1 << 20
 
 def slot_bytes(arguments: Arguments) -> int:
     """Bytes of a slot: the largest batch of any group that lies in one, in whole pages."""
-    groups = (*arguments.training, *arguments.validation)
-    sizes = [max(group.loader_size, group.cache_size if group.cache_by == "item" else 0) for group in groups]
+    sizes = []
+    for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True):
+        kinds = (group.loader_layouts, group.cache_layouts if group.cache_by == "item" else {})
+        sizes += [block_size(layouts if rows is None else resized(layouts, len(rows))) for layouts in kinds]
     return aligned(max(1, *sizes), mmap.PAGESIZE)
 
 
@@ -74,17 +76,18 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     groups = [
         JobGroup(
             data=guarded(group.items),
-            layouts=group.loader_layouts,
-            cache_layouts=group.cache_layouts,
+            layouts=group.loader_layouts if rows is None else resized(group.loader_layouts, len(rows)),
+            cache_layouts=group.cache_layouts if rows is None else resized(group.cache_layouts, len(rows)),
             stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
-            batch_size=group.batch_size,
+            batch_size=group.batch_size if rows is None else len(rows),
             batch_count=group.batch_count,
             zeroed=group.zeroed,
             batched=is_batched(_loader_of(group, arguments)),
             items_a_call=items_a_call(_loader_of(group, arguments)),
             indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
+            rows=rows,
         )
-        for group in (*arguments.training, *arguments.validation)
+        for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True)
     ]
     plan, last = arguments.plan, arguments.last_batch
     end = None if last is None else plan.number(Position(last, plan.batches_per_validation))

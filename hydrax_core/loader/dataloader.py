@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -28,14 +28,17 @@ from hydrax_core.engine.schedule import OnError
 from hydrax_core.errors import HydraxError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
+from hydrax_core.loader.epochs import Epochs, Stream
+from hydrax_core.loader.state import read, write
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
 from hydrax_core.plan.mixture import Interleave, Stop
-from hydrax_core.plan.plan import Position
+from hydrax_core.plan.plan import PlannedBatch, Position
 from hydrax_core.plan.position import Progress, restore, save
 
 if TYPE_CHECKING:
+    from hydrax_core.batch.agreement import Agreement
     from hydrax_core.batch.placement import Placement
     from hydrax_core.monitor.server.server import Monitor
 
@@ -86,6 +89,14 @@ class Dataloader(Generic[D]):
             default what half of the memory has room for.
         monitor: Whether ``hydrax inspect --attach`` of the same user may watch the run, or a name to be found by;
             ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for who watches.
+        sharding: Where arrays go: a ``jax.sharding.Sharding``, a dict of array name -> Sharding, or ``(mesh, axis
+            names)``, of which the first is that of the rows. It may span several hosts: ``batch_size`` is that of all
+            of them, and each loads the rows that its devices need. See docs/hosts.md.
+        hosts: ``(index, count)`` for hosts that jax does not know of each other: each gets its rows of every batch as
+            arrays of its own.
+        verify_hosts_every: After how many batches the hosts compare what they were handed, besides before the first;
+            0 for never.
+        evaluation: Groups to go through once, every item, as a validation run that stands alone: no training groups.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -116,6 +127,10 @@ class Dataloader(Generic[D]):
         on_error: OnError = "raise",
         max_held: int | None = None,
         monitor: bool | str | None = None,
+        sharding: Any = None,
+        hosts: tuple[int, int] | None = None,
+        verify_hosts_every: int = 0,
+        evaluation: DataGroup[D] | Iterable[DataGroup[D]] | None = None,
     ) -> None:
         given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._arguments = check_arguments(**given)
@@ -124,14 +139,18 @@ class Dataloader(Generic[D]):
         given["training"] = self._arguments.training
         if validation is not None:
             given["validation"] = (*validation[:2], self._arguments.validation)
+        if self._arguments.evaluates:
+            given |= {"training": None, "evaluation": self._arguments.validation}
         self._given = given
         self._groups = (*self._arguments.training, *self._arguments.validation)
         plan = self._arguments.plan
-        self._progress = Progress(plan.number(Position(self._arguments.first_batch, plan.batches_per_validation)))
+        validated = 0 if self._arguments.evaluates else plan.batches_per_validation
+        self._progress = Progress(plan.number(Position(self._arguments.first_batch, validated)))
         self._engine: Engine | None = None
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
         self._placement: Placement | None = None
+        self._agreement: Agreement | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
         self._entered = False
@@ -149,8 +168,8 @@ class Dataloader(Generic[D]):
 
     @property
     def training(self) -> tuple[DataGroup[D], ...]:
-        """The training groups."""
-        return self._arguments.training
+        """The training groups; none in a loader that evaluates."""
+        return () if self._arguments.evaluates else self._arguments.training
 
     @property
     def validation(self) -> tuple[DataGroup[D], ...]:
@@ -241,38 +260,35 @@ class Dataloader(Generic[D]):
         self._entered = False
         if self._monitor is not None:
             self._monitor.tap.left(error)
+        if self._agreement is not None and error is not None:
+            self._agreement.failed(error)
         self.close()
 
     def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
         return self
 
     def __next__(self) -> TrainingBatch[D] | ValidationBatch[D]:
-        caller = sys._getframe(1)  # noqa: SLF001  the only way to say where a held batch was handed out
-        try:
-            batch = self._next(caller)
-        except StopIteration as error:  # placement_func or the data: a `for` would take it for the end of the run
-            raise RuntimeError("the user's code raised StopIteration while a batch was made") from error
+        batch = self._step(sys._getframe(1))  # noqa: SLF001  the only way to say where a held batch was handed out
         if batch is None:
             raise StopIteration
         return batch
 
-    def _next(self, caller: FrameType) -> TrainingBatch[D] | ValidationBatch[D] | None:
+    def _step(self, caller: FrameType) -> TrainingBatch[D] | ValidationBatch[D] | None:
         """The next batch, ``None`` at the end of the iteration."""
+        try:
+            return self._next(caller)
+        except StopIteration as error:  # placement_func or the data: a `for` would take it for the end of the run
+            raise RuntimeError("the user's code raised StopIteration while a batch was made") from error
+
+    def _next(self, caller: FrameType) -> TrainingBatch[D] | ValidationBatch[D] | None:
         with self._lock:
             if self._interrupted or self._ended:
                 self._tell_that_it_is_over()
                 return None
-            engine = self._engine
-            if engine is None:
-                engine = self._start()
-                if self.interrupted:  # while it started
-                    return None
-            ready, waited = engine.ready(), 0.0
-            if ready is None:
-                ready, waited = self._wait(engine)
-            if ready is None:
-                self._finish(engine)
+            found = self._first()
+            if found is None:
                 return None
+            engine, ready, waited = found
             assert self._placement is not None
             host = ready.batch
             batch = ready.prepared or self._placement.make(host)
@@ -283,7 +299,61 @@ class Dataloader(Generic[D]):
             self._counters.handed_out(host)
             if (monitor := self._monitor) is not None:
                 monitor.tap.handed_out(host, waited, batch)
+            if (agreement := self._agreement) is not None:
+                agreement.handed_out(host, whole=self._arguments.share.rows[host.group] is None)
             return batch
+
+    def _first(self) -> tuple[Engine, ReadyBatch, float] | None:
+        """The next batch, which stays where it is, and the seconds that it took; ``None`` at the end of the run."""
+        engine = self._engine
+        if engine is None:
+            engine = self._start()
+            if self.interrupted:  # while it started
+                return None
+        if (agreement := self._agreement) is not None:
+            agreement.check()
+        ready, waited = engine.ready(), 0.0
+        if ready is None:
+            ready, waited = self._wait(engine)
+        if ready is None:
+            self._finish(engine)
+            return None
+        return engine, ready, waited
+
+    def _peek(self) -> PlannedBatch | None:
+        """Which batch comes next; ``None`` at the end of the run."""
+        with self._lock:
+            try:
+                found = None if self._interrupted or self._ended else self._first()
+            except StopIteration as error:
+                raise RuntimeError("the user's code raised StopIteration while a batch was made") from error
+            return None if found is None else found[1].batch.planned
+
+    def epochs(self) -> Epochs[D]:
+        """The run as epochs: ``for epoch in loader.epochs(): for batch in epoch: ...``, see ``Epoch``.
+
+        Raises:
+            ValueError: With ``deterministic=False`` batches of several epochs may come mixed.
+        """
+        if not self._arguments.deterministic:
+            raise ValueError("epochs(): with deterministic=False, batches of several epochs may come mixed")
+        plan = self._arguments.plan
+        return Epochs(Stream(self._peek, self._step, plan, self._arguments.last_batch))
+
+    def __len__(self) -> int:
+        """How many batches of the run are left.
+
+        Raises:
+            TypeError: The run is endless.
+        """
+        last, plan = self._arguments.last_batch, self._arguments.plan
+        if last is None:
+            raise TypeError("len(): the run is endless; give end_at, or ask batches_per_epoch")
+        end = plan.number(Position(last, plan.batches_per_validation))
+        return max(0, end - self._progress.next_number - len(self._progress.ahead))
+
+    def __bool__(self) -> bool:
+        return True  # whatever is left of it
 
     def _wait(self, engine: Engine) -> tuple[ReadyBatch | None, float]:
         """The next batch, ``None`` for the end of the run, and the seconds that it took."""
@@ -296,6 +366,8 @@ class Dataloader(Generic[D]):
         except BaseException as error:
             if monitor is not None:
                 monitor.tap.failed(error)
+            if self._agreement is not None:
+                self._agreement.failed(error)
             if self.loader_kind == "inline" and not isinstance(error, HydraxError):
                 self.close()  # Ctrl-C or another signal may have left the engine half way: the next call begins anew
             raise
@@ -320,6 +392,9 @@ class Dataloader(Generic[D]):
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.close()
+        agreement, self._agreement = self._agreement, None
+        if agreement is not None:
+            agreement.close()
         engine = self._engine
         if engine is not None:
             snapshot = self._counters.snapshot(engine.loop.stats())
@@ -339,12 +414,22 @@ class Dataloader(Generic[D]):
             self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine
             try:
+                if self._arguments.share.talking:
+                    from hydrax_core.batch.agreement import Agreement  # noqa: PLC0415  it imports jax
+
+                    every = self._arguments.verify_hosts_every
+                    self._agreement = Agreement(self._arguments.timeout_sec, engine.fail, every)
                 self._monitor = start_monitor(
                     self, self._arguments.monitor, _watched(self._arguments), _snapshots(self._counters, engine)
                 )
                 engine.start()
                 self._prepare_placement(engine)
-            except BaseException:
+                if self._agreement is not None:
+                    self._agreement.watch()
+                    self._agreement.compare(self._intent(), "before the first batch")
+            except BaseException as error:
+                if self._agreement is not None:
+                    self._agreement.failed(error)
                 self.close()
                 raise
         return self._engine
@@ -369,10 +454,29 @@ class Dataloader(Generic[D]):
         from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
         totals = (self.batches_per_epoch, self.batches_per_validation)
-        shares = [Share()] * len(self._groups)
+        share = self._arguments.share
+        shares = list(map(Share, share.rows, share.shardings))
         self._placement = Placement(self._groups, totals, self._arguments.placement_func, shares)
         self._placement.store = engine.caches.store
         engine.loop.make_ahead(self._placement.ahead, self._placement.most_ahead)
+
+    def _intent(self) -> dict[str, Any]:
+        """What this host is about to do, for the others to compare."""
+        arguments, share = self._arguments, self._arguments.share
+        return {
+            "version": sys.modules["hydrax_core"].__version__,
+            "hosts": share.count,
+            "sharding": [{name: _spelled(found) for name, found in each.items()} for each in share.shardings],
+            "arrays": [
+                {name: f"{layout.shape} {layout.numpy_dtype} {layout.jax_dtype}" for name, layout in layouts.items()}
+                for group in self._groups
+                for layouts in (group.loader_layouts, group.cache_layouts)
+            ],
+            "end": arguments.last_batch,
+            "on_error": arguments.on_error,
+            "verify_hosts_every": arguments.verify_hosts_every,
+            **self.state_dict(),
+        }
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self._arguments.deterministic:
@@ -398,6 +502,25 @@ class Dataloader(Generic[D]):
         return self._counters.snapshot(engine.loop.stats())
 
     # --- state
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        """Save the position into a folder, as orbax's v1 API asks its checkpointables; see ``state_dict()``.
+
+        Args:
+            directory: A path, or orbax's promise of one.
+
+        Returns:
+            What writes the file, on the first of several hosts; the position is that of the call.
+        """
+        return write(self.state_dict(), directory, here=self._arguments.share.index == 0)
+
+    async def load(self, directory: Any) -> Awaitable[None]:
+        """Go on behind the position saved in a folder, as orbax's v1 API asks; see ``load_state_dict()``."""
+
+        async def reading() -> None:
+            self.load_state_dict(read(directory))
+
+        return reading()
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
@@ -465,3 +588,8 @@ def _watched(arguments: Arguments) -> Watched:
 def _snapshots(counters: Counters, engine: Engine) -> Callable[[], Stats]:
     """What gives the stats of a running loader without keeping it alive."""
     return lambda: counters.snapshot(engine.loop.stats())
+
+
+def _spelled(sharding: Any) -> str:
+    """A sharding as text that is equal on all hosts."""
+    return str(getattr(sharding, "spec", type(sharding).__name__))

@@ -1,0 +1,101 @@
+"""Positions in checkpoints: of orbax's two APIs, and in words."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+
+import hydrax_core
+from hydrax_core import DataGroup, Dataloader, StateMismatchError, state
+
+ARRAYS = {"x": ((), np.int32)}
+
+
+def load(item, arrays, seed):
+    arrays["x"][...] = item
+
+
+def loader(**more):
+    settings = {"seed": 0, "size": 20, **more}
+    train = DataGroup(4, range(settings["size"]), loader_arrays=ARRAYS, shuffle_first=True, seed=settings["seed"])
+    valid = DataGroup(4, range(6), loader_arrays=ARRAYS, remainder="pad")
+    return Dataloader(load, train, validation=("epoch", 1, valid), loader_kind="inline", end_at=("epoch", 2))
+
+
+def rest(running):
+    with running:
+        return [(str(batch.address), batch.indices) for batch in running]
+
+
+@pytest.fixture
+def stopped():
+    running = loader()
+    with running:
+        for _ in range(3):
+            next(running)
+        yield running
+
+
+def test_a_loader_saves_and_loads_itself_as_orbax_v1_asks(stopped, tmp_path):
+    async def save():
+        writing = await stopped.save(tmp_path)
+        next(stopped)  # the position saved is that of the call
+        await writing
+
+    async def read(other):
+        await (await other.load(tmp_path))
+
+    asyncio.run(save())
+    other = loader()
+    asyncio.run(read(other))
+    assert rest(other) == rest(loader())[3:]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 4096
+
+
+def test_orbax_v1(stopped, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    v1 = pytest.importorskip("orbax.checkpoint.experimental.v1")
+    v1.save_checkpointables(tmp_path / "c", {"loader": stopped, "params": {"w": np.ones(3)}})
+    other = loader()
+    v1.load_checkpointables(tmp_path / "c", {"loader": other})
+    assert rest(other) == rest(loader())[3:]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_orbax_v0(stopped, tmp_path):
+    ocp = pytest.importorskip("orbax.checkpoint")
+    checkpoint = hydrax_core.checkpoint
+    with ocp.CheckpointManager(tmp_path / "c") as manager:
+        parts = {"params": ocp.args.StandardSave({"w": np.ones(3)}), "loader": checkpoint.LoaderSave(stopped)}
+        manager.save(1, args=ocp.args.Composite(**parts))
+        next(stopped)
+        manager.wait_until_finished()
+        other = loader()
+        manager.restore(1, args=ocp.args.Composite(loader=checkpoint.LoaderRestore(other)))
+        assert rest(other) == rest(loader())[3:]
+        alone = manager.restore(1, args=ocp.args.Composite(loader=checkpoint.LoaderRestore()))
+        assert alone.loader["training_batches"] == 3
+        with pytest.raises(StateMismatchError, match="seed"):
+            manager.restore(1, args=ocp.args.Composite(loader=checkpoint.LoaderRestore(loader(seed=5))))
+
+
+def test_a_state_in_words(stopped):
+    saved = json.loads(json.dumps(stopped.state_dict()))
+    text = state.explain(saved)
+    assert text.splitlines()[0] == "after 3 training batches of the run"
+    assert "training group 0: items: 20, items a batch: 4, seed: 0, first epoch shuffled: True" in text
+    assert "validation every 5 training batches" in text
+    assert state.compare(saved, saved) == "equal"
+    other = loader(seed=7, size=24).state_dict()
+    lines = state.compare(saved, other).splitlines()
+    assert "training_batches: 3 in the first, 0 in the second" in lines
+    assert "training.groups[0].seed: 0 in the first, 7 in the second" in lines
+    assert "validation.interval: 5 in the first, 6 in the second" in lines
+
+
+@pytest.mark.parametrize("bad", [{}, {"training": 1}, 5, None, {"training_batches": 1}])
+def test_what_is_no_state_is_refused(bad):
+    for use in (lambda: state.explain(bad), lambda: state.compare(bad, bad)):
+        with pytest.raises(TypeError, match=r"expected what state_dict\(\) returned"):
+            use()

@@ -1,0 +1,80 @@
+"""Hosts of one run, up to four processes with two devices each: placed every way, killed, resumed on other numbers."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "core/loader"))
+
+from hostkit import run_hosts
+from test_global_batches import merged
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.environ.get("HYDRAX_FAULTS") != "long", reason="the everyday suite has two hosts"),
+]
+AXES = {"rows": ["data"], "columns": [None, "model"], "both": ["data", "model"], "replicated": [None]}
+
+
+@pytest.fixture(scope="module")
+def one_host():
+    return run_hosts(1, {"model": True, "axes": [None], "size": 127})[0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("axes", AXES)
+def test_any_number_of_hosts_has_the_same_rows_however_they_are_spread(one_host, axes, count):
+    setting = {"model": True, "axes": AXES[axes], "size": 127, "kind": "process"}
+    hosts = run_hosts(count, setting)
+    assert merged(hosts) == merged([one_host])
+    assert all(host["losses"] == one_host["losses"] for host in hosts)
+    for host in hosts:
+        for batch in host["batches"]:
+            assert len(batch["rows"]) == (24 // count if AXES[axes][0] else 24)
+
+
+def test_a_training_stopped_on_four_hosts_goes_on_with_two_and_three_to_the_same_bits():
+    whole = run_hosts(1, {"size": 127, "epochs": 3})[0]
+    losses, setting, at = [], {"size": 127, "epochs": 3}, 0
+    for count, stop in ((4, 4), (2, 7), (3, None)):
+        hosts = run_hosts(count, {**setting, "stop": stop})
+        assert len({str((host["losses"], host["weights"], host["state"])) for host in hosts}) == 1
+        batches = merged(hosts)
+        assert batches == merged([whole])[at : at + len(batches)]
+        at += len(batches)
+        losses += hosts[0]["losses"]
+        setting |= {"state": hosts[0]["state"], "weights": hosts[0]["weights"]}
+    assert at == len(whole["batches"])
+    assert losses == whole["losses"]
+
+
+def test_hosts_whose_copies_of_a_row_differ_are_found_on_the_way():
+    setting = {"verify": 2, "train": False, "model": True, "axes": [None]}
+    for host in run_hosts(2, setting, {**setting, "drift": 1}):
+        assert "the hosts of this run differ after 2 batches" in host["error"]
+        assert "digest of items and bytes: host 0 has '" in host["error"]
+        assert "digest of indices and seeds" not in host["error"]
+    assert not any("error" in host for host in run_hosts(2, setting))
+
+
+@pytest.mark.parametrize("field", ["verify", "epochs"])
+def test_other_settings_are_named(field):
+    for host in run_hosts(2, {field: 1}, {field: 3}):
+        assert {"verify": "verify_hosts_every", "epochs": "end"}[field] in host["error"]
+        assert host["seconds"] < 10
+
+
+def test_a_host_that_fails_ends_the_others_with_its_error():
+    bad = [*range(30), 10**6, *range(31, 96)]
+    hosts = run_hosts(2, {"items": bad, "train": False, "epochs": 1000, "later": "repeat"})
+    errors = [host["error"] for host in hosts]
+    assert all("a bad item" in error for error in errors)
+    assert sorted(error.split(":")[0] for error in errors) == ["HostMismatchError", "LoaderError"]
+    assert all(host["seconds"] < 20 for host in hosts)
+
+
+def test_a_host_that_starts_no_loader_is_named():
+    waiting, _ = run_hosts(2, {"timeout": 3}, {"silent": True})
+    assert "host 1 of 2 said nothing before the first batch within 3 s" in waiting["error"]
