@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hydrax_cli.shared.overrides import Overrides, load_overridden, refuse_pickles
+from hydrax_cli.shared.recognise import SourceOptions
 from hydrax_cli.shared.target import is_built_in
 from hydrax_core import CacheMismatchError
 from hydrax_core.cache import Manifest, read_manifest, side_by_side
@@ -89,7 +90,9 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
         seed = found.settings.get("seed") if seed is None else seed
         shapes = {array.name: array.shape for array in found.arrays}
         size = size or (_image_size(shapes) if asked.is_folder else None)
-    return load_overridden(target, asked.parameters, size, Overrides(batch_size=batch_size, seed=seed))[1]
+    return load_overridden(
+        target, asked.parameters, SourceOptions(size=size), Overrides(batch_size=batch_size, seed=seed)
+    )[1]
 
 
 def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Asked) -> Place:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.cache.app import CacheApp
     from hydrax_cli.inspect.feeds.loader import Opened
     from hydrax_cli.inspect.values import Fault
+    from hydrax_cli.shared.recognise import SourceOptions
 
 __all__ = ["inspect"]
 
@@ -102,7 +103,7 @@ def inspect(
     depth: int | Literal["auto"] | None,
     batch_size: int | None,
     seed: int | None,
-    size: tuple[int, int] | None,
+    data: SourceOptions,
     step_seconds: float,
     cache: Path | None,
     attach: str | None,
@@ -147,7 +148,7 @@ def inspect(
         "seed": seed,
         "start": start,
     }
-    command = reproduction(target, parameters, batch_size, seed, size)
+    command = reproduction(target, parameters, batch_size, seed, data)
     limit = _DEMO_SPEED if speed is None and target is None else speed or None
     log = LogBuffer()
     feed: AttachedFeed | LoaderFeed
@@ -157,7 +158,7 @@ def inspect(
             os.nice(_NICENESS)
     else:
         feed = LoaderFeed(
-            partial(_open, target, parameters, size, changes, command),
+            partial(_open, target, parameters, data, changes, command),
             log,
             step_seconds=step_seconds,
             limit=limit,
@@ -241,7 +242,7 @@ def _brisk() -> Iterator[None]:
 def _open(
     target: str | None,
     parameters: dict[str, str],
-    size: tuple[int, int] | None,
+    data: SourceOptions,
     changes: dict[str, Any],
     command: str,
 ) -> Opened:
@@ -249,7 +250,7 @@ def _open(
     from hydrax_cli.inspect.feeds.loader import Opened  # noqa: PLC0415  see above
     from hydrax_cli.shared.overrides import Overrides, load_overridden  # noqa: PLC0415  see above
 
-    found, loader = load_overridden(target, parameters, size, Overrides(**changes))
+    found, loader = load_overridden(target, parameters, data, Overrides(**changes))
     asked = changes["epochs"] is not None or changes["batches"] is not None
     if not asked and (target is None or found.loader.last_batch is None):
         loader = loader.replace(end_at=None)  # watching has no end of its own

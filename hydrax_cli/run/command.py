@@ -22,6 +22,7 @@ from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
+    from hydrax_cli.shared.recognise import SourceOptions
     from hydrax_core import Dataloader
 
 __all__ = ["run"]
@@ -76,7 +77,7 @@ def run(
     depth: int | Literal["auto"] | None,
     batch_size: int | None,
     seed: int | None,
-    size: tuple[int, int] | None,
+    data: SourceOptions,
     step_seconds: float,
     cache: Path | None,
     allow_pickle: bool,
@@ -87,8 +88,10 @@ def run(
     """Run a loader and show what it does: who waits for whom, by how much, and what would change it.
 
     TARGET is package.module:attribute or file.py:attribute (a Dataloader, or a function that returns one, whose
-    arguments -p gives), a folder of images (its sub-folders are the labels), or an .npy or .npz file. Without it, 1,797
-    handwritten digits are run. Without --epochs and --batches, a run goes to the loader's own end, or for one epoch.
+    arguments -p gives); or data, known by its content: a folder of images or sound (its sub-folders are the labels), an
+    .npy, .npz, Arrow, Parquet, HDF5, Zarr, SQLite, LMDB or ArrayRecord file, tar shards, JSON lines, CSV, text, tokens,
+    a data set of Hugging Face. Without it, 1,797 handwritten digits are run. Without --epochs and --batches, a run goes
+    to the loader's own end, or for one epoch.
 
     --cache gives every group without a cache of its own a folder below DIR: training-0, validation-0 and so on. A group
     that leaves its shuffle_later at "default" then repeats the batches of its first epoch in another order each epoch.
@@ -109,9 +112,9 @@ def run(
         allow_pickle=allow_pickle,
     )
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
-        found, loader = load_overridden(target, parameters, size, asked)
+        found, loader = load_overridden(target, parameters, data, asked)
         _check_start(loader)
-        plan = describe(Target(found.name, loader))
+        plan = describe(Target(found.name, loader, found.kind))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
         digest = RunDigest() if with_digest else None
         result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)

@@ -55,7 +55,7 @@ def rates(items: int, count_bytes: int, idle_seconds: float, seconds: float) -> 
 
 def plan_lines(run: PlannedRun) -> list[str]:
     """The plan in plain lines."""
-    lines = [f"hydrax run: {run.target}"]
+    lines = [f"hydrax run: {run.target}{f' ({run.kind})' if run.kind else ''}"]
     before: GroupPlan | None = None
     for group, cache in zip(run.plan.groups, run.caches, strict=True):
         lines.append(f"{group.name}: {_batches_text(group)}; {_order_text(group)}")
@@ -72,7 +72,8 @@ def plan_lines(run: PlannedRun) -> list[str]:
 
 def plan_view(run: PlannedRun) -> RenderableType:
     """The plan for a terminal."""
-    parts: list[RenderableType] = [Text.assemble(("hydrax run", "bold"), "  ", (clean(run.target), "bold cyan"))]
+    heading = Text.assemble(("hydrax run", "bold"), "  ", (clean(run.target), "bold cyan"), f"  {clean(run.kind)}")
+    parts: list[RenderableType] = [heading]
     before: GroupPlan | None = None
     for group, cache in zip(run.plan.groups, run.caches, strict=True):
         arrays = Text(_SAME, style="dim") if _same_arrays(group, before) else _arrays_view(run.plan, group)

@@ -43,6 +43,7 @@ class PlannedRun:
 
     Attributes:
         target: What runs, for people.
+        kind: What data was taken for; empty where the target is code.
         plan: Its plan.
         caches: The cache of each group of the plan.
         loader_count: Workers, as ``Dataloader`` has them; ``--workers`` on the command line.
@@ -53,6 +54,7 @@ class PlannedRun:
     """
 
     target: str
+    kind: str
     plan: RunPlan
     caches: tuple[CachePlan | None, ...]
     loader_count: int
@@ -78,6 +80,7 @@ def describe(target: Target) -> PlannedRun:
     plan = plan_of(loader)
     return PlannedRun(
         target=target.name,
+        kind=target.kind,
         plan=plan,
         caches=tuple(map(_cache, (*loader.training, *loader.validation), plan.groups)),
         loader_count=loader.loader_count,

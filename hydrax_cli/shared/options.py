@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from hydrax_cli.shared.recognise import SourceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +94,10 @@ _SIZE = Pattern(
     "N or HEIGHTxWIDTH in pixels",
 )
 
+_NAMES = Pattern(
+    "a,b,c", r"[^,]+(,[^,]+)*", lambda m: tuple(name.strip() for name in m[0].split(",")), "names with commas between"
+)
+
 
 def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     parameters: dict[str, str] = {}
@@ -115,7 +122,7 @@ _SEED = click.option("--seed", type=int, metavar="N", help="Seed of the training
 
 
 def _size_option(default: str) -> Callable[..., Any]:
-    return click.option("--size", type=_SIZE, help=f"Image size of a folder of images.  [default: {default}]")
+    return click.option("--size", type=_SIZE, help=f"Size that images are brought to.  [default: {default}]")
 
 
 _LOADER_OPTIONS = (
@@ -132,6 +139,9 @@ _LOADER_OPTIONS = (
     _BATCH,
     _SEED,
     _size_option("224"),
+    click.option("--columns", type=_NAMES, help="Columns, or arrays, of the data to load."),
+    click.option("--split", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share for validation."),
+    click.option("--length", type=COUNT, help="Length of what varies: bytes of a text, tokens, samples of a sound."),
     click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
 )
 
@@ -143,8 +153,17 @@ def content_options(*, size_default: str) -> Callable[[Callable[..., Any]], Call
 
 
 def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add TARGET and the options that choose and change its loader, in this order."""
-    return _with(function, _LOADER_OPTIONS)
+    """Add TARGET and the options that choose and change its loader, in this order.
+
+    What says how data is read comes as one argument, ``data``.
+    """
+
+    @functools.wraps(function)
+    def bundled(*args: Any, size: Any, columns: Any, split: Any, length: Any, **others: Any) -> Any:
+        data = SourceOptions(size=size, columns=columns, split=split, length=length)
+        return function(*args, data=data, **others)
+
+    return _with(bundled, _LOADER_OPTIONS)
 
 
 def _with(function: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
@@ -158,7 +177,7 @@ def reproduction(
     parameters: Mapping[str, str],
     batch_size: int | None,
     seed: int | None,
-    size: tuple[int, int] | None,
+    data: SourceOptions,
 ) -> str:
     """``hydrax run`` with all that decides what is in a batch."""
     words = ["hydrax", "run", *([target] if target is not None else [])]
@@ -168,6 +187,11 @@ def reproduction(
         words += ["--batch", str(batch_size)]
     if seed is not None:
         words += ["--seed", str(seed)]
-    if size is not None:
-        words += ["--size", f"{size[0]}x{size[1]}"]
+    if data.size is not None:
+        words += ["--size", f"{data.size[0]}x{data.size[1]}"]
+    if data.columns is not None:
+        words += ["--columns", ",".join(data.columns)]
+    for name in ("split", "length"):
+        if getattr(data, name) is not None:
+            words += [f"--{name}", str(getattr(data, name))]
     return shlex.join(words)

@@ -5,17 +5,18 @@ Promise: the result has an end, so that trying a loader that was made to train f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hydrax_cli.shared.target import SourceOptions, Target, load_target
+from hydrax_cli.shared.target import Target, load_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from hydrax_cli.shared.recognise import SourceOptions
     from hydrax_core import DataGroup, Dataloader
 
 __all__ = ["Overrides", "load_overridden", "override", "refuse_pickles"]
@@ -51,7 +52,7 @@ class Overrides:
 
 
 def load_overridden(
-    target: str | None, parameters: Mapping[str, str], size: tuple[int, int] | None, asked: Overrides
+    target: str | None, parameters: Mapping[str, str], data: SourceOptions, asked: Overrides
 ) -> tuple[Target, Dataloader[Any]]:
     """A target as it says itself, and its loader with the changes asked for.
 
@@ -59,7 +60,7 @@ def load_overridden(
         click.UsageError: There is no such target, or it does not go with what is asked for.
         TargetError: The target's own code fails, or is no Dataloader.
     """
-    options = SourceOptions(batch_size=asked.batch_size, seed=asked.seed, size=size)
+    options = replace(data, batch_size=asked.batch_size, seed=asked.seed)
     found = load_target(target, parameters, options)
     try:
         return found, override(found.loader, asked)

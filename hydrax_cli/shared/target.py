@@ -27,6 +27,7 @@ import cloudpickle
 import hydrax_core
 from hydrax_cli.shared.convert import convert
 from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.recognise import SourceOptions, is_data_name, recognise
 from hydrax_core.monitor import one_line
 
 if TYPE_CHECKING:
@@ -43,32 +44,24 @@ _OWN_FOLDERS = tuple(os.path.join(str(Path(__file__).parents[2]), name, "") for 
 
 
 @dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """What a built-in source takes from the command line; ``None`` leaves it its default."""
-
-    batch_size: int | None = None
-    seed: int | None = None
-    size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be run: its name for people, and the loader, not started."""
+    """What is to be run: its name for people, the loader, not started, and what data was taken for."""
 
     name: str
     loader: Dataloader[Any]
+    kind: str = ""
 
 
 def is_built_in(target: str) -> bool:
     """Whether a target is data for a source of ours, which takes its settings from the command line alone."""
-    return Path(target).is_dir() or target.endswith((".npy", ".npz"))
+    return is_data_name(target) or (os.path.exists(target) and not target.endswith(".py"))  # noqa: PTH110  a target may be no path
 
 
 def load_target(target: str | None, parameters: Mapping[str, str], options: SourceOptions) -> Target:
     """Find a target.
 
     Args:
-        target: ``package.module:attribute``, ``file.py:attribute``, a folder of images, an .npy or .npz file, or
+        target: ``package.module:attribute``, ``file.py:attribute``, a file or folder that a built-in source reads, or
             ``None`` for the digits.
         parameters: Arguments for the function that an attribute may be, as text.
         options: For the built-in sources.
@@ -81,8 +74,8 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         if parameters:
             raise click.UsageError("-p: only a function takes arguments; TARGET is a built-in source")
         return _built_in(target, options)
-    if options.size is not None:
-        raise click.UsageError("--size: it goes with a folder of images only")
+    for name in options.of_data():
+        raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
         raise click.UsageError(f"TARGET: {target!r} is {_misfit(target)}")
@@ -99,8 +92,6 @@ def _misfit(target: str) -> str:
     target = target.rstrip(":")
     if target.endswith(".py"):
         return f"a file; name what in it to run, as in {target}:loader"
-    if Path(target).is_file():
-        return "neither a folder of images nor an .npy or .npz file"
     return (
         "neither a file nor a folder, nor of the form package.module:attribute or file.py:attribute "
         "(run without TARGET to see the digits)"
@@ -108,37 +99,35 @@ def _misfit(target: str) -> str:
 
 
 def _built_in(target: str | None, options: SourceOptions) -> Target:
-    from hydrax_core import sources  # noqa: PLC0415  it costs what only a built-in source needs
-
-    if options.size is not None and (target is None or not Path(target).is_dir()):
-        raise click.UsageError("--size: it goes with a folder of images only")
-    chosen: dict[str, Any] = {}
-    if options.batch_size is not None:
-        chosen["batch_size"] = options.batch_size
-    if options.seed is not None:
-        chosen["seed"] = options.seed
     try:
         if target is None:
-            digits = sources.uci_digits(**chosen)
-            validation = ("epoch", 1, digits.validation)
-            loader = hydrax_core.Dataloader(
-                digits.loader_func, digits.training, validation=validation, end_at=("epoch", _DIGITS_EPOCHS)
-            )
-            return Target("digits", loader)
-        if Path(target).is_dir():
-            if options.size is not None:
-                chosen["size"] = options.size
-            images = sources.image_folder(target, **chosen)
-            workers = min(hydrax_core.usable_cores(), images.training.batch_size)
-            return Target(target, hydrax_core.Dataloader(images.loader_func, images.training, loader_count=workers))
-        rows = sources.numpy_rows(target, **chosen)
-        return Target(target, hydrax_core.Dataloader(rows.loader_func, rows.training))
+            return _digits(options)
+        found = recognise(target, options)
+        groups = found.open(options)
+        validation = None if groups.validation is None else ("epoch", 1, groups.validation)
+        workers = min(hydrax_core.usable_cores(), groups.training.batch_size) if found.costly else 1
+        loader = hydrax_core.Dataloader(groups.training, validation=validation, loader_count=workers)
+        return Target(target, loader, found.kind)
     except ImportError as error:
         raise TargetError(str(error)) from error
     except FileNotFoundError as error:
         raise click.UsageError(f"TARGET: there is no file {target}") from error
     except (ValueError, TypeError, OSError) as error:
         raise click.UsageError(str(error)) from error
+
+
+def _digits(options: SourceOptions) -> Target:
+    from hydrax_core import sources  # noqa: PLC0415  it costs what only a built-in source needs
+
+    for name in options.of_data():
+        raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
+    chosen = {"batch_size": options.batch_size, "seed": options.seed}
+    digits = sources.uci_digits(**{name: value for name, value in chosen.items() if value is not None})
+    validation = ("epoch", 1, digits.validation)
+    loader = hydrax_core.Dataloader(
+        digits.loader_func, digits.training, validation=validation, end_at=("epoch", _DIGITS_EPOCHS)
+    )
+    return Target("digits", loader)
 
 
 def _load_file(path: Path) -> ModuleType:

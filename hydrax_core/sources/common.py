@@ -81,6 +81,10 @@ class RowSource(Source[dict[str, Any]]):
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         """Fill every element of the arrays with these rows, and return their additional columns, if any."""
 
+    def origin(self, indices: Indices) -> tuple[RowSource, Indices]:
+        """The source that has these rows, and their numbers there: where this one is a part of another."""
+        return self, indices
+
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         for index in indices:
             if not 0 <= index < len(self):
@@ -143,6 +147,9 @@ class _Part(RowSource):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def origin(self, indices: Indices) -> tuple[RowSource, Indices]:
+        return self._source.origin(self._indices[indices])
 
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         return self._source.fill(self._indices[indices], arrays)

@@ -17,7 +17,6 @@ import numpy as np
 
 from hydrax_core.data.function import batched
 from hydrax_core.data.layout import ArraySpec
-from hydrax_core.data.source import Items
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
@@ -87,11 +86,11 @@ def tar(
 
 
 @batched
-def load_samples(items: Items[Any], arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
+def load_samples(items: Any, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
     """Fill the arrays with samples, whose images may change at random."""
-    source = items.source
+    source, indices = items.source.origin(items.indices)
     assert isinstance(source, TarSamples)
-    return source.fill(items.indices, arrays, seeds)
+    return source.fill(indices, arrays, seeds)
 
 
 class TarSamples(FileSource):

@@ -114,7 +114,7 @@ def test_two_files_of_one_name_are_two_modules(write):
     [
         ("nothing", {}, "'nothing' is neither a file nor a folder, nor of the form"),
         ("a.py", {}, "is a file; name what in it to run, as in a.py:loader"),
-        ("notes.txt", {}, "neither a folder of images nor an .npy or .npz file"),
+        ("notes.xyz", {}, "is of no known format, by its content and its suffix '.xyz'; possible are"),
         ("missing.py:loader", {}, "there is no file missing.py"),
         ("no_such_module:x", {}, "there is no module 'no_such_module'"),
         ("os.no_such:x", {}, "there is no module 'os.no_such'"),
@@ -130,18 +130,20 @@ def test_two_files_of_one_name_are_two_modules(write):
 )
 def test_what_is_not_there_is_wrong_usage(write, tmp_path, target, parameters, message):
     write("a.py")
-    write("notes.txt", "notes")
+    write("notes.xyz", "notes")
     (tmp_path / "empty").mkdir()
     with pytest.raises(click.UsageError) as raised:
         load(target, parameters)
     assert message in raised.value.message
 
 
-def test_a_size_goes_with_images_only(write):
+def test_options_of_data_go_with_data_only(write):
     np.save("rows.npy", np.zeros((4, 2), np.float32))
-    for target in (None, "rows.npy", f"{write('a.py')}:loader"):
-        with pytest.raises(click.UsageError, match="--size: it goes with a folder of images only"):
+    for target in (None, f"{write('a.py')}:loader"):
+        with pytest.raises(click.UsageError, match="--size: it goes with files that a built-in source reads only"):
             load(target, size=(8, 8))
+    with pytest.raises(click.UsageError, match="--size: TARGET is a NumPy file, which has no images"):
+        load("rows.npy", size=(8, 8))
 
 
 def test_options_of_the_built_in_sources():
@@ -219,6 +221,7 @@ def test_a_syntax_error_shows_its_line(write):
 
 def test_pillow_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
+    (tmp_path / "a.png").touch()
     with pytest.raises(TargetError, match="pip install"):
         load(str(tmp_path))
 

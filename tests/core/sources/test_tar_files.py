@@ -15,6 +15,7 @@ from filekit import check_cache, check_promises, check_two_groups, epoch, touch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hydrax_core import Dataloader
 from hydrax_core.sources import tar, tar_members
 
 TOPICS = list(pydoc_data.topics.topics.items())
@@ -159,6 +160,16 @@ def test_several_images_a_sample_and_texts_alone(tmp_path):
     arrays, _ = epoch(tar(tmp_path / "b.tar", length=4).training)
     assert arrays["txt"].tolist() == [[97, 98, 99, 0], [0] * 4]
     assert arrays["txt_length"].tolist() == [3, 0]
+
+
+def test_a_split_changes_training_images_at_random_and_no_others(tmp_path):
+    write(tmp_path / "a.tar", samples(8))
+    sides, plain = (tar(tmp_path / "a.tar", size=16, augment=a, batch_size=1).split(0.5) for a in (True, False))
+    assert (epoch(sides[0])[0]["image"] != epoch(plain[0])[0]["image"]).any()
+    with Dataloader(sides[0], validation=("epoch", 1, sides[1]), loader_kind="inline", end_at=("epoch", 1)) as loader:
+        found = {batch.indices[0]: np.asarray(batch.arrays["image"])[0] for batch in loader if not batch.is_training}
+    for index, image in found.items():
+        np.testing.assert_array_equal(image, plain[1].items[index]["image"])
 
 
 def test_random_crops_come_from_the_seeds(tmp_path):
