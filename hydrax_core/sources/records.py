@@ -95,10 +95,23 @@ def fill_columns(
             put(told, target, _numbers(told, values, target.dtype, parse))
             continue
         lengths = arrays.get(name + _SUFFIX)
+        if lengths is None and (many := _stacked(values, target)) is not None:
+            put(told, target, many)
+            continue
         for row, value in enumerate(values):
             filled = _fill(told, target[row], value, padded=lengths is not None)
             if lengths is not None:
                 lengths[row] = filled
+
+
+def _stacked(values: list[Any], target: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """All rows as one array, where they are plain; what is not is looked at row by row, to say what is wrong."""
+    try:
+        many = np.array(values)
+    except ValueError:
+        return None
+    plain = many.shape == target.shape and many.dtype.kind in "biufc"
+    return many if plain and not (target.dtype.kind in "biu" and many.dtype.kind in "fc") else None
 
 
 def text_number(text: str) -> int | float | bool | str | None:
