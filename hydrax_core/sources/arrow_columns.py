@@ -168,6 +168,10 @@ class Column:
         }
         return len(found) > 1
 
+    def lengths(self) -> Indices:
+        """The length of each row of lists; a missing one counts as empty."""
+        return np.concatenate([np.empty(0, np.int64), *map(_lengths, self._chunks)]).astype(np.int64)
+
     def fill(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None = None) -> None:
         """Gather rows.
 

@@ -7,6 +7,8 @@ blocks that are shuffled, and their rows within a window of them; never row by r
 from __future__ import annotations
 
 import functools
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import xxhash
 from hydrax_core.data.checks import choice
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import (
+    LENGTH,
     Column,
     ObjectColumn,
     choose_columns,
@@ -48,6 +51,8 @@ __all__ = ["ArrowTable", "arrow"]
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 _PARQUET, _IPC, _FEATHER_1 = b"PAR1", b"ARROW1", b"FEA1"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_SHARED = 8 << 20
+"""Bytes of a table in memory above which workers share one copy."""
 _MOST_OPEN = 64
 """Files that a process keeps open."""
 
@@ -73,8 +78,8 @@ def arrow(
     floats, else an error of its row. Other columns, such as strings, are left out, or go to the additional data.
 
     Args:
-        data: The files (paths, folders, patterns; all of one schema), or a ``pyarrow.Table``, of which every worker
-            gets a copy.
+        data: The files (paths, folders, patterns; all of one schema), or a ``pyarrow.Table``, of which the workers
+            get a copy: all one, where it is large.
         columns: Names of the columns to load, or name -> dtype or (shape, dtype[, jax dtype]); all by default. A shape
             for a column of lists cuts longer ones.
         shuffle: ``"block"``: whole blocks in random order, the rows of a window of blocks shuffled; ``"rows"``: all
@@ -128,12 +133,24 @@ class ArrowTable(FileSource):
 
     def __init__(self, paths: Sequence[str], table: pa.Table | None, missing: Mapping[str, Any]) -> None:
         super().__init__(paths, missing)
-        self._memory, self._missing = table, missing
+        self._memory: Any = table
+        self._shared: _SharedTable | None = None
+        self._missing = missing
         self._size: int = self._table.num_rows
         self._loaded: tuple[str, ...] = ()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
         self.specs: dict[str, ArraySpec] = {}
         self.classes: Mapping[str, tuple[str, ...]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A large table in memory travels as the place of a copy that all processes of this machine map."""
+        state = super().__getstate__()
+        if self._memory is not None and self._memory.nbytes > _SHARED:
+            if self._shared is None:
+                self._shared = _SharedTable(self._memory)
+            state["_memory"] = self._shared.path
+        state["_shared"] = None
+        return state
 
     def choose(
         self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING
@@ -152,6 +169,10 @@ class ArrowTable(FileSource):
     @functools.cached_property
     def _table(self) -> pa.Table:
         table = open_tables(self.paths) if self._memory is None else self._memory
+        if isinstance(table, str):
+            if not Path(table).exists():
+                raise ValueError("a table in memory is shared only while the process that has it keeps it")
+            table = open_tables([table])
         return table.unify_dictionaries()
 
     @functools.cached_property
@@ -163,6 +184,17 @@ class ArrowTable(FileSource):
     @property
     def _where(self) -> str:
         return f"{self.paths[0]}: " if self.paths else ""
+
+    def lengths(self) -> Indices:
+        """The length of each row of the column of lists, as packing and buckets ask for.
+
+        Raises:
+            ValueError: Not exactly one of the arrays is of lists of different length.
+        """
+        names = [name for name in self._loaded if f"{name}{LENGTH}" in self.specs]
+        if len(names) != 1:
+            raise ValueError(f"lengths: expected one column of lists of different length, got {names}")
+        return self._columns[names[0]].lengths()
 
     @functools.cached_property
     def _objects(self) -> dict[str, ObjectColumn]:
@@ -384,6 +416,20 @@ def _named(paths: Sequence[str]) -> Iterator[None]:
     except (OSError, ValueError, pyarrow().ArrowException) as error:
         named = str(error) if any(path in str(error) for path in paths) else f"{paths[0]}: {error}"
         raise ValueError(named) from error
+
+
+class _SharedTable:
+    """A copy of a table in memory without a file, at a path for other processes while this one keeps it."""
+
+    def __init__(self, table: pa.Table) -> None:
+        descriptor = os.memfd_create("hydrax-table")
+        weakref.finalize(self, os.close, descriptor)
+        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        with (
+            os.fdopen(os.dup(descriptor), "wb") as file,
+            pyarrow().ipc.new_file(file, table.schema) as writer,
+        ):
+            writer.write_table(table.combine_chunks())
 
 
 class _Digesting:

@@ -1,8 +1,10 @@
 """Tables of Arrow and Parquet, made of the digits (UCI, CC BY 4.0) and of Python's documentation (PSF licence)."""
 
+import gc
 import pickle
 import pydoc_data.topics
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -300,3 +302,32 @@ def test_a_split_keeps_the_order_by_row_groups(tmp_path):
     assert max(map(len, found)) <= 6
     assert len(training) + len(validation) == 1600
     assert training.fingerprint() != validation.fingerprint()
+
+
+def test_a_large_table_in_memory_is_shared_by_the_workers():
+    count = 40_000
+    values = np.arange(count * 64, dtype=np.float32).reshape(count, 64)
+    table = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 64)})
+    rows = arrow(table, batch_size=1000)
+    packed = pickle.dumps(rows.training.items)
+    assert len(packed) < 10_000
+    before = pa.total_allocated_bytes()
+    copy = pickle.loads(packed)
+    np.testing.assert_array_equal([item["x"] for item in copy.__getitems__([5, 0])], values[[5, 0]])
+    assert pa.total_allocated_bytes() < before + 10_000
+    with Dataloader(rows.training, loader_count=2, end_at=("batch", 4)) as loader:
+        for batch in loader:
+            np.testing.assert_array_equal(batch.arrays["x"], values[list(batch.indices)])
+    path = rows.training.items._shared.path
+    del rows, loader, batch
+    gc.collect()
+    assert not Path(path).exists()
+    with pytest.raises(ValueError, match="shared only while the process that has it keeps it"):
+        pickle.loads(packed)[0]
+
+
+def test_the_lengths_of_lists_are_told_for_packing(tmp_path):
+    source = arrow(write("mapped", tmp_path, tokens_table(), 10)).training.items
+    assert source.lengths().tolist() == [5 + index % 7 for index in range(len(TOPICS))]
+    with pytest.raises(ValueError, match=r"expected one column of lists of different length, got \[\]"):
+        arrow(digits_table(5)).training.items.lengths()
