@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _leave_to_main(signals: frozenset[signal.Signals]) -> None:
-    """Live through signals that a whole job gets: what they mean is for the main process to say."""
+    """Outlive signals that a whole job gets: the main process decides what they mean."""
     # A handler, unlike SIG_IGN, is not inherited by programs that the loader starts.
     left = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     for number in left:
@@ -90,7 +90,7 @@ def _serve(channel: Channel, memory_fd: int) -> None:
     try:
         apply(interpreter)
         runner = _start(setup, memory_fd)
-    except BaseException as error:  # noqa: BLE001  whatever ends the start is told to the main process
+    except BaseException as error:  # noqa: BLE001  whatever ends the start is reported
         channel.send(_start_failure(error))
         return
     pid, encoder = os.getpid(), _Encoder()
@@ -159,7 +159,7 @@ class _Encoder:
 
 
 def _without_unpicklable(result: ChunkResult, chunk: Chunk) -> ChunkResult:
-    """The result with failures in the place of items whose additional data cannot be sent."""
+    """The result with failures instead of items whose additional data cannot be sent."""
     assert result.additional is not None
     failures = list(result.failures)
     additional: list[dict[str, Any] | None] = []

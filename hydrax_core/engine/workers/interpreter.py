@@ -26,7 +26,7 @@ import numpy as np
 __all__ = ["JOB_SIGNALS", "WORKER_MARK", "Interpreter", "apply", "interpreter_here"]
 
 WORKER_MARK = "HYDRAX_WORKER"
-"""Set in the environment of a worker until it serves: a program that finds it there was started in a worker's place."""
+"""Set in the environment of a worker until it serves: a program that finds it there was started instead of a worker."""
 
 JOB_SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
 """Signals that terminals and schedulers send to all processes of a job."""

@@ -4,7 +4,7 @@ Promise: what a script or a notebook defines works in a worker as it does here. 
 share one dict of globals there, whenever they were sent, so what ``startup_func`` sets is seen by all; a value that
 already stands there stays. A class that is sent back is the class that it was here. Helpers made by
 ``functools.cache``, ``singledispatch`` and ``cached_property`` travel, without what they have cached. Of a large array
-that lies in a mapped file goes the file's name and the place in it. Tracebacks name the file and the line that the user
+that lies in a mapped file goes the file's name and the part of it. Tracebacks name the file and the line that the user
 wrote.
 
 This is the only file that leans on how cloudpickle (seen: 3.0 to 3.1.3) reduces what it is given. Where a version does
@@ -98,14 +98,14 @@ def cached(wrapped: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(wrapped)
 
 
-def mapped(file: _File, place: _Place, dtype: np.dtype[Any], *, memmap: bool) -> npt.NDArray[Any]:
+def mapped(file: _File, part: _Part, dtype: np.dtype[Any], *, memmap: bool) -> npt.NDArray[Any]:
     """An array in a mapped file."""
     path, inode, mode = file
-    start, size, first, shape, strides = place
+    start, size, first, shape, strides = part
     with Path(path).open("rb" if mode == "r" else "r+b") as opened:
         found = os.fstat(opened.fileno())
         if (found.st_dev, found.st_ino) != inode:
-            raise ValueError(f"{path}: another file has taken the place of the one that the main process has mapped")
+            raise ValueError(f"{path}: it is not the file any more that the main process has mapped")
         whole = np.memmap(opened, np.uint8, mode, start, (size,))  # type: ignore[call-overload]  # any of its modes
     begin = whole[first : first + dtype.itemsize].view(dtype)
     array = np.lib.stride_tricks.as_strided(begin, shape, strides, subok=True)
@@ -113,7 +113,7 @@ def mapped(file: _File, place: _Place, dtype: np.dtype[Any], *, memmap: bool) ->
 
 
 _File = tuple[str, tuple[int, int], str]
-_Place = tuple[int, int, int, tuple[int, ...], tuple[int, ...]]
+_Part = tuple[int, int, int, tuple[int, ...], tuple[int, ...]]
 _modules: dict[str, types.ModuleType] = {}
 _complete: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes that are here, with all that belongs to them."""
@@ -232,8 +232,8 @@ def _reduced_array(array: npt.NDArray[Any]) -> Any:
         return NotImplemented
     mode = "r" if root.mode == "r" else "r+"
     file = (str(root.filename), (found.st_dev, found.st_ino), mode)
-    place = (root.offset, root.nbytes, first, array.shape, array.strides)
-    return functools.partial(mapped, memmap=isinstance(array, np.memmap)), (file, place, array.dtype)
+    part = (root.offset, root.nbytes, first, array.shape, array.strides)
+    return functools.partial(mapped, memmap=isinstance(array, np.memmap)), (file, part, array.dtype)
 
 
 def _address(array: npt.NDArray[Any]) -> int:

@@ -1,7 +1,7 @@
-"""The workers of an engine: who has what in hand, who is free, who has to be replaced.
+"""The workers of an engine: which chunks each has, which is free, which has to be replaced.
 
-Promise: a worker always has a little more to do than what it is at, so that it need not wait for the engine; a pool
-whose workers end again and again without doing any work is given up.
+Promise: a worker has its next chunk before it has done one, so that it need not wait for the engine; a pool whose
+workers end again and again without doing any work is given up.
 """
 
 from __future__ import annotations
@@ -170,14 +170,18 @@ class WorkerPool:
 
     def least_busy(self) -> WorkerHandle | None:
         """The worker with the least work in hand, or ``None`` when all have enough."""
-        return min((m for m in self.handles if m.has_room), key=lambda m: (m.backlog, len(m.sent)), default=None)
+        return min(
+            (handle for handle in self.handles if handle.has_room),
+            key=lambda handle: (handle.backlog, len(handle.sent)),
+            default=None,
+        )
 
     def progress(self) -> None:
         """Take note that some work was done."""
         self._idle_deaths = 0
 
     def replace(self, handle: WorkerHandle, selector: selectors.BaseSelector, *, idle: bool) -> bool:
-        """Start a worker in the place of one that ended (when it was ``idle``); false when the pool is given up."""
+        """Start a worker instead of one that ended (when it was ``idle``); false when the pool is given up."""
         if idle:  # the schedule counts the others against their items
             self._idle_deaths += 1
         if not handle.worker.replaceable or self._idle_deaths > _MOST_IDLE_DEATHS * self._count + 1:
@@ -290,7 +294,7 @@ class WorkerPool:
 
 
 _pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
-"""Crews at work, so that a fork's child lets go of their workers."""
+"""Pools in use, so that a fork's child lets go of their workers."""
 
 
 def _after_fork_in_child() -> None:

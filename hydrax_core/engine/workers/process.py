@@ -179,10 +179,10 @@ class ProcessWorker:
         try:
             self._channel.flush()
         except EOFError:
-            self._gone = True  # reports() says so, after what the worker had said before
+            self._gone = True  # reports() raises, after what the worker had sent before
 
     def reports(self, descriptor: int = -1) -> list[Report]:
-        """What the worker has said since the last call."""
+        """What the worker has sent since the last call."""
         for output in self._outputs:
             if descriptor in (-1, output.fileno()):
                 output.forward()
@@ -323,7 +323,7 @@ class _Output:
             stream.write(text)
             if hasattr(stream, "flush"):
                 stream.flush()
-        except Exception as error:  # noqa: BLE001  a program may have put anything in its place
+        except Exception as error:  # noqa: BLE001  a program may have put any object there
             _logger.debug("a worker's output is lost, sys.%s cannot be written: %r", self._name, error)
 
 

@@ -22,7 +22,7 @@ class Worker(Protocol):
         number: Zero-based; a replacement gets the number of its predecessor.
         pid: Process id; ``None`` where it is no process.
         status: Its status block, see ``hydrax_core.engine.workers.runner``.
-        replaceable: Whether another can take its place when it fails.
+        replaceable: Whether another can be started instead when it fails.
         ending: Whether it takes nothing more, as its end is under way.
         descriptors: What to watch; each becomes readable when ``reports()`` of it has something new. Empty where the
             work is done in ``reports()`` itself.
@@ -51,7 +51,7 @@ class Worker(Protocol):
         """Send what waits, as far as that is possible without blocking."""
 
     def reports(self, descriptor: int) -> list[Report]:
-        """What the worker has said since the last call, after ``descriptor`` became readable (-1: any).
+        """What the worker has reported since the last call, after ``descriptor`` became readable (-1: any).
 
         Raises:
             WorkerGoneError: The worker has ended and nothing is left to report.

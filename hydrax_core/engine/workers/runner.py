@@ -1,8 +1,8 @@
-"""The body of every worker: runs chunks of items through the user's loader, in place.
+"""What every worker does: it runs chunks of items through the user's loader, which fills a slot's rows.
 
 Promise: whatever the loader raises becomes a failure with an address, never the end of the worker. Views are made once
 for each slot and row and kept, as making them costs more than a trivial item. A loader that keeps its arrays, or sends
-them back, is found and told.
+them back, is found and reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine and a worker process say to each other, and how it is framed.
+"""Messages between the engine and a worker process, and their frames.
 
 Promise: a frame arrives whole or not at all; a peer that is gone shows as ``EOFError``, also in the middle of a frame.
 Neither end of a frame blocks the engine: what a worker does not take yet is kept.
@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hydrax_core.data.layout import Layouts
 from hydrax_core.data.source import Source
 from hydrax_core.engine.workers import pickling
 from hydrax_core.errors import error_texts
@@ -153,7 +152,7 @@ class ChunkResult(NamedTuple):
         loaded: Items loaded.
         additional: What the loader returned for each item, ``None`` where it returned nothing for any.
         failures: Items that failed.
-        notices: Remarks on how the loader treats its arrays, each said once by a worker.
+        notices: Remarks on how the loader treats its arrays, each sent once by a worker.
     """
 
     number: int
@@ -165,14 +164,14 @@ class ChunkResult(NamedTuple):
 
 
 class Garbled(NamedTuple):
-    """Stands in the place of a result: the chunk, or its result, cannot be unpickled."""
+    """Comes instead of a result: the chunk, or its result, cannot be unpickled."""
 
     cause: str
     traceback: str
 
 
 def garbled(what: str, error: BaseException) -> Garbled:
-    """The message that says so."""
+    """The message for an error of unpickling."""
     cause, trace = error_texts(error)
     return Garbled(f"{what}: {cause}", trace)
 
@@ -326,8 +325,3 @@ def define(message: Definitions) -> None:
         namespace = sys.modules.setdefault(module, pickling.shared_module(module))
         for name, value in names.items():
             setattr(namespace, name, value)
-
-
-def plain_layouts(layouts: Layouts) -> dict[str, Any]:
-    """Layouts as a plain dict, which can be pickled."""
-    return dict(layouts)
