@@ -17,11 +17,14 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import threading
+from typing import TYPE_CHECKING
 
 from hydrax_core.data.portable import PORTABLE
 from hydrax_core.engine.workers.wire import NO_SIGNAL
+
+if TYPE_CHECKING:
+    import subprocess  # which a worker has no use for
 
 __all__ = ["end_of", "tie_to"]
 

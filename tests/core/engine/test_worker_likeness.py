@@ -95,6 +95,12 @@ def test_settings_of_the_main_process_hold_in_workers(kind, monkeypatch):
     ]
 
 
+def test_a_decimal_context_that_nobody_changed_costs_workers_no_import():
+    context = decimal.getcontext()
+    assert str(context.prec) == "28"
+    assert run(lambda item: "decimal" in sys.modules, 1) == [False]
+
+
 def test_warning_filters_hold_in_workers_also_of_categories_that_they_do_not_know():
     def warn(item):
         category = (Odd, DeprecationWarning, UserWarning)[item]
