@@ -88,6 +88,8 @@ def mix(
     data: Any
     if all(function is functions[0] for function in functions) and not is_batched(functions[0]):
         data = _JoinedSource(parts) if any(isinstance(part, Source) for part in parts) else _Joined(parts)
+        if all(type(part) in {list, tuple} for part in parts):
+            data = [item for part in parts for item in part]  # found at once, where _Joined looks for its part
     else:
         data = _JoinedSource(parts)
         together["loader_func"] = _LoaderByMember([function for function in functions if function is not None])

@@ -257,3 +257,12 @@ def test_wrong_buckets_are_refused():
         pytest.raises(LoaderError, match="'tokens' has 3 elements"),
     ):
         next(loader)
+
+
+def test_lists_and_computed_data_mix_alike():
+    computed = mix([group(0, 70), group(1000, 30)], [0.7, 0.3])
+    listed = mix(
+        [group(0, 70).replace(data=[*range(70)]), group(1000, 30).replace(data=[*range(1000, 1030)])], [0.7, 0.3]
+    )
+    assert type(listed.items) is list
+    assert batches_of(inline(computed), 25) == batches_of(inline(listed), 25)

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from hydrax_cli.run.digest import RunDigest
 from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, concat, pack
 from hydrax_core.monitor.run import plan_of
 from hydrax_core.plan.packing import PackedRows
@@ -289,3 +290,22 @@ def test_the_plan_of_a_run_says_how_full_rows_are():
     (shown,) = plan_of(Dataloader(fill, made)).groups
     assert (shown.rows, shown.fill) == (len(made), made.rows.fill)
     assert shown.left_out == len(made) % 5
+
+
+def test_the_digest_of_a_run_tells_packed_rows_apart():
+    digests = set()
+    for settings in ({}, {"max_segments": 2}, {"seed": 1}):
+        digest = RunDigest()
+        for batch in batches_of(Dataloader(fill, packed(**settings), loader_kind="inline", end_at=("epoch", 1))):
+            digest.update(batch)
+        digests.add(digest.hexdigest())
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_rows_are_the_same_whoever_loads_them(kind):
+    for made in (packed(repack="epoch"), packed(Documents(), None), concat(group(), LENGTHS, length=LENGTH)):
+        settings = {"end_at": ("epoch", 2)}
+        expected = list(map(record, batches_of(Dataloader(fill, made, loader_kind="inline", **settings))))
+        found = batches_of(Dataloader(fill, made, loader_kind=kind, loader_count=2, **settings))
+        assert list(map(record, found)) == expected

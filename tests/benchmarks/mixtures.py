@@ -1,0 +1,152 @@
+"""The marks of mixtures and packing, measured: ``python tests/benchmarks/mixtures.py``.
+
+Rounds of what is compared take turns, and each figure is the best of its rounds: other work on the machine only adds.
+With grain installed, its packing of the same documents is measured beside ours.
+"""
+
+import argparse
+import functools
+import pydoc
+import sysconfig
+import time
+import tracemalloc
+from pathlib import Path
+from pydoc_data import topics
+
+import numpy as np
+
+import hydrax_core
+from hydrax_core import DataGroup, Dataloader, Ragged, mix, pack
+from hydrax_core.plan.mixture import by_weights
+
+ROUNDS = 3
+say = functools.partial(print, flush=True)
+LENGTH = 2048
+ARRAYS = {"x": ((4,), "float32")}
+
+
+@hydrax_core.batched
+def tiny(items, arrays, seeds):
+    arrays["x"][...] = 1
+
+
+def copy_in(tokens, arrays, seed):
+    arrays["tokens"][...] = tokens
+
+
+def best(rounds, *functions):
+    """Least seconds of each function; rounds take turns."""
+    found = [[] for _ in functions]
+    for _ in range(rounds):
+        for seconds, function in zip(found, functions, strict=True):
+            started = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - started)
+    return [min(seconds) for seconds in found]
+
+
+def packing():
+    for count in (1_000_000, 10_000_000):
+        lengths = np.clip(np.random.default_rng(0).lognormal(6, 1, count), 1, LENGTH).astype(np.int64)
+        (seconds,) = best(ROUNDS, lambda lengths=lengths: pack(lengths, length=LENGTH))
+        started = time.process_time()
+        rows = pack(lengths, length=LENGTH)
+        used = time.process_time() - started
+        tracemalloc.start()
+        pack(lengths, length=LENGTH)
+        peak = tracemalloc.get_traced_memory()[1] / count
+        tracemalloc.stop()
+        say(f"pack {count:,}: {seconds:.3f} s ({used:.3f} s of CPU), {rows.fill:.2%} full, {peak:.1f} bytes an item")
+
+
+def far():
+    weights = [(0, [5, 4, 3, 2, 1]), (1000, [31, 27, 19, 11, 12]), (10**6, [1, 0, 0, 2, 97])]
+    mixture = by_weights([10**9 // 64 // 5] * 5, weights, None, None)
+
+    def ask(first):
+        for number in range(first, first + 20_000):
+            mixture.locate(number)
+
+    for first, seconds in zip((0, 10**8), best(ROUNDS, lambda: ask(0), lambda: ask(10**8)), strict=True):
+        say(f"locate from batch {first:,}: {seconds / 20_000 * 1e6:.2f} us")
+    groups = np.array([by_weights([900, 50, 50], [0.6, 0.3, 0.1], None, None).locate(n).group for n in range(3000)])
+    for group, expected in enumerate((600, 300, 100)):
+        counts = np.cumsum(np.concatenate([[0], groups == group]))
+        off = np.abs(counts[1000:] - counts[:-1000] - expected).max()
+        say(f"group {group} of 0.6, 0.3, 0.1: off by {off} in any 1,000 batches")
+
+
+def cost(batches=3000):
+    def group(size):
+        return DataGroup(64, list(range(size)), loader_arrays=ARRAYS, shuffle_first=True)
+
+    kinds = {
+        "one plain group": ([group(100_000)], {}),
+        "5 groups, weights": ([group(20_000) for _ in range(5)], {"weights": [5, 4, 3, 2, 1]}),
+        "mix of 5 groups": ([mix([group(20_000) for _ in range(5)], [5, 4, 3, 2, 1])], {}),
+        "sample_weights": ([group(100_000).replace(sample_weights=np.arange(100_000) + 1.0)], {}),
+    }
+
+    def drain(groups, settings):
+        with Dataloader(tiny, groups, end_at=("batch", batches), depth=32, **settings) as loader:
+            for _ in loader:
+                pass
+
+    seconds = best(ROUNDS, *(lambda kind=kind: drain(*kind) for kind in kinds.values()))
+    for name, needed in zip(kinds, seconds, strict=True):
+        say(f"{name}: {batches / needed:,.0f} batches/s, {seconds[0] / needed:.2f} of one plain group")
+
+
+def documents():
+    """Help topics and the standard library's sources, a byte a token: no time goes into a tokeniser."""
+    texts = [*topics.topics.values(), pydoc.__doc__]
+    texts += [path.read_text(errors="replace") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
+    return [np.frombuffer(text.encode(), np.uint8)[: 4 * LENGTH].astype(np.int32) for text in texts if text]
+
+
+def throughput(epochs=40):
+    found = [document[:LENGTH] for document in documents()]
+    lengths = [len(document) for document in found]
+    one = pack(lengths, length=LENGTH, max_segments=1)
+    group = DataGroup(8, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad")
+    rows = pack(group, lengths, length=LENGTH)
+    say(f"{len(found)} documents: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}")
+    total = epochs * sum(lengths)
+
+    def ours():
+        with Dataloader(copy_in, rows, end_at=("epoch", epochs), loader_kind="thread", depth=8) as loader:
+            for batch in loader:
+                batch.arrays["tokens"].block_until_ready()
+
+    (seconds,) = best(ROUNDS, ours)
+    say(f"hydrax: {total / seconds / 1e6:.1f} M tokens/s into jax")
+    try:
+        import grain  # noqa: PLC0415  a peer that need not be there
+        from grain.experimental import FirstFitPackIterDataset  # noqa: PLC0415  same
+    except ImportError:
+        say("grain: not installed")
+        return
+    import jax  # noqa: PLC0415  as late as hydrax does
+
+    def grains():
+        source = grain.MapDataset.source(found).repeat(epochs).map(lambda tokens: {"tokens": tokens})
+        packed = FirstFitPackIterDataset(
+            source.to_iter_dataset(), length_struct={"tokens": LENGTH}, num_packing_bins=64
+        )
+        for batch in packed.batch(8):
+            jax.tree.map(jax.numpy.asarray, batch)["tokens"].block_until_ready()
+
+    (peer,) = best(ROUNDS, grains)
+    say(f"grain first-fit: {total / peer / 1e6:.1f} M tokens/s into jax; hydrax has {peer / seconds:.1f} times that")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = {"packing": packing, "far": far, "cost": cost, "throughput": throughput}
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="which marks; by default all")
+    for name in parser.parse_args().parts or parts:
+        parts[name]()
+
+
+if __name__ == "__main__":
+    main()
