@@ -54,6 +54,7 @@ def tar(
     length: int = 256,
     batch_size: int = 64,
     seed: int = 0,
+    labels: Iterable[str] = (),
     index_folder: Folder = None,
 ) -> Rows:
     """Samples of tar archives: ``0001.jpg`` and ``0001.cls`` are one, with the arrays ``image`` and ``cls``.
@@ -73,6 +74,7 @@ def tar(
         length: Bytes kept of a text.
         batch_size: Samples in a batch; the last one is padded.
         seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
         index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
 
     Raises:
@@ -85,7 +87,7 @@ def tar(
     picture = Picture(height, width, resize, gray, augment=how)
     source = TarSamples(find_files("paths", paths, TAR), picture, index_folder)
     left_out = source.choose(columns, additional, length)
-    rows = make_rows(source, batch_size, seed, (), left_out)
+    rows = make_rows(source, batch_size, seed, labels, left_out)
     return rows._replace(loader_func=load_samples, training=rows.training.replace(loader_func=load_samples))
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,6 +44,7 @@ def jsonl(
     length: int = 256,
     batch_size: int = 64,
     seed: int = 0,
+    labels: Iterable[str] = (),
     index_folder: Folder = None,
 ) -> Rows:
     """The lines of JSON files, one object a line, as arrays by name.
@@ -59,6 +60,7 @@ def jsonl(
         length: Bytes kept of a text.
         batch_size: Rows in a batch; the last one is padded.
         seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
         index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
 
     Raises:
@@ -66,7 +68,7 @@ def jsonl(
         ValueError: It is no such file, or has no such columns.
     """
     source = JsonLines(find_files("paths", paths, JSONL), index_folder)
-    return _rows(source, columns, additional, length, batch_size, seed)
+    return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
 def csv(
@@ -80,6 +82,7 @@ def csv(
     length: int = 256,
     batch_size: int = 64,
     seed: int = 0,
+    labels: Iterable[str] = (),
     index_folder: Folder = None,
 ) -> Rows:
     """The rows of CSV files as arrays by column.
@@ -98,6 +101,7 @@ def csv(
         length: Bytes kept of a text.
         batch_size: Rows in a batch; the last one is padded.
         seed: Chooses the order.
+        labels: Names of the arrays that ``batch.labels`` shows.
         index_folder: Where to keep the index; by default the user's cache folder, see ``hydrax_core.sources.index``.
 
     Raises:
@@ -105,7 +109,7 @@ def csv(
         ValueError: It is no such file, its columns differ from those of the first one, or it has no such columns.
     """
     source = CsvRecords(find_files("paths", paths, CSV), index_folder, names, delimiter, quotes)
-    return _rows(source, columns, additional, length, batch_size, seed)
+    return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
 def text_lines(
@@ -290,10 +294,16 @@ class CsvRecords(_Records):
 
 
 def _rows(
-    source: _Records, columns: Columns, additional: Sequence[str], length: int, batch_size: int, seed: int
+    source: _Records,
+    columns: Columns,
+    additional: Sequence[str],
+    length: int,
+    batch_size: int,
+    seed: int,
+    labels: Iterable[str],
 ) -> Rows:
     left_out = source.choose(columns, additional, length)
-    return make_rows(source, batch_size, seed, (), left_out)
+    return make_rows(source, batch_size, seed, labels, left_out)
 
 
 def _delimiter(lines: Sequence[str]) -> str:

@@ -242,3 +242,20 @@ def test_the_command_says_what_it_took_data_for(capsys):
     assert run_command_line([*arguments, "--length", "0"]) == 2
     assert run_command_line([*arguments, "--columns", "z"]) == 2
     assert "there is no 'z'" in capsys.readouterr().err
+
+
+def test_a_data_set_of_hugging_face_is_known_by_its_folder():
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"x": list(range(20))}).save_to_disk("saved")
+    found = load("saved", columns=("x",))
+    assert found.kind == "a data set of Hugging Face"
+    assert len(found.loader.training[0]) == 20
+
+
+def test_folders_of_zarr_and_lmdb_are_known_by_what_lies_in_them():
+    pytest.importorskip("zarr").save_array("array.zarr", np.zeros((20, 3), np.float32))
+    assert load("array.zarr").kind == "Zarr"
+    with pytest.importorskip("lmdb").open("base") as database, database.begin(write=True) as transaction:
+        for number in range(20):
+            transaction.put(b"%03d" % number, b"abc")
+    assert load("base").kind == "an LMDB database"

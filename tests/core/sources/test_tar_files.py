@@ -131,7 +131,9 @@ def test_links_are_refused_not_left_out(tmp_path, kind):
 def test_samples_become_arrays_by_suffix(tmp_path):
     write(tmp_path / "a-0.tar", samples(6))
     write(tmp_path / "a-1.tar", samples(4, 6))
-    source = tar(tmp_path / "a-*.tar", size=32, additional=["txt", "key", "json.topic"], batch_size=4)
+    more = ["txt", "key", "json.topic"]
+    source = tar(tmp_path / "a-*.tar", size=32, additional=more, labels=["cls"], batch_size=4)
+    assert source.training.labels == ("cls",)
     arrays, more = epoch(source.training)
     assert set(arrays) == {"image", "cls", "npy", "json.size", "json.list", "json.list_length"}
     assert arrays["cls"].tolist() == [number % 7 for number in range(10)]

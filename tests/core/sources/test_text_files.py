@@ -164,7 +164,8 @@ def test_a_file_that_changes_under_a_source_is_refused(tmp_path):
 
 
 def test_json_lines_fill_arrays_by_column(tmp_path):
-    source = jsonl(write_jsonl(tmp_path / "a.jsonl"), additional=("topic",))
+    source = jsonl(write_jsonl(tmp_path / "a.jsonl"), additional=("topic",), labels=("size",))
+    assert source.training.labels == ("size",)
     arrays, more = epoch(source.training)
     assert set(arrays) == {"size", "share", "words", "words_length"}
     assert arrays["size"].tolist() == [record["size"] for record in TOPICS]
@@ -263,7 +264,8 @@ def write_digits(path, start=0, stop=200, delimiter=","):
 @pytest.mark.parametrize("delimiter", [",", "\t", ";"])
 def test_columns_of_csv_are_found_out(tmp_path, delimiter):
     labels, brightness = write_digits(tmp_path / "a.csv", delimiter=delimiter)
-    source = csv(tmp_path / "a.csv", additional=["note"])
+    source = csv(tmp_path / "a.csv", additional=["note"], labels=["label"])
+    assert source.training.labels == ("label",)
     arrays, more = epoch(source.training)
     assert {name: str(array.dtype) for name, array in arrays.items()} == {
         "label": "int32", "brightness": "float32", "even": "bool",
