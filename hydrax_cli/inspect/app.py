@@ -14,8 +14,7 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from hydrax_cli.inspect.base import BaseApp
-from hydrax_cli.inspect.numbers.pace import Pace
+from hydrax_cli.inspect.base import BaseApp, Throttle
 from hydrax_cli.inspect.numbers.rates import Rates
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen, GoToScreen, HelpScreen
@@ -74,8 +73,8 @@ class InspectApp(BaseApp):
         self._frame: Frame | None = None
         self._shown_preview: BatchView | None = None
         self._held: Frame | None = None
-        self._frame_pace = Pace(share=0.07, longest=1.0)
-        self._preview_pace = Pace(share=0.08, longest=3.0)
+        self._frame_pace = Throttle(share=0.07, longest=1.0)
+        self._preview_pace = Throttle(share=0.08, longest=3.0)
         self._last_fault: Fault | None = None
 
     @property

@@ -6,6 +6,7 @@ Promise: it draws first and begins then. ``q``, Ctrl-C and signals leave the ter
 from __future__ import annotations
 
 import signal
+import time
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from textual.notifications import SeverityLevel
     from textual.screen import Screen
 
-__all__ = ["BaseApp"]
+__all__ = ["BaseApp", "Throttle"]
 
 _LEAST = (60, 18)
 _LONGEST_NOTE = 2000
@@ -121,3 +122,27 @@ class BaseApp(App[None]):
             self.push_screen(TooSmallScreen(_LEAST))
         elif shown and not small:
             self.pop_screen()
+
+
+class Throttle:
+    """Says when something may be drawn again: on a slow machine, or a large screen, less often.
+
+    Args:
+        share: Share of one core that the thread may take, whatever it does; 0 to 1.
+        longest: Seconds after which it is drawn all the same.
+    """
+
+    def __init__(self, *, share: float, longest: float) -> None:
+        self._share = share
+        self._longest = longest
+        self._at = -longest
+        self._used = 0.0
+
+    def due(self) -> bool:
+        """Whether to draw now; if so, the time counts from now on."""
+        now, used = time.monotonic(), time.thread_time()
+        passed = now - self._at
+        if used - self._used > self._share * passed and passed < self._longest:
+            return False
+        self._at, self._used = now, used
+        return True

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.core import ParameterSource
 
-from hydrax_cli.inspect.attaching import runs_to_watch
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.options import SPAN, Pattern, loader_options, reproduction
 from hydrax_core.errors import NotACacheError
@@ -29,9 +28,11 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.feeds.loader import Opened
     from hydrax_cli.inspect.values import Fault
     from hydrax_cli.shared.recognise import SourceOptions
+    from hydrax_core.monitor import Run
 
 __all__ = ["inspect"]
 
+_HOW = "start it with HYDRAX_MONITOR=1 in its environment, or make its loader with Dataloader(..., monitor=True)"
 _DEMO_SPEED = 10.0
 """Batches a second of the digits, which would be over before anybody has looked."""
 _SWITCH_SECONDS = 0.001
@@ -132,7 +133,7 @@ def inspect(
         _require_alone(ctx, "cache")
         _show_cache(cache, light=light, screenshot=screenshot, screen=screen, keys=press.split(), seconds=after)
         return
-    runs = None if attach is None else runs_to_watch(attach)
+    runs = None if attach is None else _runs_to_watch(attach)
     from hydrax_cli.inspect.app import InspectApp  # noqa: PLC0415  a refusal needs none of it
     from hydrax_cli.inspect.feeds.attached import AttachedFeed  # noqa: PLC0415  same
     from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
@@ -286,3 +287,47 @@ def _report(ctx: click.Context, fault: Fault | None) -> None:
     if fault.usage:
         raise click.UsageError(fault.text, ctx)
     raise TargetError(fault.text)
+
+
+# --- which run --attach means: what is not there is told with what there is
+
+
+def _runs_to_watch(wanted: str) -> list[Run]:
+    """The runs that fit a pid or a name (of the run or its script, with or without ``.py``); all for an empty text.
+
+    Raises:
+        click.UsageError: None fits; the text says what there is.
+    """
+    from hydrax_core.monitor import find_runs  # noqa: PLC0415  --help needs none of it
+
+    runs = find_runs()
+    wanted = wanted.strip()
+    if not wanted:
+        if not runs:
+            raise click.UsageError(f"no training that can be watched is running; {_HOW}")
+        return runs
+    if wanted.isdecimal():
+        found = [run for run in runs if run.pid == int(wanted)]
+        if not found:
+            raise click.UsageError(_why_no_process(int(wanted)) + _others(runs))
+        return found
+    found = [run for run in runs if wanted in (run.name, Path(run.name).stem)]
+    if not found:
+        raise click.UsageError(f"no run that can be watched is called {wanted!r}; {_others(runs, _HOW)}")
+    return found
+
+
+def _why_no_process(pid: int) -> str:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return f"there is no process {pid}; "
+    except PermissionError:
+        return f"process {pid} belongs to another user, who alone can watch it; "
+    return f"process {pid} offers nothing to watch: {_HOW}; "
+
+
+def _others(runs: list[Run], without: str = "no other run can be watched now") -> str:
+    if not runs:
+        return without
+    return "there are " + ", ".join(f"{run.name} (pid {run.pid})" for run in runs)

@@ -15,8 +15,7 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 
 from hydrax_cli.inspect.base import BaseApp
-from hydrax_cli.inspect.cache.dialogs import ClearScreen
-from hydrax_cli.inspect.cache.help import HELP
+from hydrax_cli.inspect.cache.dialogs import HELP, ClearScreen
 from hydrax_cli.inspect.cache.jobs import Jobs
 from hydrax_cli.inspect.cache.looking import Looking
 from hydrax_cli.inspect.cache.model.state import GroupState

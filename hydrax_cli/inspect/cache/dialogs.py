@@ -1,4 +1,4 @@
-"""What is asked before a cache is changed: what to clear, and whether to repair."""
+"""What is asked before a cache is changed: what to clear, and whether to repair; and the keys of its screen."""
 
 from __future__ import annotations
 
@@ -26,9 +26,61 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from hydrax_cli.inspect.cache.model.values import Group
+    from hydrax_cli.inspect.screens.dialogs import HelpGroups
     from hydrax_core.cache import Cleared
 
-__all__ = ["ClearScreen", "ConfirmScreen"]
+__all__ = ["HELP", "ClearScreen", "ConfirmScreen"]
+
+HELP: Final[HelpGroups] = (
+    (
+        "The cache",
+        (
+            ("v", "verify: read everything and list what is wrong; again: stop"),
+            ("p", "repair: remove what is bad, after a question"),
+            ("x", "clear: choose what, see what would go, then y"),
+            ("r", "look at it again; by itself when it changes"),
+            ("[  ]", "cache of the group before, of the next"),
+            ("f", "what the last verify found; Enter goes to the entry"),
+        ),
+    ),
+    (
+        "Entries",
+        (
+            ("↑ ↓  Enter", "choose an entry, look into it"),
+            ("/", "filter: epoch:3 batch:10-20 older:7d newer:2h bad"),
+            ("g", "go to EPOCH:BATCH"),
+            ("m", "the map and back; there ← → ↑ ↓ go, Enter comes back"),
+        ),
+    ),
+    (
+        "In an entry",
+        (
+            ("a", "next array"),
+            ("← →", "item before, next item"),
+            ("v", "picture, heat map, rows"),
+            ("z  Enter", "the item alone, as large as it gets"),
+            ("[  ]", "entry before, next entry"),
+        ),
+    ),
+    (
+        "Everywhere",
+        (
+            ("Ctrl+P", "all commands"),
+            ("t", "dark or light"),
+            ("Esc", "back"),
+            ("q  Ctrl+C", "quit"),
+        ),
+    ),
+    (
+        "Signs",
+        (
+            ("■  ◧", "stored, stored in part"),
+            ("●  ◐", "the same, read and found sound"),
+            ("✗  ·", "bad, missing"),
+            ("⚠", "values look odd"),
+        ),
+    ),
+)
 
 _UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _AGE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d*)?)\s*(s|min|h|d|w)\s*")

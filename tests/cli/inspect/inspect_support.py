@@ -13,9 +13,9 @@ from textual._context import active_app
 
 import hydrax_cli.inspect.app
 from hydrax_cli.inspect.app import InspectApp
+from hydrax_cli.inspect.base import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
-from hydrax_cli.inspect.numbers.pace import Pace
 from hydrax_core import DataGroup, Dataloader
 
 PATIENCE = 30
@@ -113,7 +113,7 @@ async def app_of(make, *, size=(120, 40), **arguments):
     """A running app over a loader; yields the app and its pilot."""
     with feed_of(make, **arguments) as feed:
         app = InspectApp(feed)
-        app._frame_pace = Pace(share=1.0, longest=0.0)
+        app._frame_pace = Throttle(share=1.0, longest=0.0)
         async with app.run_test(size=size, notifications=True) as pilot:
             yield app, pilot
 

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_cli.inspect.cache.model.listing import KeyList, read_filter
-from hydrax_cli.inspect.cache.model.state import GroupState
+from hydrax_cli.inspect.cache.model.state import GroupState, Verdicts
 from hydrax_cli.inspect.cache.model.values import Key, Progress, Selection
-from hydrax_cli.inspect.cache.model.verdicts import Verdicts
 from hydrax_cli.inspect.cache.widgets.plotting import plot
 from hydrax_core.cache import EntryInfo, Finding
 

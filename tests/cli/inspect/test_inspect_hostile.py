@@ -17,9 +17,9 @@ from textual.geometry import Size
 from textual.widgets import Input
 
 from hydrax_cli.inspect.app import InspectApp
+from hydrax_cli.inspect.base import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.live import Translation, choice_of, trouble_fault
-from hydrax_cli.inspect.numbers.pace import Pace
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import FaultScreen, HelpScreen
 from hydrax_cli.inspect.svg import screen_svg
@@ -233,7 +233,7 @@ def test_a_spoofed_run_breaks_no_screen(size):
     @asynchronous
     async def check():
         app = InspectApp(SpoofedFeed(size[0]))
-        app._frame_pace = Pace(share=1.0, longest=0.0)
+        app._frame_pace = Throttle(share=1.0, longest=0.0)
         async with app.run_test(size=size) as pilot:
             for number in range(10):
                 app._last_fault = app.frame and app.frame.fault

@@ -15,7 +15,7 @@ import pytest
 from inspect_support import asynchronous, until
 
 from hydrax_cli.inspect.app import InspectApp
-from hydrax_cli.inspect.numbers.pace import Pace
+from hydrax_cli.inspect.base import Throttle
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.svg import screen_svg
 from hydrax_cli.inspect.values import (
@@ -231,7 +231,7 @@ async def still(pilot, app):
 
 async def picture(size, feed, keys=(), *, light=False):
     app = InspectApp(feed, light=light)
-    app._frame_pace = app._preview_pace = Pace(share=1.0, longest=0.0)
+    app._frame_pace = app._preview_pace = Throttle(share=1.0, longest=0.0)
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.screen.query("FooterKey"))  # before a dialog is in front of it
         while app._feed._frames:
