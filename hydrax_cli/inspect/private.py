@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from textual.widget import Widget
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rich.segment import Segment
     from textual import events
     from textual.app import App
+    from textual.screen import Screen
+
+    _Screen = Screen[Any]
+else:
+    _Screen = object  # Textual finds the styles of a class by its first base that is a node
 
 __all__ = ["CurrentSize", "failure_of", "screen_strips"]
 
 
-class CurrentSize(Widget):
+class CurrentSize(_Screen):
     """For a screen: leaves a resize aside that another one has overtaken.
 
     Textual gives a resize to the screen in front, which resizes those behind it, and those get resizes of their own.
