@@ -17,7 +17,7 @@ timeout 120 "$python" tests/gpu/measure.py "$@"
 if "$python" -c "import pytest, hypothesis, pytest_timeout" 2> /dev/null; then
     # They run on the CPU, four devices of it: what they hold does not depend on the device that measure.py is about.
     timeout 170 "$python" -m pytest -q -p no:cacheprovider tests/core/batch tests/core/plan \
-        tests/core/data tests/core/engine/test_slots.py tests/core/engine/test_ready.py
+        tests/core/engine/test_slots.py tests/core/engine/test_ready.py
 else
     echo "pytest, hypothesis or pytest-timeout are missing: measured only"
 fi
