@@ -1,0 +1,60 @@
+"""What it costs to spread a batch over 8 CPU devices, against one: time a global batch, at full speed and ready made.
+
+    python tests/benchmarks/sharding.py
+
+Prints one line a size. The promise is at most 1.3 times the time of one device at full speed.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+
+import hydrax_core
+from hydrax_core import DataGroup, Dataloader
+
+BATCHES, ROUNDS = 300, 5
+
+
+@hydrax_core.batched
+def load(items: list[int], arrays: dict[str, np.ndarray], seeds: list[int]) -> None:  # type: ignore[type-arg]
+    """Fill the rows as cheaply as can be."""
+    arrays["image"][...] = 1
+    arrays["label"][...] = items
+
+
+def seconds_a_batch(side: int, **sharding: object) -> float:
+    """Median of the rounds."""
+    arrays = {"image": ((side, side, 3), "uint8"), "label": ((), "int32")}
+    group = DataGroup(64, range(64 * BATCHES), loader_arrays=arrays, zeroed=False)
+    found = []
+    with Dataloader(load, group, depth=8, end_at=("epoch", ROUNDS + 1), **sharding) as loader:  # type: ignore[arg-type]
+        for epoch in loader.epochs():
+            began = time.perf_counter()
+            for batch in epoch:
+                jax.block_until_ready(batch.arrays)
+            found.append((time.perf_counter() - began) / BATCHES)
+    return statistics.median(found[1:])
+
+
+def main() -> None:
+    """One line a size."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    for side in (8, 64, 224):
+        pairs = [(seconds_a_batch(side), seconds_a_batch(side, sharding=(mesh, "data"))) for _ in range(3)]
+        one, eight = (min(times) for times in zip(*pairs, strict=True))
+        sys.stdout.write(
+            f"64 x {side} x {side} x 3: one device {one * 1e6:,.0f} us, "
+            f"eight {eight * 1e6:,.0f} us: {eight / one:.2f}\n"
+        )
+
+
+main()
