@@ -194,7 +194,7 @@ class Column:
         which = np.searchsorted(self._starts, indices, "right") - 1
         local = indices - self._starts[which]
         if self._scattered is not None:
-            put(self.where, array, self._scattered.take(which, local))
+            self._scattered.gather(self.where, which, local, array)
             return
         for chunk in np.unique(which).tolist():
             rows = np.flatnonzero(which == chunk)
@@ -272,12 +272,18 @@ class _Scattered:
         count = (int(ends.max()) - self._row) // self._step + 1
         self._rows = np.lib.stride_tricks.as_strided(first, (count,), (self._step,), writeable=False)
 
-    def take(self, which: npt.NDArray[Any], local: Indices) -> npt.NDArray[Any]:
-        """Rows by chunk and place in it."""
-        found = self._rows[(self._addresses[which] + local * self._row) // self._step]
+    def gather(self, where: str, which: npt.NDArray[Any], local: Indices, array: npt.NDArray[Any]) -> None:
+        """Fill an array with rows, by chunk and place in it; see ``common.gather``."""
+        places = (self._addresses[which] + local * self._row) // self._step
         kept = self._chunks[0]
-        values: npt.NDArray[Any] = found.view(kept.dtype).reshape(len(which), *kept.shape[1:])
-        return values
+        if array.dtype != kept.dtype or array.shape[1:] != kept.shape[1:]:
+            put(where, array, self._rows[places].view(kept.dtype).reshape(len(which), *kept.shape[1:]))
+            return
+        target = array.reshape(len(array), -1).view(self._rows.dtype)[:, 0]
+        if self._step == self._row:  # they do not overlap, and NumPy gathers without a copy between
+            np.take(self._rows, places, out=target, mode="clip")
+        else:
+            target[...] = self._rows[places]
 
 
 def _storage(chunk: Any) -> Any:
