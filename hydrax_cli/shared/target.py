@@ -54,6 +54,8 @@ class Target:
 
 def is_built_in(target: str) -> bool:
     """Whether a target is data for a source of ours, which takes its settings from the command line alone."""
+    if "://" in target:
+        return False
     return is_data_name(target) or (os.path.exists(target) and not target.endswith(".py"))  # noqa: PTH110  a target may be no path
 
 
@@ -76,6 +78,8 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         return _built_in(target, options)
     for name in options.of_data():
         raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
+    if "://" in target:
+        raise click.UsageError(f"TARGET: {target} is a remote address, which no source reads; copy the data to a disk")
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
         raise click.UsageError(f"TARGET: {target!r} is {_misfit(target)}")
