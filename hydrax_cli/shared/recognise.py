@@ -156,6 +156,9 @@ _POSSIBLE = (
     "Hugging Face; tar, JSON lines, CSV, text; tokens (.bin, or .npy with --length)"
 )
 _HEAD = 4096
+_BOMB, _LARGE = 100, 256 << 20
+"""An archive that grows by more than this, to more than these bytes, is made to fill the memory."""
+
 _TAR_MAGIC = slice(257, 262)
 _BIN_DTYPE = "uint16"
 _TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' limit 9"
@@ -219,10 +222,14 @@ def _of_file(path: Path) -> str:
 def _of_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
-            if all(name.endswith(".npy") for name in archive.namelist()):
-                return "npy"
+            members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path} is a damaged archive: {error}") from error
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(_LARGE, _BOMB * path.stat().st_size):
+        raise ValueError(f"{path} unpacks to {unpacked:,} bytes, over {_BOMB} times its size, which no real data does")
+    if all(member.filename.endswith(".npy") for member in members):
+        return "npy"
     raise ValueError(f"{path} is a zip archive; unpack it and give the folder")
 
 

@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 
 from hydrax_cli.main import run_command_line
+from hydrax_cli.shared import recognise
 from hydrax_cli.shared.recognise import SourceOptions
 from hydrax_cli.shared.target import load_target
 
@@ -259,3 +260,11 @@ def test_folders_of_zarr_and_lmdb_are_known_by_what_lies_in_them():
         for number in range(20):
             transaction.put(b"%03d" % number, b"abc")
     assert load("base").kind == "an LMDB database"
+
+
+def test_an_archive_made_to_fill_the_memory_is_refused(monkeypatch):
+    np.savez_compressed("a.npz", x=np.zeros((1000, 1000), np.float32))
+    assert load("a.npz").kind == "a NumPy file"
+    monkeypatch.setattr(recognise, "_LARGE", 1 << 20)
+    with pytest.raises(click.UsageError, match=r"a\.npz unpacks to 4,000,128 bytes, over 100 times its size"):
+        load("a.npz")
