@@ -205,5 +205,30 @@ def test_sources_of_grain():
     assert found["n"].tolist() == list(range(100))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_dataset_of_tensorflow_datasets(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class SomeDigits(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = tfds.features.Tensor(shape=(8, 8), dtype=np.uint8)
+            features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, manager):  # noqa: ARG002  the name that the library gives
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number in range(100):
+                yield number, {"image": DIGITS["image"][number], "label": int(DIGITS["label"][number])}
+
+    SomeDigits(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    items = tfds_source("some_digits", "train", data_dir=str(tmp_path), batch_size=10).training.items
+    found = sorted((int(item["label"]), item["image"].tobytes()) for item in items)
+    assert found == sorted((int(DIGITS["label"][n]), DIGITS["image"][n].tobytes()) for n in range(100))
+
+
 def test_the_digits_are_the_real_ones():
     assert len(uci_digits().training) + len(uci_digits().validation) == len(DIGITS["label"])
