@@ -27,12 +27,11 @@ from hydrax_core.sources.common import require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FORMATS", "Augment", "Picture", "Resize", "is_image"]
+__all__ = ["FORMATS", "Augment", "Picture", "Resize"]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a file for."""
 
-_MAGIC = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"II*\0", b"MM\0*")
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _TRIES = 10
@@ -277,11 +276,6 @@ def _upright(pixels: npt.NDArray[Any], turn: int, *, flipped: bool) -> npt.NDArr
     if turn in _UPSIDE_DOWN:
         pixels = pixels[::-1]
     return pixels[:, ::-1] if flipped != (turn in _MIRRORED) else pixels
-
-
-def is_image(data: bytes) -> bool:
-    """Whether a file begins like an image that can be read."""
-    return data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def _random_box(
