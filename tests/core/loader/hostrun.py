@@ -63,12 +63,12 @@ def main():
     if count > 1:
         waits = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 40}
         jax.distributed.initialize(address, num_processes=count, process_id=index, **waits)
+    shape = (jax.device_count() // 2, 2) if setting.get("model") else (jax.device_count(), 1)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(shape), ("data", "model"))
     if setting.get("silent"):  # a host that has better to do
         time.sleep(15)
         sys.stdout.write("{}\n")
         return
-    shape = (jax.device_count() // 2, 2) if setting.get("model") else (jax.device_count(), 1)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(shape), ("data", "model"))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     items = setting.get("items", list(range(setting.get("size", 48))))
     train = DataGroup(
