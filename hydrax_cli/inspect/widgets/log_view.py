@@ -56,7 +56,7 @@ class LogView(LineList):
         at = time.strftime(" %H:%M:%S ", time.localtime(line.at)) if width >= 60 else " "  # noqa: PLR2004  else too narrow
         source = f"{line.source[:_SOURCE_WIDTH]:<{_SOURCE_WIDTH}} "
         look = _LOOKS[line.level]
-        return [(at, "dim"), (source, "key"), (f"{_MARKS[line.level]} ", look), (line.text.expandtabs(4), look)]
+        return [(at, "dim"), (source, "key"), (f"{_MARKS[line.level]} ", look), (line.text.replace("\t", "    "), look)]
 
     def text(self) -> str:
         """All lines, for the clipboard."""
