@@ -265,7 +265,13 @@ class ChunkRunner:
         for name, value in result.items():
             if not isinstance(name, str):
                 raise TypeError(f"names of additional data are strings, got {name!r}")
-            if isinstance(value, np.ndarray) and any(np.may_share_memory(value, array) for array in arrays.values()):
+            shared = isinstance(value, np.ndarray) and any(np.may_share_memory(value, a) for a in arrays.values())
+            if name in arrays and not shared:
+                raise TypeError(
+                    f"loader_func returned {name!r}, which is an array of the batch: fill it in place, "
+                    f"arrays[{name!r}][...] = value; what is returned is additional data, under names of its own"
+                )
+            if shared:
                 self._say(
                     f"loader_func returns one of its arrays as the additional data {name!r}: the batch has them anyway "
                     "(batch.arrays), without the copy; leave it out of the returned dict"

@@ -64,7 +64,7 @@ def test_replace_keeps_everything_else():
         ({"data": []}, "data: it is empty"),
         ({"data": range(3)}, "batch_size: 4 is more than the 3 items of data"),
         ({"shuffle_later": "sometimes"}, "shuffle_later: expected one of 'default', 'repeat'"),
-        ({"remainder": "keep"}, "remainder: expected one of 'drop', 'pad', got 'keep'"),
+        ({"remainder": "keep"}, "remainder: expected one of 'default', 'drop', 'pad', got 'keep'"),
         ({"labels": ("z",)}, "labels: 'z' is no declared array; declared are 'x', 'y'"),
         ({"loader_arrays": None}, "loader_arrays: no array is declared"),
         ({"loader_arrays": {}}, "loader_arrays: no array is declared"),

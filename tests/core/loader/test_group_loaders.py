@@ -141,3 +141,20 @@ def test_a_source_without_a_fingerprint_is_known_by_a_few_items_and_one_with_by_
     Counted.read = 0
     assert data_digest(Named(10)) != data_digest(Named(10, 2)) != data_digest(Named(11, 2))
     assert Counted.read == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loader_that_returns_what_it_should_fill_is_refused_by_the_name_of_the_array(kind):
+    def returns(item, arrays, seed):
+        return {"x": np.int32(item["value"])}
+
+    @batched
+    def returns_many(items, arrays, seeds):
+        return [{"x": item["value"]} for item in items]
+
+    for function in (returns, returns_many):
+        with (
+            pytest.raises(LoaderError, match=r"loader_func returned 'x', which is an array of the batch: fill it"),
+            Dataloader(group(function=function), loader_kind=kind) as loader,
+        ):
+            next(loader)
