@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,6 @@ from hydrax_cli.run.summary import describe
 from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options
 from hydrax_cli.shared.overrides import Overrides, load_overridden
 from hydrax_cli.shared.streams import own_output
-from hydrax_cli.shared.target import Target
 from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
 
@@ -114,7 +114,7 @@ def run(
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
         found, loader = load_overridden(target, parameters, data, asked)
         _check_start(loader)
-        plan = describe(Target(found.name, loader, found.kind))
+        plan = describe(replace(found, loader=loader))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
         digest = RunDigest() if with_digest else None
         result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)

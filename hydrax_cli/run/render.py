@@ -146,6 +146,7 @@ _BEGINNING = " to begin with (auto)"
 
 def _plan_facts(run: PlannedRun) -> Iterator[tuple[str, str]]:
     plan = run.plan
+    yield from run.notes
     epoch = many(plan.batches_per_epoch, "training batch", "training batches")
     if plan.validation_interval:
         validation = many(plan.batches_per_validation, "validation batch", "validation batches")

@@ -50,11 +50,13 @@ class PlannedRun:
         depth: Batches loaded ahead.
         slot_bytes: Size of a place for a batch.
         deterministic: Whether batches keep their order.
+        notes: What people have to know of the data: a word and a text.
         tuned: Which of ``depth`` and ``loader_count`` are chosen while it runs, beginning with those.
     """
 
     target: str
     kind: str
+    notes: tuple[tuple[str, str], ...]
     plan: RunPlan
     caches: tuple[CachePlan | None, ...]
     loader_count: int
@@ -81,6 +83,7 @@ def describe(target: Target) -> PlannedRun:
     return PlannedRun(
         target=target.name,
         kind=target.kind,
+        notes=target.notes,
         plan=plan,
         caches=tuple(map(_cache, (*loader.training, *loader.validation), plan.groups)),
         loader_count=loader.loader_count,

@@ -94,6 +94,12 @@ _SIZE = Pattern(
     "N or HEIGHTxWIDTH in pixels",
 )
 
+_SHARE = Pattern(
+    "share",
+    r"0?\.\d*[1-9]\d*(?:[eE]-\d+)?|[1-9](?:\.\d+)?[eE]-\d+",
+    lambda m: float(m[0]),
+    "a share above 0 and below 1, such as 0.1 (a split that has a name is a folder: TARGET/train)",
+)
 _NAMES = Pattern(
     "a,b,c", r"[^,]+(,[^,]+)*", lambda m: tuple(name.strip() for name in m[0].split(",")), "names with commas between"
 )
@@ -140,7 +146,7 @@ _LOADER_OPTIONS = (
     _SEED,
     _size_option("224"),
     click.option("--columns", type=_NAMES, help="Columns, or arrays, of the data to load."),
-    click.option("--split", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share for validation."),
+    click.option("--split", type=_SHARE, help="Share for validation."),
     click.option("--length", type=COUNT, help="Length of what varies: bytes of a text, tokens, samples of a sound."),
     click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
 )

@@ -45,6 +45,8 @@ class Groups(NamedTuple):
 
     training: DataGroup[Any]
     validation: DataGroup[Any] | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    """What people have to know of the data: a word and a text."""
 
 
 class Recognised(NamedTuple):
@@ -158,6 +160,9 @@ _POSSIBLE = (
 _HEAD = 4096
 _BOMB, _LARGE = 100, 256 << 20
 """An archive that grows by more than this, to more than these bytes, is made to fill the memory."""
+
+_SHOWN = 8
+"""Classes, and columns left out, that are told by name."""
 
 _TAR_MAGIC = slice(257, 262)
 _BIN_DTYPE = "uint16"
@@ -304,13 +309,16 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
         if not target.endswith(".npy"):
             chosen["dtype"] = _BIN_DTYPE
         return Groups(function(target, options.length, **chosen).training)
+    if name == "hugging_face":
+        _one_split(target)
     if options.length is not None:
         chosen["length"] = options.length
     arguments = (target, _table(target)) if name == "sqlite" else (target,)
     rows = function(*arguments, **chosen)
     if options.split is not None:
-        return Groups(*rows.split(options.split, options.seed or 0))
-    return Groups(rows.training)
+        training, validation = rows.split(options.split, options.seed or 0)
+        return Groups(training, validation, _notes(rows.classes, rows.left_out))
+    return Groups(rows.training, None, _notes(rows.classes, rows.left_out))
 
 
 def _load_folder(
@@ -318,7 +326,30 @@ def _load_folder(
 ) -> Groups:
     length = {} if name == "images" else {"seconds": (options.length or _RATE) / _RATE, "rate": _RATE}
     found = function(target, split=options.split, **length, **chosen)
-    return Groups(found.training, found.validation)
+    return Groups(found.training, found.validation, _notes({"label": found.classes}, {}))
+
+
+def _notes(classes: Mapping[str, tuple[str, ...]], left_out: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    told = [
+        ("classes", f"{len(names)} of {name}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}")
+        for name, names in classes.items()
+        if names
+    ]
+    reasons = [("left out", f"{name}: {why}") for name, why in list(left_out.items())[:_SHOWN]]
+    more = [("left out", f"{len(left_out) - _SHOWN} more columns")] if len(left_out) > _SHOWN else []
+    return (*told, *reasons, *more)
+
+
+def _one_split(target: str) -> None:
+    """Refuse the folder of a DatasetDict of several splits."""
+    try:
+        splits = json.loads((Path(target) / "dataset_dict.json").read_text("utf-8"))["splits"]
+    except FileNotFoundError:
+        return
+    if len(splits) != 1:
+        raise ValueError(
+            f"{target} holds the splits {', '.join(splits)}; give the folder of one, as {target}/{splits[0]}"
+        )
 
 
 def _table(path: str) -> str:

@@ -45,11 +45,12 @@ _OWN_FOLDERS = tuple(os.path.join(str(Path(__file__).parents[2]), name, "") for 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be run: its name for people, the loader, not started, and what data was taken for."""
+    """What is to be run: its name for people, the loader, not started, what data was taken for, and notes on it."""
 
     name: str
     loader: Dataloader[Any]
     kind: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def is_built_in(target: str) -> bool:
@@ -111,7 +112,7 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
         validation = None if groups.validation is None else ("epoch", 1, groups.validation)
         workers = min(hydrax_core.usable_cores(), groups.training.batch_size) if found.costly else 1
         loader = hydrax_core.Dataloader(groups.training, validation=validation, loader_count=workers)
-        return Target(target, loader, found.kind)
+        return Target(target, loader, found.kind, groups.notes)
     except ImportError as error:
         raise TargetError(str(error)) from error
     except FileNotFoundError as error:

@@ -1,8 +1,9 @@
 """A folder whose sub-folders are labels: which files it has, their labels, and which are for validation.
 
 Promise: the same folder gives the same items and labels on every machine, wherever it lies; training and validation
-share no file. Refused: a folder without such files; one that has some both beside and in sub-folders; a list for
-validation that names what is not there.
+share no file; a side of a split is never taken for a label. Refused: a folder without such files; one that has some
+both beside and in sub-folders; sides of which it is not clear what they are for; a list for validation that names what
+is not there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from hydrax_core.sources.index import check_regular
 
 __all__ = ["FolderItem", "FolderItems", "Sides", "content", "find_sides"]
 
-TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation")
-"""Sub-folders of these names are no labels but the two sides of a split."""
+TRAINING, VALIDATION, TEST = {"train", "training"}, {"val", "valid", "validation", "dev", "eval"}, {"test", "testing"}
+"""Sub-folders of these names, in upper or lower case, are the sides of a split; the last are not read."""
 
 FolderItem: TypeAlias = tuple[str, int]
 """Path within the folder, with forward slashes, and the label's number."""
@@ -64,7 +65,7 @@ def find_sides(
     """
     if not root.is_dir():
         raise NotADirectoryError(f"folder: {root} is no folder")
-    found = _find(root, suffixes, what)
+    found = _find(root, suffixes, what, shared=split is not None)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}
     training = [(path, number.get(label, 0)) for path, label in found.training]
@@ -129,16 +130,37 @@ def content(path: str) -> bytes:
         return file.read(size + 1)
 
 
-def _find(root: Path, suffixes: Collection[str], what: str) -> _Found:
+def _find(root: Path, suffixes: Collection[str], what: str, *, shared: bool) -> _Found:
     entries = sorted((entry for entry in os.scandir(root) if entry.name[0] != "."), key=_entry_name)
-    direct = [entry.name for entry in entries if _counts(entry.name, suffixes) and entry.is_file()]
     folders = [entry.name for entry in entries if entry.is_dir()]
-    sides = [[name for name in folders if name.lower() in side] for side in (TRAINING, VALIDATION)]
-    if all(len(side) == 1 for side in sides) and set(folders) <= {*sides[0], *sides[1], "test"} and not direct:
-        train, valid = (_labelled(root, side[0], suffixes, what) for side in sides)
-        return _Found(train, valid)
-    found = _labelled(root, "", suffixes, what)
-    return _Found(found, [])
+    train, valid, test = ([n for n in folders if n.lower() in names] for names in (TRAINING, VALIDATION, TEST))
+    sides = [*train, *valid, *test]
+    others = [entry.name for entry in entries if entry.name not in sides and _holds(entry, suffixes)]
+    if not sides or (others and not (train and (valid or test))):
+        return _Found(_labelled(root, "", suffixes, what), [])
+    told = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
+    if others:
+        raise ValueError(
+            f"{told}, and {what}s in {others[0]} beside them; move that elsewhere, or give one of the folders"
+        )
+    if len(train) != 1 or len(valid) > 1:
+        raise ValueError(
+            f"{told}; expected one folder for training and at most one for validation; give one, as {root / sides[0]}"
+        )
+    if test and not valid and not shared:
+        raise ValueError(
+            f"{told}, and none for validation; split=0.1 (--split 0.1) takes a share of {train[0]}/ for it and leaves "
+            f"{test[0]}/ unread; or give one of the folders, such as {root / train[0]}"
+        )
+    training, *validation = (_labelled(root, name, suffixes, what) for name in (*train, *valid))
+    return _Found(training, validation[0] if validation else [])
+
+
+def _holds(entry: os.DirEntry[str], suffixes: Collection[str]) -> bool:
+    """Whether it is one of the files, or a folder with some."""
+    if entry.is_dir():
+        return bool(_walk(Path(entry.path), entry.name, suffixes))
+    return _counts(entry.name, suffixes) and entry.is_file()
 
 
 def _labelled(root: Path, below: str, suffixes: Collection[str], what: str) -> list[tuple[str, str]]:

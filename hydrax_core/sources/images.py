@@ -56,9 +56,10 @@ def image_folder(
     """Images of a folder in batches of ``image`` (uint8, (batch, height, width, 3)) and ``label`` (int32, (batch,)).
 
     Each sub-folder is a label, numbered in the order of the names; deeper folders belong to it. A folder that holds its
-    images directly has no ``label``. Where the sub-folders are ``train`` and ``val`` (or ``valid``, ``validation``),
-    perhaps ``test``, the labels are the folders in them, numbered over both; ``test`` is not read. Files and folders
-    whose name starts with a dot are ignored. The path of each image is in ``batch.additional["path"]``.
+    images directly has no ``label``. Where the sub-folders are ``train`` (or ``training``) and ``val`` (``valid``,
+    ``validation``, ``dev``, ``eval``), perhaps ``test`` (``testing``), the labels are the folders in them, numbered
+    over both; ``test`` is not read. ``train`` and ``test`` alone want ``split``, of ``train``. Files and folders whose
+    name starts with a dot are ignored. The path of each image is in ``batch.additional["path"]``.
 
     Args:
         folder: The folder.

@@ -106,6 +106,11 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def run_line():
+    return lambda *words: run_command_line(["run", *words, "--batch", "2", "--kind", "inline"])
+
+
 def load(target, **options):
     return load_target(target, {}, SourceOptions(**options))
 
@@ -251,6 +256,37 @@ def test_a_data_set_of_hugging_face_is_known_by_its_folder():
     found = load("saved", columns=("x",))
     assert found.kind == "a data set of Hugging Face"
     assert len(found.loader.training[0]) == 20
+
+
+def test_the_named_splits_of_hugging_face_are_folders(run_line, capsys):
+    datasets = pytest.importorskip("datasets")
+    both = {name: datasets.Dataset.from_dict({"x": list(range(20))}) for name in ("train", "test")}
+    datasets.DatasetDict(both).save_to_disk("both")
+    for options in ([], ["--split", "0.5"]):
+        assert run_line("both", *options) == 2
+        assert "both holds the splits train, test; give the folder of one, as both/train" in capsys.readouterr().err
+    assert run_line("both", "--split", "train") == 2
+    assert "TARGET/train" in " ".join(capsys.readouterr().err.split())
+    assert run_line("both/train") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("0.1", 0), (".5", 0), ("5e-1", 0), ("0", 2), ("1", 2), ("0.0", 2), ("1.5", 2)]
+)
+def test_a_share_is_between_0_and_1(run_line, text, code):
+    write_csv("a.csv")
+    assert run_line("a.csv", "--split", text) == code
+
+
+def test_a_run_tells_classes_and_columns_left_out(run_line, capsys):
+    for label in range(12):
+        Path(f"set/{label:02}").mkdir(parents=True)
+        PIL.Image.new("RGB", (4, 4)).save(f"set/{label:02}/0.png")
+    assert run_line("set", "--size", "4") == 0
+    assert "classes: 12 of label: 00, 01, 02, 03, 04, 05, 06, 07, ..." in capsys.readouterr().out
+    write_jsonl("a.jsonl")
+    assert run_line("a.jsonl") == 0
+    assert "left out: text: text; name it in columns" in capsys.readouterr().out
 
 
 def test_folders_of_zarr_and_lmdb_are_known_by_what_lies_in_them():

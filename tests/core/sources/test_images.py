@@ -384,6 +384,52 @@ def test_sub_folders_train_and_val_are_the_split_with_one_numbering(tmp_path):
         image_folder(tmp_path, split=0.5)
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev", "EVAL"])
+@pytest.mark.parametrize("train", ["train", "Training"])
+def test_sides_of_any_usual_name_are_no_labels(tmp_path, train, name):
+    for path in (f"{train}/cat/0.png", f"{name}/cat/0.png", "test/cat/0.png", "testing/cat/0.png"):
+        save(tmp_path / path)
+    (tmp_path / "notes").mkdir()
+    source = image_folder(tmp_path, batch_size=1)
+    assert source.classes == ("cat",)
+    assert list(source.training) == [(f"{train}/cat/0.png", 0)]
+    assert list(source.validation) == [(f"{name}/cat/0.png", 0)]
+
+
+@pytest.mark.parametrize("test", ["test", "Testing"])
+def test_images_for_the_test_are_never_trained_on(tmp_path, test):
+    for number in range(4):
+        save(tmp_path / "train" / "cat" / f"{number}.png")
+        save(tmp_path / test / "cat" / f"{number}.png")
+    with pytest.raises(ValueError, match=rf"has train/, {test}/, and none for validation; split=0\.1 .*or give"):
+        image_folder(tmp_path)
+    source = image_folder(tmp_path, split=0.25, batch_size=1)
+    assert source.classes == ("cat",)
+    assert sorted(names_of(source.training) + names_of(source.validation)) == [f"train/cat/{n}.png" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (("train/0.png", "val/0.png", "cat/0.png"), "and images in cat beside them"),
+        (("train/0.png", "test/0.png", "0.png"), r"and images in 0\.png beside them"),
+        (("train/0.png", "val/0.png", "dev/0.png"), "at most one for validation"),
+        (("val/0.png", "test/0.png"), "expected one folder for training"),
+    ],
+)
+def test_sides_that_are_not_clear_are_refused(tmp_path, paths, message):
+    for path in paths:
+        save(tmp_path / path)
+    with pytest.raises(ValueError, match=message):
+        image_folder(tmp_path)
+
+
+def test_a_train_among_other_things_is_a_label(tmp_path):
+    for path in ("bus/0.png", "train/0.png"):
+        save(tmp_path / path)
+    assert image_folder(tmp_path, batch_size=1).classes == ("bus", "train")
+
+
 def test_folders_share_a_numbering_by_classes(folder):
     source = image_folder(folder, classes=("emu", "dog", "cat"), batch_size=1)
     assert {label for path, label in source.training if path.startswith("cat")} == {2}
