@@ -251,9 +251,11 @@ class ChunkRunner:
                 f"a batched loader_func returns None or a list of {count} dicts, one for each item; "
                 f"got {shorten(results, 80)}"
             )
-        return [None if result is None else self._checked(result, arrays) for result in results]
+        return [None if result is None else self._checked(result, arrays, row) for row, result in enumerate(results)]
 
-    def _checked(self, result: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any] | None:
+    def _checked(
+        self, result: Any, arrays: Mapping[str, npt.NDArray[Any]], row: int | None = None
+    ) -> dict[str, Any] | None:
         """The additional data of an item, refused if it is no dict and copied where it is a view of the arrays."""
         if not isinstance(result, Mapping):
             raise TypeError(
@@ -266,10 +268,10 @@ class ChunkRunner:
             if not isinstance(name, str):
                 raise TypeError(f"names of additional data are strings, got {name!r}")
             shared = isinstance(value, np.ndarray) and any(np.may_share_memory(value, a) for a in arrays.values())
-            if name in arrays and not shared:
+            if name in arrays and not shared and _is_instead(value, arrays[name] if row is None else arrays[name][row]):
                 raise TypeError(
-                    f"loader_func returned {name!r}, which is an array of the batch: fill it in place, "
-                    f"arrays[{name!r}][...] = value; what is returned is additional data, under names of its own"
+                    f"loader_func returned {name!r}, which is an array of the batch, with another value: "
+                    f"fill it in place, arrays[{name!r}][...] = value; what is returned is additional data"
                 )
             if shared:
                 self._say(
@@ -317,6 +319,14 @@ def _each(loader: GroupLoader, chunk: Chunk) -> Callable[[int], Any]:
             _pass_interrupt(error)
             return lambda offset: source[indices[offset]]
     return items.__getitem__
+
+
+def _is_instead(value: Any, array: npt.NDArray[Any]) -> bool:
+    """Whether a value that is returned under an array's name could stand in the array, and is not what stands there."""
+    if not isinstance(value, bool | int | float | np.number | np.ndarray) or np.shape(value) != array.shape:
+        return False
+    with np.errstate(all="ignore"):
+        return not np.array_equal(np.asarray(value).astype(array.dtype), array, equal_nan=array.dtype.kind == "f")
 
 
 _KEPT = (

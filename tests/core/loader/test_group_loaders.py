@@ -146,15 +146,24 @@ def test_a_source_without_a_fingerprint_is_known_by_a_few_items_and_one_with_by_
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loader_that_returns_what_it_should_fill_is_refused_by_the_name_of_the_array(kind):
     def returns(item, arrays, seed):
-        return {"x": np.int32(item["value"])}
+        return {"x": np.int32(item["value"] + 1)}
 
     @batched
     def returns_many(items, arrays, seeds):
-        return [{"x": item["value"]} for item in items]
+        return [{"x": item["value"] + 1} for item in items]
+
+    def fills_and_returns(item, arrays, seed):
+        arrays["x"][...] = item["value"]
+        return {"x": item["value"] if item["value"] % 2 else "even"}
+
+    with Dataloader(group(function=fills_and_returns), loader_kind=kind) as loader:
+        assert next(loader).additional["x"] == ["even", 1, "even", 3]
 
     for function in (returns, returns_many):
         with (
-            pytest.raises(LoaderError, match=r"loader_func returned 'x', which is an array of the batch: fill it"),
+            pytest.raises(
+                LoaderError, match=r"loader_func returned 'x', which is an array of the batch.*fill it in place"
+            ),
             Dataloader(group(function=function), loader_kind=kind) as loader,
         ):
             next(loader)
