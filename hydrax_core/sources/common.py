@@ -11,6 +11,7 @@ import difflib
 import functools
 import glob
 import importlib
+import logging
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +58,8 @@ Found: TypeAlias = Mapping[str, ArraySpec | str]
 """What is known of each column: the array of one row, or why it is none."""
 Extra: TypeAlias = list[dict[str, Any]] | None
 
+_log = logging.getLogger("hydrax")
+_SHOWN = 8
 _NARROW = {"f8": "float32", "i8": "int32", "u8": "uint32", "c16": "complex64"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -263,6 +266,10 @@ def choose(
         for name, spec in found.items()
         if name not in specs and name not in texts
     }
+    if columns is None and left_out:
+        listed = [f"{name!r} ({why})" for name, why in list(left_out.items())[:_SHOWN]]
+        more = f"; {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+        _log.warning("%s: no arrays are made of %s%s", argument, "; ".join(listed), more)
     return specs, texts, MappingProxyType(left_out)
 
 
@@ -310,8 +317,9 @@ def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
         return
     if target.dtype.kind in "biu":
         wrong = target != values
-    elif target.dtype.itemsize < min(4, values.dtype.itemsize) or values.dtype.kind == "c":
-        wrong = np.isfinite(values) & ~np.isfinite(target.astype(values.dtype))
+    elif target.dtype.kind in "fc" and values.dtype.kind in "iufc":
+        wrong = ~np.isfinite(target)
+        wrong = wrong & np.isfinite(values) if wrong.any() else wrong
     else:
         return
     if np.any(wrong):

@@ -72,8 +72,10 @@ class IndexedFiles:
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
-            with suppress(OSError):
+            try:
                 os.close(descriptor)
+            except (OSError, TypeError, AttributeError):
+                continue  # at the end of the interpreter, which closes files itself, names of a module may be gone
 
     @property
     def identity(self) -> list[list[Any]]:

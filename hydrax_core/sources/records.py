@@ -2,11 +2,16 @@
 
 Promise: shapes and dtypes are found in ``SAMPLED`` records, spread evenly, and can be given instead. Later values that
 do not fit fail their item, by column; nothing is wrapped, cut off or guessed. Only text that becomes bytes is cut, to
-the length that was asked for. A missing number is NaN where the column is of floats, else it fails its item.
+the length that was asked for; a warning says where that was nobody's choice. A missing value is what was said it is;
+else NaN in a column of floats, and in any other it fails its item.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,13 +23,33 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.sources.common import Arrays, Columns, Found, choose, narrow, put
 
-__all__ = ["SAMPLED", "Chosen", "choose_columns", "fill_columns", "sampled", "text_number"]
+__all__ = [
+    "LENGTH",
+    "SAMPLED",
+    "Chosen",
+    "choose_columns",
+    "fill_columns",
+    "read_json",
+    "sampled",
+    "text_number",
+    "warn_cut",
+]
+
+LENGTH = 256
+"""Bytes kept of a text, unless a length is given."""
 
 SAMPLED = 400
 _SUFFIX = "_length"
 _TRUTHS = {"true": True, "false": False}
+_MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
+"""How files say in text that there is no number, in lower case."""
+_MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}|\d{200}")
+
+_log = logging.getLogger("hydrax")
+_told: set[str] = set()
 
 Record = Mapping[str, Any]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 Chosen = tuple[Mapping[str, ArraySpec], tuple[str, ...], Mapping[str, str]]
 """The arrays, the names of the additional columns, and what is left out, with the reason."""
 
@@ -42,7 +67,8 @@ def choose_columns(
     additional: Iterable[str],
     length: int,
     parse: Callable[[str], Any] | None = None,
-    given: Found = MappingProxyType({}),
+    given: Found = _NOTHING,
+    missing: Mapping[str, Any] = _NOTHING,
 ) -> Chosen:
     """The arrays that records fill, by some of them.
 
@@ -53,6 +79,7 @@ def choose_columns(
         length: Bytes kept of a text.
         parse: Turns a text into a number where it is one.
         given: What is known of other columns, which are in no record.
+        missing: What a missing value is, by column.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -62,22 +89,34 @@ def choose_columns(
     values = {name: [record.get(name) for record in records] for name in names}
     if parse is not None:
         values = {name: _parsed(column, parse) for name, column in values.items()}
+    unknown = next((name for name in missing if name not in values), None)
+    if unknown is not None:
+        raise ValueError(f"missing: there is no {unknown!r}; there are {', '.join(map(repr, values))}")
     found = {**{name: _kind(column, length) for name, column in values.items()}, **given}
     texts = {name for name in names if isinstance(found[name], ArraySpec) and _is_text(values[name])}
     more = tuple(additional) if not isinstance(additional, str) else additional
     if columns is None and any(isinstance(found[name], ArraySpec) for name in found if name not in texts | set(more)):
         found.update(dict.fromkeys(texts, "text; name it in columns for its bytes, or in additional"))
+    if columns is None and parse is not None:
+        found.update({name: why for name in texts if (why := _mixed(values[name], parse)) is not None})
     specs, texts_too, left_out = choose("columns", found, columns, more)
     arrays: dict[str, ArraySpec] = {}
     for name, spec in specs.items():
         arrays[name] = spec
         if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values.get(name, ())):
             arrays[name + _SUFFIX] = ArraySpec((), np.dtype(np.int32), np.dtype(np.int32))
+        _told.discard(name)
+        if name in texts and spec.shape == (LENGTH,):
+            warn_cut(name, max(len(_encoded(value)) for value in values[name] if isinstance(value, str)))
     return arrays, texts_too, left_out
 
 
 def fill_columns(
-    records: Sequence[Record], arrays: Arrays, where: str = "", parse: Callable[[str], Any] | None = None
+    records: Sequence[Record],
+    arrays: Arrays,
+    where: str = "",
+    parse: Callable[[str], Any] | None = None,
+    missing: Mapping[str, Any] = _NOTHING,
 ) -> None:
     """Fill every element of arrays by the columns of records; ``<name>_length`` has the lengths of a padded one.
 
@@ -92,14 +131,16 @@ def fill_columns(
         values = [record.get(name) for record in records]
         told = f"{where}{name!r}"
         if target.ndim == 1:
-            put(told, target, _numbers(told, values, target.dtype, parse))
+            put(told, target, _numbers(told, values, target.dtype, parse, missing.get(name)))
             continue
+        if name in missing:
+            values = [missing[name] if value is None else value for value in values]
         lengths = arrays.get(name + _SUFFIX)
         if lengths is None and (many := _stacked(values, target)) is not None:
             put(told, target, many)
             continue
         for row, value in enumerate(values):
-            filled = _fill(told, target[row], value, padded=lengths is not None)
+            filled = _fill(name, told, target[row], value, padded=lengths is not None)
             if lengths is not None:
                 lengths[row] = filled
 
@@ -115,9 +156,9 @@ def _stacked(values: list[Any], target: npt.NDArray[Any]) -> npt.NDArray[Any] | 
 
 
 def text_number(text: str) -> int | float | bool | str | None:
-    """The number or truth that a text is; ``None`` for an empty one; the text itself where it is none."""
+    """The number or truth that a text is; ``None`` where it says that there is none; else the text itself."""
     text = text.strip()
-    if not text:
+    if text.lower() in _MISSING:
         return None
     for kind in (int, float) if "_" not in text else ():
         try:
@@ -127,11 +168,46 @@ def text_number(text: str) -> int | float | bool | str | None:
     return _TRUTHS.get(text.lower(), text)
 
 
-def _fill(told: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> int:
+def read_json(data: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        OverflowError: A number is beyond all floats, which Python itself reads as infinity.
+        ValueError: It is no JSON.
+    """
+    return json.loads(data, parse_float=_finite) if _MAY_OVERFLOW.search(data) else json.loads(data)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise OverflowError(f"{shorten(text, 60)} does not fit into float64")
+    return number
+
+
+def warn_cut(name: str, longest: int) -> None:
+    """Warn, once in a process, that texts of a column are longer than what is kept without a given length."""
+    if longest > LENGTH and name not in _told:
+        _told.add(name)
+        _log.warning(
+            "%r holds text of %d bytes, of which the first %d are kept; length=%d (--length) keeps them all; %d is "
+            "only the greatest seen so far",
+            *(name, longest, LENGTH, longest, longest),
+        )
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _fill(name: str, told: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> int:
     if isinstance(value, str) and target.dtype == np.uint8:
-        given = np.frombuffer(value.encode("utf-8", "surrogatepass")[: target.shape[0]], np.uint8)
+        data = _encoded(value)
+        if target.shape[0] == LENGTH < len(data):
+            warn_cut(name, len(data))
+        given = np.frombuffer(data[: target.shape[0]], np.uint8)
     elif value is None:
-        raise TypeError(f"{told} is missing")
+        raise TypeError(f"{told} is missing; missing={{{name!r}: value}} says what it is")
     else:
         given = np.asarray(value)
         if given.dtype.kind not in "biufc" or (target.dtype.kind in "biu" and given.dtype.kind in "fc" and given.size):
@@ -150,19 +226,48 @@ def _fill(told: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> i
 
 
 def _numbers(
-    told: str, values: list[Any], dtype: np.dtype[Any], parse: Callable[[str], Any] | None
+    told: str, values: list[Any], dtype: np.dtype[Any], parse: Callable[[str], Any] | None, missing: Any
 ) -> npt.NDArray[Any]:
+    texts = values
     if parse is not None:
         values = [parse(value) if isinstance(value, str) else value for value in values]
-    if dtype.kind in "fc" and None in values:
-        values = [np.nan if value is None else value for value in values]
+    missing = np.nan if missing is None and dtype.kind in "fc" else missing
+    if missing is not None and None in values:
+        values = [missing if value is None else value for value in values]
     found = np.array(values) if None not in values else None
     wider = found is not None and dtype.kind in "biu" and found.dtype.kind in "fc"
     if found is None or found.ndim != 1 or found.dtype.kind not in "biufc" or wider:
         right = (bool, int) if dtype.kind in "biu" else (bool, int, float, complex)
         wrong = next((value for value in values if not isinstance(value, right)), values)
-        raise TypeError(f"{told} {'is missing' if wrong is None else f'holds {shorten(wrong, 60)}'}; expected {dtype}")
+        if wrong is None:
+            name = told.rpartition(": ")[2]
+            raise TypeError(
+                f"{told} is missing; expected {dtype}; missing={{{name}: 0}} says what it is, "
+                f'columns={{{name}: "float32"}} makes it NaN'
+            )
+        raise TypeError(f"{told} holds {shorten(wrong, 60)}; expected {dtype}")
+    if found.dtype.kind in "fc" and np.isinf(found).any():
+        _refuse_overflow(told, texts, found)
     return found
+
+
+def _refuse_overflow(told: str, texts: list[Any], values: npt.NDArray[Any]) -> None:
+    """Refuse numbers in digits that Python read as infinity, as they are beyond all floats."""
+    for row in np.flatnonzero(np.isinf(values)).tolist():
+        text = texts[row]
+        if isinstance(text, str) and any(map(str.isdigit, text)):
+            raise OverflowError(f"{told}: {shorten(text, 60)} does not fit into float64")
+
+
+def _mixed(values: list[Any], parse: Callable[[str], Any]) -> str | None:
+    """Why a column is left out that was meant to be of numbers, as half of what is there shows."""
+    found = [parse(value) for value in values if isinstance(value, str)]
+    strange = next((value for value in found if isinstance(value, str)), None)
+    numbers = sum(isinstance(value, int | float) for value in found)
+    present = sum(value is not None for value in found)
+    if strange is None or 2 * numbers < present:
+        return None
+    return f"numbers and text, as {shorten(strange, 60)}; name it in columns for its bytes, or in additional"
 
 
 def _parsed(values: list[Any], parse: Callable[[str], Any]) -> list[Any]:
@@ -206,8 +311,6 @@ def _kind(values: list[Any], length: int) -> ArraySpec | str:
     if problem is not None:
         return problem
     dtype = narrow(np.result_type(*{array.dtype for array in arrays if array.size}))
-    if dtype.kind in "iu" and len(present) < len(values):
-        dtype = np.dtype(np.float32)  # NaN for what is missing
     return _spec((max(len(a) for a in arrays),) if arrays[0].ndim == 1 else arrays[0].shape, dtype)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
 from hydrax_core.sources.index import Index, IndexedFiles, Parts
 from hydrax_core.sources.pictures import Augment, Picture, Resize
-from hydrax_core.sources.records import choose_columns, fill_columns, sampled
+from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled
 from hydrax_core.sources.tar_members import Members, walk
 
 __all__ = ["TAR", "TarSamples", "tar"]
@@ -47,11 +46,12 @@ def tar(
     *,
     columns: Columns = None,
     additional: Iterable[str] = (),
+    missing: Mapping[str, Any] | None = None,
     size: int | tuple[int, int] = 224,
     resize: Resize = "crop",
     gray: bool = False,
     augment: bool | Augment = False,
-    length: int = 256,
+    length: int = LENGTH,
     batch_size: int = 64,
     seed: int = 0,
     labels: Iterable[str] = (),
@@ -67,11 +67,12 @@ def tar(
         paths: An archive, a folder (its ``.tar`` files), a pattern with ``*``, or several of these.
         columns: Names of the arrays, or a dict of ``name -> (shape, dtype)``; by default images and numbers.
         additional: Names that go to ``batch.additional``; ``key`` is what the names of a sample's files begin with.
+        missing: What a missing value is, by column.
         size: Height and width of images, or one number for both.
         resize: How, as in ``image_folder``.
         gray: One channel instead of three.
         augment: Random crops, and mirrored images, by the items' seeds; ``Augment`` says how.
-        length: Bytes kept of a text.
+        length: Bytes kept of a text; 256 unless given, and a warning tells of longer ones.
         batch_size: Samples in a batch; the last one is padded.
         seed: Chooses the order.
         labels: Names of the arrays that ``batch.labels`` shows.
@@ -85,7 +86,7 @@ def tar(
     height, width = (size, size) if isinstance(size, int) else size
     how = augment if isinstance(augment, Augment) else Augment() if augment else None
     picture = Picture(height, width, resize, gray, augment=how)
-    source = TarSamples(find_files("paths", paths, TAR), picture, index_folder)
+    source = TarSamples(find_files("paths", paths, TAR), picture, index_folder, dict(missing or {}))
     left_out = source.choose(columns, additional, length)
     rows = make_rows(source, batch_size, seed, labels, left_out)
     return rows._replace(loader_func=load_samples, training=rows.training.replace(loader_func=load_samples))
@@ -102,9 +103,11 @@ def load_samples(items: Any, arrays: Arrays, seeds: Sequence[int] | None) -> Ext
 class TarSamples(FileSource):
     """Samples of archives."""
 
-    def __init__(self, paths: Sequence[str], picture: Picture, index_folder: Folder) -> None:
-        super().__init__(paths, picture)
-        self.picture = picture
+    def __init__(
+        self, paths: Sequence[str], picture: Picture, index_folder: Folder, missing: Mapping[str, Any]
+    ) -> None:
+        super().__init__(paths, picture, missing)
+        self.picture, self.missing = picture, missing
         folder = None if index_folder is None else os.fspath(index_folder)
         self.files = IndexedFiles(tuple(paths), "tar", folder)
         self._index: Index | None = None
@@ -136,7 +139,9 @@ class TarSamples(FileSource):
         spec = ArraySpec(self.picture.shape, np.dtype(self.picture.dtype), np.dtype(self.picture.dtype))
         given: dict[str, ArraySpec | str] = {_name(kind): spec for kind in kinds if _suffix(kind) in _IMAGES}
         given["key"] = "text; name it in additional"
-        self.specs, self.additional, left_out = choose_columns(records, columns, additional, length, given=given)
+        self.specs, self.additional, left_out = choose_columns(
+            records, columns, additional, length, given=given, missing=self.missing
+        )
         self._images = tuple(name for name in self.specs if isinstance(given.get(name), ArraySpec))
         if self._images:
             self.picture.check()
@@ -159,7 +164,7 @@ class TarSamples(FileSource):
                 self.picture.read(images[name], f"{self._where(index)}: {name}", arrays[name][row], seed)
             records.append(self._record(index, sample))
         others = {name: array for name, array in arrays.items() if name not in self._images}
-        fill_columns(records, others, f"{self.paths[0]}: ")
+        fill_columns(records, others, f"{self.paths[0]}: ", missing=self.missing)
         if not self.additional:
             return None
         return [{name: record[name] for name in self.additional if name in record} for record in records]
@@ -262,7 +267,7 @@ def _decode(suffix: str, data: bytes) -> Any:
     if suffix in _TEXTS:
         return data.decode()
     if suffix == "json":
-        return json.loads(data)
+        return read_json(data)
     return _array(data) if suffix == "npy" else data
 
 

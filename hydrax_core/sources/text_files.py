@@ -7,7 +7,6 @@ is about is named by path, size and time of change.
 from __future__ import annotations
 
 import csv as csv_format
-import json
 import os
 from abc import abstractmethod
 from collections import Counter
@@ -19,10 +18,10 @@ import numpy as np
 from hydrax_core.data.checks import integer
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
+from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows, put
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.lines import Kind, LineFiles
-from hydrax_core.sources.records import choose_columns, fill_columns, sampled, text_number
+from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled, text_number, warn_cut
 
 __all__ = ["CSV", "JSONL", "TEXT", "csv", "jsonl", "text_lines"]
 
@@ -41,7 +40,8 @@ def jsonl(
     *,
     columns: Columns = None,
     additional: Sequence[str] = (),
-    length: int = 256,
+    missing: Mapping[str, Any] | None = None,
+    length: int = LENGTH,
     batch_size: int = 64,
     seed: int = 0,
     labels: Iterable[str] = (),
@@ -51,13 +51,15 @@ def jsonl(
 
     Numbers become at most 32 bits wide, lists of one length an array, lists of several lengths one of the greatest
     found, padded with zeros, with their length in ``<name>_length``. Texts are left out, unless there is nothing else
-    or they are named: then they are UTF-8 bytes, padded to ``length``. Empty lines do not count.
+    or they are named: then they are UTF-8 bytes, cut and padded to ``length``. Empty lines do not count. A missing
+    number is NaN in a column of floats, else an error of its row, unless ``missing`` says what it is.
 
     Args:
         paths: A file, a folder (its ``.jsonl`` and ``.ndjson`` files), a pattern with ``*``, or several of these.
         columns: Names of the columns to read, or a dict of ``name -> (shape, dtype)``; by default all of numbers.
         additional: Names of columns that go to ``batch.additional`` as they are.
-        length: Bytes kept of a text.
+        missing: What a missing value is, by column.
+        length: Bytes kept of a text; 256 unless given, and a warning tells of longer ones.
         batch_size: Rows in a batch; the last one is padded.
         seed: Chooses the order.
         labels: Names of the arrays that ``batch.labels`` shows.
@@ -67,7 +69,7 @@ def jsonl(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, or has no such columns.
     """
-    source = JsonLines(find_files("paths", paths, JSONL), index_folder)
+    source = JsonLines(find_files("paths", paths, JSONL), index_folder, dict(missing or {}))
     return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
@@ -76,10 +78,11 @@ def csv(
     *,
     columns: Columns = None,
     additional: Sequence[str] = (),
+    missing: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
     delimiter: str | None = None,
     quotes: bool = True,
-    length: int = 256,
+    length: int = LENGTH,
     batch_size: int = 64,
     seed: int = 0,
     labels: Iterable[str] = (),
@@ -87,18 +90,20 @@ def csv(
 ) -> Rows:
     """The rows of CSV files as arrays by column.
 
-    Columns of numbers are found out: ``int32``, ``float32`` (missing values are NaN) or ``bool``. Texts are as in
-    ``jsonl``.
+    Columns of numbers are found out: ``int32``, ``float32`` or ``bool``. Empty cells, and NA, N/A, NaN, null and None
+    in any case, are missing numbers. Missing numbers and texts are as in ``jsonl``; a column of numbers and other text
+    is left out, unless it is named.
 
     Args:
         paths: A file, a folder (its ``.csv`` and ``.tsv`` files), a pattern with ``*``, or several of these, all with
             the same columns.
         columns: Names of the columns to read, or a dict of ``name -> (shape, dtype)``; by default all of numbers.
         additional: Names of columns that go to ``batch.additional`` as text.
+        missing: What a missing value is, by column.
         names: Names of the columns, where the files have no header line.
         delimiter: What separates values; by default comma, tab, semicolon or bar, as the first lines show.
         quotes: Whether values may be within double quotes, and then hold delimiters and line breaks.
-        length: Bytes kept of a text.
+        length: Bytes kept of a text; 256 unless given, and a warning tells of longer ones.
         batch_size: Rows in a batch; the last one is padded.
         seed: Chooses the order.
         labels: Names of the arrays that ``batch.labels`` shows.
@@ -108,14 +113,14 @@ def csv(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, its columns differ from those of the first one, or it has no such columns.
     """
-    source = CsvRecords(find_files("paths", paths, CSV), index_folder, names, delimiter, quotes)
+    source = CsvRecords(find_files("paths", paths, CSV), index_folder, names, delimiter, quotes, dict(missing or {}))
     return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
 def text_lines(
     paths: Paths,
     *,
-    length: int = 256,
+    length: int = LENGTH,
     encode: Encode | None = None,
     additional: bool = False,
     batch_size: int = 64,
@@ -129,7 +134,7 @@ def text_lines(
 
     Args:
         paths: A file, a folder (its ``.txt`` files), a pattern with ``*``, or several of these.
-        length: Values kept of a line.
+        length: Values kept of a line; 256 unless given, and a warning tells of longer ones.
         encode: Turns a line into numbers, in the workers: a tokenizer's ``encode``.
         additional: Whether ``batch.additional["line"]`` has the lines as text.
         batch_size: Rows in a batch; the last one is padded.
@@ -173,6 +178,8 @@ class _Lines(FileSource):
         for index, line in zip(indices.tolist(), self.lines.read(indices), strict=True):
             try:
                 found.append(self.decode(line))
+            except OverflowError as error:
+                raise OverflowError(f"{self.lines.place(index)}: {error}") from error
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{self.lines.place(index)}: {error}") from error
         return found
@@ -204,8 +211,11 @@ class TextLines(_Lines):
         for row, line in enumerate(lines):
             target = arrays["text"][row]
             values: Any = np.frombuffer(line.encode(), np.uint8) if self.encode is None else self.encode(line)
-            values = np.asarray(values, target.dtype)[: len(target)]
-            target[: len(values)] = values
+            if len(values) > LENGTH == len(target):
+                warn_cut("text", len(values))
+            values = np.asarray(values)[: len(target)]
+            if len(values):
+                put(f"{self.what}: the encoded text", target[: len(values)], values)
             target[len(values) :] = 0
             arrays["length"][row] = len(values)
         return [{"line": line} for line in lines] if self.additional else None
@@ -215,6 +225,7 @@ class _Records(_Lines):
     """Lines as records, whose columns fill arrays."""
 
     parse: Callable[[str], Any] | None = None
+    missing: Mapping[str, Any]
 
     def choose(self, columns: Columns, additional: Sequence[str], length: int) -> Mapping[str, str]:
         """Say what to fill; returns what is left out."""
@@ -222,13 +233,15 @@ class _Records(_Lines):
             raise ValueError(f"{self.what}: it has no rows")
         integer("length", length, minimum=1)
         records = self.decoded(np.array(sampled(len(self))))
-        self.specs, self.additional, left_out = choose_columns(records, columns, additional, length, self.parse)
+        self.specs, self.additional, left_out = choose_columns(
+            records, columns, additional, length, self.parse, missing=self.missing
+        )
         return left_out
 
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         """The columns of these records."""
         records = self.decoded(indices)
-        fill_columns(records, arrays, f"{self.what}: ", self.parse)
+        fill_columns(records, arrays, f"{self.what}: ", self.parse, self.missing)
         if not self.additional:
             return None
         return [{name: record[name] for name in self.additional if name in record} for record in records]
@@ -237,12 +250,13 @@ class _Records(_Lines):
 class JsonLines(_Records):
     """Lines as JSON objects."""
 
-    def __init__(self, paths: Sequence[str], index_folder: Folder) -> None:
-        super().__init__(paths, "filled", index_folder)
+    def __init__(self, paths: Sequence[str], index_folder: Folder, missing: Mapping[str, Any]) -> None:
+        super().__init__(paths, "filled", index_folder, missing)
+        self.missing = missing
 
     def decode(self, line: bytes) -> dict[str, Any]:
         """The object of a line."""
-        found = json.loads(line)
+        found = read_json(line)
         if not isinstance(found, dict):
             raise ValueError(f"expected a JSON object a line, got a {type(found).__name__}")  # noqa: TRY004  the file's content is wrong
         return found
@@ -260,10 +274,11 @@ class CsvRecords(_Records):
         names: Sequence[str] | None,
         delimiter: str | None,
         quotes: bool,
+        missing: Mapping[str, Any],
     ) -> None:
-        super().__init__(
-            paths, "quoted" if quotes else "filled", index_folder, names, delimiter, quotes, header=names is None
-        )
+        kind: Kind = "quoted" if quotes else "filled"
+        super().__init__(paths, kind, index_folder, names, delimiter, quotes, missing, header=names is None)
+        self.missing = missing
         self.quotes = quotes
         heads = [self.lines.first_lines(file, _HEAD) for file in range(len(paths))]
         if not heads[0]:

@@ -116,6 +116,13 @@ def test_wrong_arguments_are_named():
         data_frame(polars(), ["name"])
 
 
+def test_a_finite_number_beyond_its_dtype_fails_its_row():
+    items = data_frame(pytest.importorskip("pandas").DataFrame({"x": [0.5, 1e300]})).training.items
+    assert items[0]["x"] == np.float32(0.5)
+    with pytest.raises(OverflowError, match=r"'x': 1e\+300 does not fit into float32"):
+        items[1]
+
+
 def test_two_frames_stand_in_one_loader_and_a_cache_of_another_is_refused(tmp_path):
     first, second = (data_frame(frame, ["label"], batch_size=50).training for frame in (pandas(100), polars(50)))
     with Dataloader([first, second], validation=("epoch", 1, second), end_at=("epoch", 1)) as loader:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from hydrax_core import Dataloader, Items, Source
 from hydrax_core.sources import numpy_rows, uci_digits
+from hydrax_core.sources.common import put
 
 
 def rows_of(source, items=None):
@@ -229,3 +230,28 @@ def test_a_file_that_changed_since_is_an_error(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(8))
     with pytest.raises(ValueError, match=r"a\.npy: it changed: 'data' no longer has 9 rows"):
         source[8]
+
+
+@pytest.mark.parametrize(
+    ("value", "source", "target"),
+    [
+        (1e300, "float64", "float32"),
+        (-1e40, "float64", "float32"),
+        (1e30, "float32", "float16"),
+        (70_000, "int32", "float16"),
+    ],
+)
+def test_a_finite_number_never_becomes_infinity(value, source, target):
+    array = np.zeros(3, target)
+    put("x", array, np.array([0, np.inf, np.nan]).astype(source if source[0] == "f" else "float32"))
+    assert np.isinf(array[1])
+    with pytest.raises(OverflowError, match=rf"x: .* does not fit into {target}"):
+        put("x", array, np.array([0, value, 1], source))
+
+
+def test_a_finite_number_of_a_file_never_becomes_infinity(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.array([0.5, 1e300]))
+    items = numpy_rows(tmp_path / "a.npz").training.items
+    assert items[0]["x"] == np.float32(0.5)
+    with pytest.raises(OverflowError, match=r"1e\+300 does not fit into float32"):
+        items[1]

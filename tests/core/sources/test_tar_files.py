@@ -58,6 +58,14 @@ def samples(count, start=0):
 # --- members
 
 
+def test_a_missing_number_is_an_error_unless_it_is_said_what_it_is(tmp_path):
+    told = {"0": {"id": 7}, "1": {"id": None}, "2": {"id": 1}}
+    path = write(tmp_path / "a.tar", [(f"{name}.json", json.dumps(value).encode()) for name, value in told.items()])
+    assert epoch(tar(path, missing={"json.id": -1}).training)[0]["json.id"].tolist() == [7, -1, 1]
+    with pytest.raises(Exception, match=r"'json\.id' is missing; expected int32; missing=\{'json\.id': 0\}"):
+        epoch(tar(path).training)
+
+
 def walked(path):
     with path.open("rb") as file:
         return tar_members.walk(file.fileno(), path.stat().st_size, str(path))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hydrax_core.sources import csv, jsonl, text_lines, uci_digits
 from hydrax_core.sources import index as index_module
 from hydrax_core.sources import lines as lines_module
+from hydrax_core.sources import records as records_module
 from hydrax_core.sources.lines import LineFiles
 
 TOPICS = [
@@ -160,6 +161,18 @@ def test_a_file_that_changes_under_a_source_is_refused(tmp_path):
         copy[0]
 
 
+@pytest.mark.parametrize("gone", ["os", "suppress"])
+def test_files_go_without_a_word_when_the_interpreter_ends(tmp_path, monkeypatch, gone):
+    files = index_module.IndexedFiles((str(write_jsonl(tmp_path / "a.jsonl")),), "x", None)
+    descriptor = files.descriptor(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module, gone, None)
+        files.__del__()
+    if gone == "os":
+        os.close(descriptor)
+    files._descriptors.clear()
+
+
 # --- jsonl
 
 
@@ -196,12 +209,108 @@ def test_shapes_and_dtypes_can_be_given(tmp_path):
     epoch(source.training)
 
 
-def test_a_missing_number_is_nan_in_a_column_of_floats_and_else_an_error(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"x": 1, "y": 2}, {"x": None, "y": 3}, {"y": 4}])
-    arrays, _ = epoch(jsonl(path).training)
-    np.testing.assert_array_equal(arrays["x"], np.float32([1, np.nan, np.nan]))
-    with pytest.raises(Exception, match=r"'x' is missing; expected int32"):
-        epoch(jsonl(path, columns={"x": ((), "int32")}).training)
+BIG = 2**24 + 1  # no float32
+
+
+def write_numbers(path, ids, xs):
+    """The same columns as JSON and as CSV."""
+    rows = [{"id": one, "x": other} for one, other in zip(ids, xs, strict=True)]
+    told = {None: "NA"}
+    path.with_suffix(".csv").write_text("id,x\n" + "".join(f"{told.get(r['id'], r['id'])},{r['x']}\n" for r in rows))
+    return {jsonl: write_jsonl(path.with_suffix(".jsonl"), rows), csv: path.with_suffix(".csv")}
+
+
+@pytest.mark.parametrize("read", [jsonl, csv])
+def test_a_missing_whole_number_is_an_error_unless_it_is_said_what_it_is(tmp_path, read):
+    path = write_numbers(tmp_path / "a", [BIG, None, 3], [0.5, 1.5, 2.5])[read]
+    with pytest.raises(
+        Exception, match=r"'id' is missing; expected int32; missing=\{'id': 0\} .* columns=\{'id': \"flo"
+    ):
+        epoch(read(path).training)
+    arrays, _ = epoch(read(path, missing={"id": -1}).training)
+    assert (arrays["id"].dtype, arrays["id"].tolist()) == (np.int32, [BIG, -1, 3])
+    arrays, _ = epoch(read(path, columns={"id": "float32"}).training)
+    np.testing.assert_array_equal(arrays["id"], np.float32([BIG, np.nan, 3]))
+    with pytest.raises(ValueError, match="missing: there is no 'ids'; there are 'id', 'x'"):
+        read(path, missing={"ids": 0})
+    assert read(path, missing={"id": 1}).training.fingerprint() != read(path, missing={"id": 2}).training.fingerprint()
+
+
+@pytest.mark.parametrize("read", [jsonl, csv])
+def test_a_missing_float_is_nan(tmp_path, read):
+    path = tmp_path / "a.jsonl"
+    if read is jsonl:
+        write_jsonl(path, [{"x": 0.5}, {"x": None}, {}])
+    else:
+        path.write_text("x,y\n0.5,1\nnull,1\n,1\n")
+    np.testing.assert_array_equal(epoch(read(path).training)[0]["x"], np.float32([0.5, np.nan, np.nan]))
+
+
+@pytest.mark.parametrize("number", ["1e300", "1e40", "1e400", "-1e400", "9" * 400 + ".5"])
+@pytest.mark.parametrize("read", [jsonl, csv])
+def test_a_number_beyond_its_dtype_fails_its_row(tmp_path, read, number):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"x": 0.5}}\n{{"x": {number}}}\n' if read is jsonl else f"x,y\n0.5,1\n{number},1\n")
+    with pytest.raises(Exception, match=r"OverflowError|.* does not fit into float(32|64)"):
+        epoch(read(path).training)
+
+
+@pytest.mark.parametrize("word", ["inf", "-Infinity"])
+def test_infinity_that_is_written_is_infinity(tmp_path, word):
+    (tmp_path / "a.csv").write_text(f"x\n0.5\n{word}\n")
+    assert np.isinf(epoch(csv(tmp_path / "a.csv").training)[0]["x"][1])
+
+
+def test_text_that_is_cut_by_nobodys_choice_is_told_once(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"t": "a" * 300}, {"t": "b" * 400}])
+    for _ in range(2):
+        epoch(jsonl(path).training)
+    assert caplog.text.count("'t' holds text of 400 bytes, of which the first 256 are kept; length=400") == 2
+    caplog.clear()
+    epoch(jsonl(path, length=300).training)
+    write_jsonl(path, [{"t": "a" * 256}])
+    epoch(jsonl(path).training)
+    assert not caplog.text
+
+
+def test_text_that_is_cut_later_on_is_told_too(tmp_path, caplog):
+    late = [{"t": "a"}] * 1001 + [{"t": "b" * 300}] + [{"t": "a"}] * 998
+    group = jsonl(write_jsonl(tmp_path / "a.jsonl", late)).training
+    assert not caplog.text
+    for _ in range(2):
+        assert int(group.items[1001]["t_length"]) == 256
+    assert caplog.text.count("'t' holds text of 300 bytes") == 1
+
+
+def test_lines_that_are_cut_by_nobodys_choice_are_told_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(records_module, "_told", set())
+    (tmp_path / "a.txt").write_text("a" * 300 + "\n" + "b" * 300)
+    epoch(text_lines(tmp_path / "a.txt").training)
+    assert caplog.text.count("'text' holds text of 300") == 1
+
+
+def test_numbers_that_encode_makes_fit_or_fail(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n")
+    group = text_lines(tmp_path / "a.txt", encode=lambda line: np.array([2**40])).training
+    with pytest.raises(OverflowError, match="the encoded text: 1099511627776 does not fit into int32"):
+        group.items[0]
+
+
+@pytest.mark.parametrize("word", ["", "NA", "n/a", "null", "None", "NaN", "NULL"])
+def test_words_for_nothing_are_missing_numbers(tmp_path, word):
+    (tmp_path / "a.csv").write_text(f"x,y\n0.5,1\n{word},2\n")
+    np.testing.assert_array_equal(epoch(csv(tmp_path / "a.csv").training)[0]["x"], np.float32([0.5, np.nan]))
+
+
+def test_a_column_of_numbers_and_words_is_left_out_and_told(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("x,y\n0.5,1\n?,2\n3,3\n")
+    rows = csv(tmp_path / "a.csv")
+    assert rows.left_out == {"x": "numbers and text, as '?'; name it in columns for its bytes, or in additional"}
+    assert caplog.text.count("no arrays are made of 'x' (numbers and text, as '?'") == 1
+    (tmp_path / "b.csv").write_text("x\n0.5\n?\n")
+    with pytest.raises(ValueError, match="nothing can become an array; it holds 'x': numbers and text"):
+        csv(tmp_path / "b.csv")
+    assert set(csv(tmp_path / "b.csv", columns=["x"]).training.loader_layouts) == {"x", "x_length"}
 
 
 @pytest.mark.parametrize(
