@@ -325,7 +325,7 @@ class Placement:
             return None
         try:
             batch = self.make(host)
-        except Exception:  # noqa: BLE001  the consumer's own attempt will raise it where it can be caught
+        except BaseException:  # noqa: BLE001  whatever the user's code raises, the consumer's own attempt raises it again
             return None
         batch.made_ahead = True
         return batch
