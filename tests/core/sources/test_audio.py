@@ -104,6 +104,19 @@ def test_a_fifo_is_refused_not_waited_for(tmp_path):
         row(tmp_path, seconds=1.0)
 
 
+def test_sounds_for_the_test_are_never_trained_on(tmp_path):
+    for side in ("training", "Testing"):
+        save(tmp_path / side / "low" / "0.wav", tone(200, 0.1))
+    with pytest.raises(ValueError, match=r"has training/, Testing/, and none for validation"):
+        audio_folder(tmp_path, seconds=0.1)
+    save(tmp_path / "dev" / "low" / "0.wav", tone(200, 0.1))
+    source = audio_folder(tmp_path, seconds=0.1)
+    assert source.classes == ("low",)
+    assert [list(group) for group in (source.training, source.validation)] == [
+        [("training/low/0.wav", 0)], [("dev/low/0.wav", 0)],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("options", "message"), [({"seconds": 0}, "seconds"), ({"seconds": 1, "rate": 0}, "rate")])
 def test_wrong_arguments_are_named(folder, options, message):
     with pytest.raises(ValueError, match=message):
