@@ -1,7 +1,7 @@
 """Arrays of rows of different lengths: the loader gives what it has, the batch has the padded array and the lengths.
 
 Promise: behind the length of a row stands the padding and nothing else, whatever lay there before. A row without a
-length, or longer than the array, is an error that names the array.
+length, or longer than the array, or with a number that the array cannot hold, is an error that names the array.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.layout import ArraySpec, length_name
 
-__all__ = ["RaggedLoader"]
+__all__ = ["RaggedLoader", "put"]
 
 
 class RaggedLoader:
@@ -57,7 +57,7 @@ class RaggedLoader:
             if rest.get(name) is not None:
                 values = np.asarray(rest.pop(name))
                 if len(values) <= len(array):
-                    array[: len(values)] = values
+                    put(repr(name), array[: len(values)], values)
                 length[...] = len(values)
             count = int(length)
             if count < 0:
@@ -70,3 +70,27 @@ class RaggedLoader:
             if pad or not self._zeroed:
                 array[count:] = pad
         return rest or None
+
+
+def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """``target[...] = values``.
+
+    Raises:
+        ValueError: The shapes differ.
+        OverflowError: A number does not fit.
+    """
+    if target.shape != values.shape:
+        raise ValueError(f"{where}: expected the shape {target.shape[1:]}, got {values.shape[1:]}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        target[...] = values
+    if target.dtype == values.dtype or np.can_cast(values.dtype, target.dtype, "safe"):
+        return
+    if target.dtype.kind in "biu":
+        wrong = target != values
+    elif target.dtype.kind in "fc" and values.dtype.kind in "iufc":
+        wrong = ~np.isfinite(target)
+        wrong = wrong & np.isfinite(values) if wrong.any() else wrong
+    else:
+        return
+    if np.any(wrong):
+        raise OverflowError(f"{where}: {values[wrong].flat[0].item()!r} does not fit into {target.dtype}")

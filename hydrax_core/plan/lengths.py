@@ -18,7 +18,12 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.data.rows import value_digest
 from hydrax_core.plan.packing import Lengths, checked_lengths
 
-__all__ = ["lengths_of"]
+__all__ = ["NO_RAGGED", "lengths_of"]
+
+NO_RAGGED = (
+    "group: it has no ragged array; declare one: loader_arrays={'ids': ((Ragged(),), 'int32')}, or for a source "
+    "hugging_face(data, {'ids': ((Ragged(),), 'int32')})"
+)
 
 
 def lengths_of(group: DataGroup[Any], lengths: Any, kept: str | os.PathLike[str] | None) -> Lengths:

@@ -7,6 +7,7 @@ came from; each item is loaded by the function of its own group.
 from __future__ import annotations
 
 import bisect
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -21,12 +22,14 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.data.rows import value_digest
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.drawing import MixedRows
-from hydrax_core.plan.lengths import lengths_of
+from hydrax_core.plan.lengths import NO_RAGGED, lengths_of
 from hydrax_core.plan.mixture import by_weights
+from hydrax_core.plan.packing import Lengths
 
 __all__ = ["buckets", "class_balanced", "mix"]
 
 D = TypeVar("D")
+_logger = logging.getLogger("hydrax")
 
 
 def mix(
@@ -142,7 +145,8 @@ def buckets(
         boundaries: Greatest length of each bucket, ascending; or how many buckets of about as many items each.
         batch_size: Rows of a batch in every bucket; by default the group's.
         tokens_per_batch: Rows times length of a batch at most, instead.
-        longer: What happens to items beyond the last boundary: ``"error"``, or ``"drop"``.
+        longer: What happens to items beyond the last boundary: ``"error"``, the default, or ``"drop"``;
+            the log says how many.
         lengths_file: See ``pack``.
         settings: Arguments of ``DataGroup``; those left out are the group's.
 
@@ -156,17 +160,12 @@ def buckets(
         raise ValueError("group: it is mixed, packed or weighted already")
     ragged = [name for name, spec in group.loader_specs.items() if spec.ragged]
     if not ragged:
-        raise ValueError("group: it has no ragged array; declare one, (Ragged(), ...), see hydrax_core.Ragged")
+        raise ValueError(NO_RAGGED)
     if batch_size is not None and tokens_per_batch is not None:
         raise ValueError("tokens_per_batch: it says what batch_size would; give one of them")
     known = lengths_of(group, lengths, lengths_file)
     ends = _boundaries(boundaries, known)
-    beyond = np.flatnonzero(known > ends[-1])
-    if beyond.size and longer != "drop":
-        raise ValueError(
-            f"boundaries: item {beyond[0]} has length {known[beyond[0]]}, the last bucket ends at {ends[-1]}; "
-            "add a boundary, or use longer='drop'"
-        )
+    _leave_out(known, ends[-1], longer)
     places = np.searchsorted(np.array(ends), known)
     made = []
     for place, end in enumerate(ends):
@@ -189,6 +188,20 @@ def buckets(
             error.add_note(f"in the bucket of lengths up to {end}, which has {len(items)} items")
             raise
     return tuple(made)
+
+
+def _leave_out(lengths: Lengths, end: int, longer: str) -> None:
+    """Refuse items beyond the last bucket, or say how many there are."""
+    beyond = np.flatnonzero(lengths > end)
+    if beyond.size and longer != "drop":
+        raise ValueError(
+            f"boundaries: item {beyond[0]} has length {lengths[beyond[0]]}, the last bucket ends at {end}; "
+            "add a boundary, or use longer='drop'"
+        )
+    if beyond.size:
+        _logger.warning(
+            "buckets: %d of %d items are longer than %d and left out (longer='drop')", beyond.size, len(lengths), end
+        )
 
 
 def _boundaries(boundaries: Any, lengths: Any) -> list[int]:

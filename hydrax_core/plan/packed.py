@@ -6,6 +6,7 @@ document ends another segment begins; what is behind the last is padding, with s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, length_name
+from hydrax_core.data.ragged import put
 from hydrax_core.data.rows import DrawnRows, Rows, value_digest
 from hydrax_core.data.source import Source
-from hydrax_core.plan.lengths import lengths_of
+from hydrax_core.plan.lengths import NO_RAGGED, lengths_of
 from hydrax_core.plan.packing import (
     ConcatenatedRows,
     PackedRows,
@@ -43,6 +45,7 @@ _NAMES = {
     "grain": {"segment_ids": "{}_segment_ids", "positions": "{}_positions"},
 }
 _INT32 = np.dtype(np.int32)
+_logger = logging.getLogger("hydrax")
 
 
 @overload
@@ -77,8 +80,9 @@ def pack(
         length: Elements of a row.
         algorithm: ``"best_fit"``: the longest first, each into the row with the least space that is enough.
         max_segments: Most documents in a row.
-        split_long: ``True``: documents longer than a row are cut into parts; ``"drop"``: they are left out; ``False``:
-            an error. A document that is split is loaded for each part: its loader must not depend on the seed.
+        split_long: ``True``, the default: documents longer than a row are cut into parts; ``"drop"``: they are left
+            out, and the log says how many; ``False``: an error. A document that is split is loaded for each part: its
+            loader must not depend on the seed.
         repack: ``"epoch"``: documents of equal length change rows from epoch to epoch; ``"once"``: rows stay.
         names: Names of ``segment_ids`` and ``positions``: a dict, ``{}`` in it standing for the name of an array; or
             ``"hydrax"``, ``"maxtext"`` (tokens_segmentation, tokens_position), ``"grain"`` (tokens_segment_ids,
@@ -99,6 +103,13 @@ def pack(
     grouped = isinstance(data, DataGroup)
     known = lengths_of(_plain(data), lengths, lengths_file) if grouped else checked_lengths("lengths", data)
     rows = PackedRows(known, checked_length(length), max_segments=most, split_long=split_long)
+    if rows.dropped:
+        _logger.warning(
+            "pack: %d of %d documents are longer than %d and left out (split_long='drop')",
+            rows.dropped,
+            len(known),
+            length,
+        )
     if not grouped:
         return rows
     if repack == "epoch" and settings.get("cache_location") is not None:
@@ -318,7 +329,7 @@ class _DocumentLoader:
         found = np.asarray(value)
         if len(found) != len(target):
             raise ValueError(f"{name!r} has {len(found)} elements, `lengths` says {len(target)} for this item")
-        target[...] = found
+        put(repr(name), target, found)
 
     def _pad(self, arrays: Mapping[str, npt.NDArray[Any]], end: int, segments: int) -> None:
         for name, pad in self._ragged.items():
@@ -356,7 +367,7 @@ def _group_of_rows(
     specs = dict(group.loader_specs)
     ragged = {name: spec.ragged for name, spec in specs.items() if spec.ragged is not None}
     if not ragged:
-        raise ValueError("group: it has no ragged array; declare one, (Ragged(), ...), see hydrax_core.Ragged")
+        raise ValueError(NO_RAGGED)
     pairs = _pairs(names, list(ragged))
     arrays: dict[str, ArraySpec] = {}
     by_segment: list[str] = []

@@ -9,7 +9,7 @@ stands in an array of its own.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, choose, gather, narrow, put, require
+from hydrax_core.sources.common import OWN_LOADER, Arrays, Columns, choose, gather, narrow, put, require
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,9 +52,17 @@ def choose_columns(
         others: What becomes of a column instead of what it says itself.
     """
     known = {name: others.get(name) or column.spec for name, column in found.items()}
-    specs, texts, left_out = choose("columns", known, columns, additional)
+    specs, texts, left_out = choose("columns", known, columns, additional, ragged=True)
     for name, spec in list(specs.items()):
-        if found[name].lists and (found[name].ragged or spec.shape != getattr(known[name], "shape", None)):
+        if spec.ragged is not None:
+            if isinstance(others.get(name), ArraySpec) or found[name].lists != 1 or isinstance(found[name].dtype, str):
+                why = found[name].dtype if isinstance(found[name].dtype, str) else "it has no lists of any length"
+                raise ValueError(f"columns: {name!r} cannot be Ragged: {why}; {OWN_LOADER}")
+        elif (
+            name in found
+            and found[name].lists
+            and (found[name].ragged or spec.shape != getattr(known[name], "shape", None))
+        ):
             specs.setdefault(f"{name}{LENGTH}", ArraySpec((), np.dtype(np.int32), np.dtype(np.int32)))
     return specs, texts, left_out
 
@@ -62,7 +70,9 @@ def choose_columns(
 def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays) -> None:
     """Gather rows of several columns."""
     for name, column in columns.items():
-        if name in arrays:
+        if name in arrays and arrays[name].dtype.hasobject:
+            column.elements(indices, arrays[name])
+        elif name in arrays:
             column.fill(indices, arrays[name], arrays.get(f"{name}{LENGTH}") if column.lists else None)
 
 
@@ -227,16 +237,24 @@ class Column:
         found: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
         return found.reshape(len(indices), *self.shape)
 
-    def _fill_lists(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None) -> None:
+    def elements(self, indices: Indices, array: npt.NDArray[Any]) -> None:
+        """Gather the lists of rows as they are, into an array of objects."""
+        for row, values in enumerate(self._values_of(indices)):
+            array[row] = values
+
+    def _values_of(self, indices: Indices) -> Iterator[npt.NDArray[Any]]:
         which = np.searchsorted(self._starts, indices, "right") - 1
         local = indices - self._starts[which]
-        if lengths is not None:
-            array[...] = 0
         if self._lists is None:
             self._lists = [_list_view(chunk, self.shape) for chunk in self._chunks]
-        for row, (chunk, offset) in enumerate(zip(which.tolist(), local.tolist(), strict=True)):
+        for row, chunk, offset in zip(indices.tolist(), which.tolist(), local.tolist(), strict=True):
             view = self._lists[chunk]
-            values = self._decoded_list(chunk, offset, int(indices[row])) if view is None else view(offset)
+            yield self._decoded_list(chunk, offset, row) if view is None else view(offset)
+
+    def _fill_lists(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None) -> None:
+        if lengths is not None:
+            array[...] = 0
+        for row, values in enumerate(self._values_of(indices)):
             where = f"{self.where}: row {indices[row]}"
             if lengths is None:
                 put(where, array[row : row + 1], values[None])

@@ -186,15 +186,9 @@ class ArrowTable(FileSource):
         return f"{self.paths[0]}: " if self.paths else ""
 
     def lengths(self) -> Indices:
-        """The length of each row of the column of lists, as packing and buckets ask for.
-
-        Raises:
-            ValueError: Not exactly one of the arrays is of lists of different length.
-        """
+        """See ``RowSource``: by the offsets of the lists; those of padded lists, too."""
         names = [name for name in self._loaded if f"{name}{LENGTH}" in self.specs]
-        if len(names) != 1:
-            raise ValueError(f"lengths: expected one column of lists of different length, got {names}")
-        return self._columns[names[0]].lengths()
+        return self._agreed({name: self._columns[name].lengths() for name in self.ragged or names})
 
     @functools.cached_property
     def _objects(self) -> dict[str, ObjectColumn]:
@@ -338,6 +332,12 @@ def _open_blocks(
     }
     reasons.update(dict.fromkeys(_dictionaries(schema), "its names are numbered anew in each block"))
     specs, texts, left_out = choose_columns(found, columns, texts, reasons)
+    open_ended = next((name for name, spec in specs.items() if spec.ragged is not None), None)
+    if open_ended is not None:
+        raise ValueError(
+            f"columns: {open_ended!r} cannot be Ragged: files of blocks are not read row by row; read the table whole: "
+            "arrow(pyarrow.parquet.read_table(path), columns), of Feather pyarrow.feather.read_table(path)"
+        )
     rows = window_rows("window", window, sum(place.rows for place in places), row_bytes(specs))
     loaded = [name for name in schema.names if name in specs]
     return ArrowBlocks(paths, places, (specs, texts), loaded, missing, rows, shuffled=shuffled), left_out

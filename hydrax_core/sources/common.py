@@ -3,6 +3,7 @@
 Promise: a value that its array cannot hold is an error of its row, never another value. What a source opens, it opens
 at the first read of each process; it travels as paths. Its identity is that of its files and of everything that
 decides what a row holds. A column that becomes no array is named in ``Rows.left_out`` with the reason.
+A column asked for as ``Ragged`` is whole, or refused by name.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ import xxhash
 from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.layout import ArraySpec, array_specs
+from hydrax_core.data.layout import ArraySpec, array_specs, length_name
+from hydrax_core.data.ragged import put
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.blocks import BlockRows
 from hydrax_core.plan.permutation import Indices, derive_key, permute
 
 __all__ = [
+    "OWN_LOADER",
     "Arrays",
     "Columns",
     "FileSource",
@@ -60,12 +63,20 @@ Extra: TypeAlias = list[dict[str, Any]] | None
 
 _log = logging.getLogger("hydrax")
 _SHOWN = 8
+_MEASURED_AT_ONCE = 1024
+OWN_LOADER = (
+    "load it yourself: DataGroup(4, wrap(dataset), loader_arrays={'ids': ((Ragged(),), 'int32')}, loader_func=...), "
+    "see docs/mixtures.md"
+)
+_RAGGED_RECIPE = f"give columns={{'NAME': ((Ragged(),), 'int32')}} to hugging_face, arrow or jsonl, or {OWN_LOADER}"
 _NARROW = {"f8": "float32", "i8": "int32", "u8": "uint32", "c16": "complex64"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RowSource(Source[dict[str, Any]]):
     """Rows with named columns, read many at once; a row is a dict of its arrays and additional columns.
+
+    The array of a ``Ragged`` column has in each row as many elements as there are.
 
     Attributes:
         specs: The arrays of one row.
@@ -82,7 +93,53 @@ class RowSource(Source[dict[str, Any]]):
 
     @abstractmethod
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
-        """Fill every element of the arrays with these rows, and return their additional columns, if any."""
+        """Fill every element of the arrays with these rows, and return their additional columns, if any.
+
+        The array of a ragged column is one of objects: each becomes the array of a row's elements, in any dtype.
+        """
+
+    @property
+    def ragged(self) -> tuple[str, ...]:
+        """Names of the arrays whose rows have different lengths."""
+        return tuple(name for name, spec in self.specs.items() if spec.ragged is not None)
+
+    def lengths(self) -> Indices:
+        """The elements of each row, for ``pack`` and ``buckets``; without a quicker way all rows are read.
+
+        Raises:
+            ValueError: No array is ragged, or two differ.
+        """
+        return self._agreed({name: self._measured(name) for name in self.ragged})
+
+    def _measured(self, name: str) -> Indices:
+        found = np.empty(len(self), np.int64)
+        for first in range(0, len(found), _MEASURED_AT_ONCE):
+            rows = np.arange(first, min(first + _MEASURED_AT_ONCE, len(found)))
+            elements = np.empty(len(rows), object)
+            self.fill(rows, {name: elements})
+            found[rows] = [len(each) for each in elements]
+        return found
+
+    @staticmethod
+    def _agreed(lengths: Mapping[str, Indices]) -> Indices:
+        if not lengths:
+            raise ValueError(f"lengths: no array of the source is ragged; {_RAGGED_RECIPE}")
+        (first, found), *others = lengths.items()
+        for name, other in others:
+            differing = np.flatnonzero(found != other)
+            if differing.size:
+                row = int(differing[0])
+                raise ValueError(
+                    f"lengths: row {row} has {found[row]} elements in {first!r} and {other[row]} in {name!r}; "
+                    "pack takes arrays of equal lengths: leave one out of the columns"
+                )
+        return found
+
+    def read(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]]:
+        """Fill the arrays of fixed shape; the rest of each row, its ragged arrays among it."""
+        ragged = {name: np.empty(len(indices), object) for name in self.ragged}
+        rows = self.fill(indices, {**arrays, **ragged}) or [{} for _ in indices]
+        return [{**{name: many[row] for name, many in ragged.items()}, **rest} for row, rest in enumerate(rows)]
 
     def origin(self, indices: Indices) -> tuple[RowSource, Indices]:
         """The source that has these rows, and their numbers there: where this one is a part of another."""
@@ -92,9 +149,14 @@ class RowSource(Source[dict[str, Any]]):
         for index in indices:
             if not 0 <= index < len(self):
                 raise IndexError(f"row {index} of {len(self)}")
-        arrays = {name: np.zeros((len(indices), *spec.shape), spec.numpy_dtype) for name, spec in self.specs.items()}
-        extra = self.fill(np.asarray(indices, np.int64), arrays) or [{}] * len(indices)
-        return [{**{name: array[row] for name, array in arrays.items()}, **extra[row]} for row in range(len(indices))]
+        apart = {*self.ragged, *map(length_name, self.ragged)}
+        arrays = {
+            name: np.zeros((len(indices), *spec.shape), spec.numpy_dtype)
+            for name, spec in self.specs.items()
+            if name not in apart
+        }
+        rest = self.read(np.asarray(indices, np.int64), arrays)
+        return [{**{name: array[row] for name, array in arrays.items()}, **rest[row]} for row in range(len(indices))]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
@@ -157,6 +219,9 @@ class _Part(RowSource):
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         return self._source.fill(self._indices[indices], arrays)
 
+    def lengths(self) -> Indices:
+        return self._source.lengths()[self._indices]
+
     def fingerprint(self) -> str | None:
         name = self._source.fingerprint()
         return None if name is None else f"{name} {self._share} {self._seed} {self._validation}"
@@ -204,11 +269,27 @@ def _order(source: RowSource) -> BlockRows | None:
 
 
 @batched
-def load_rows(items: Items[dict[str, Any]], arrays: Arrays, seeds: Sequence[int] | None) -> Extra:  # noqa: ARG001  a loader has three parameters
-    """Fill the arrays with the rows of a ``RowSource``."""
+def load_rows(
+    items: Items[dict[str, Any]] | list[dict[str, Any]],
+    arrays: Arrays,
+    seeds: Sequence[int] | None,  # noqa: ARG001  a loader has three parameters
+) -> Extra:
+    """Fill the arrays with the rows of a ``RowSource``, or, where documents are packed, with rows that were read."""
+    if not isinstance(items, Items):
+        return [_take_row(row, item, arrays) for row, item in enumerate(items)]
     source = items.source
     assert isinstance(source, RowSource)
-    return source.fill(items.indices, arrays)
+    if not source.ragged:
+        return source.fill(items.indices, arrays)
+    apart = {*source.ragged, *map(length_name, source.ragged)}
+    return source.read(items.indices, {name: array for name, array in arrays.items() if name not in apart})
+
+
+def _take_row(row: int, item: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Fill a row of the arrays; what else the item holds."""
+    for name, array in arrays.items():
+        put(repr(name), array[row : row + 1], np.asarray(item[name])[None])
+    return {name: value for name, value in item.items() if name not in arrays}
 
 
 def make_rows(
@@ -236,9 +317,11 @@ def make_rows(
 
 
 def choose(
-    argument: str, found: Found, columns: Columns, additional: Iterable[str] = ()
+    argument: str, found: Found, columns: Columns, additional: Iterable[str] = (), *, ragged: bool = False
 ) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
     """Which columns become arrays, as asked for or, without ``columns``, all that can.
+
+    ``ragged`` tells whether the source's ``fill`` takes the arrays of objects of ragged columns.
 
     Returns:
         The arrays, the names of the additional columns, and what is left out.
@@ -261,6 +344,16 @@ def choose(
     specs = dict(
         array_specs(argument, {name: _wanted(argument, name, found[name], ask) for name, ask in wanted.items()})
     )
+    refused = next((name for name, spec in specs.items() if spec.ragged and not ragged), None)
+    if refused is not None:
+        raise ValueError(
+            f"{argument}: this source has no rows of different lengths, so {refused!r} cannot be Ragged; {OWN_LOADER}"
+        )
+    clash = next((name for name, spec in specs.items() if spec.ragged and length_name(name) in found), None)
+    if clash is not None:
+        raise ValueError(
+            f"{argument}: the lengths of {clash!r} would be {length_name(clash)!r}, which is a column; rename that one"
+        )
     left_out = {
         name: spec if isinstance(spec, str) else "not asked for"
         for name, spec in found.items()
@@ -300,30 +393,6 @@ def _wanted(argument: str, name: str, found: ArraySpec | str, ask: Any) -> Any:
 def narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The native dtype of at most 32 bits a number, as in jax's default mode."""
     return np.dtype(_NARROW.get(dtype.newbyteorder("=").str[1:], dtype.newbyteorder("=")))
-
-
-def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-    """``target[...] = values``.
-
-    Raises:
-        ValueError: The shapes differ.
-        OverflowError: A number does not fit.
-    """
-    if target.shape != values.shape:
-        raise ValueError(f"{where}: expected the shape {target.shape[1:]}, got {values.shape[1:]}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        target[...] = values
-    if target.dtype == values.dtype or np.can_cast(values.dtype, target.dtype, "safe"):
-        return
-    if target.dtype.kind in "biu":
-        wrong = target != values
-    elif target.dtype.kind in "fc" and values.dtype.kind in "iufc":
-        wrong = ~np.isfinite(target)
-        wrong = wrong & np.isfinite(values) if wrong.any() else wrong
-    else:
-        return
-    if np.any(wrong):
-        raise OverflowError(f"{where}: {values[wrong].flat[0].item()!r} does not fit into {target.dtype}")
 
 
 def gather(where: str, values: npt.NDArray[Any], indices: Indices, target: npt.NDArray[Any]) -> None:

@@ -69,6 +69,8 @@ def choose_columns(
     parse: Callable[[str], Any] | None = None,
     given: Found = _NOTHING,
     missing: Mapping[str, Any] = _NOTHING,
+    *,
+    ragged: bool = False,
 ) -> Chosen:
     """The arrays that records fill, by some of them.
 
@@ -80,6 +82,7 @@ def choose_columns(
         parse: Turns a text into a number where it is one.
         given: What is known of other columns, which are in no record.
         missing: What a missing value is, by column.
+        ragged: See ``common.choose``.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -99,7 +102,7 @@ def choose_columns(
         found.update(dict.fromkeys(texts, "text; name it in columns for its bytes, or in additional"))
     if columns is None and parse is not None:
         found.update({name: why for name in texts if (why := _mixed(values[name], parse)) is not None})
-    specs, texts_too, left_out = choose("columns", found, columns, more)
+    specs, texts_too, left_out = choose("columns", found, columns, more, ragged=ragged)
     arrays: dict[str, ArraySpec] = {}
     for name, spec in specs.items():
         arrays[name] = spec
@@ -130,11 +133,15 @@ def fill_columns(
             continue
         values = [record.get(name) for record in records]
         told = f"{where}{name!r}"
-        if target.ndim == 1:
+        if target.ndim == 1 and not target.dtype.hasobject:
             put(told, target, _numbers(told, values, target.dtype, parse, missing.get(name)))
             continue
         if name in missing:
             values = [missing[name] if value is None else value for value in values]
+        if target.dtype.hasobject:
+            for row, value in enumerate(values):
+                target[row] = _elements(name, told, value)
+            continue
         lengths = arrays.get(name + _SUFFIX)
         if lengths is None and (many := _stacked(values, target)) is not None:
             put(told, target, many)
@@ -198,6 +205,24 @@ def warn_cut(name: str, longest: int) -> None:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def _elements(name: str, told: str, value: Any) -> npt.NDArray[Any]:
+    """A list, or the UTF-8 bytes of a text, as it is."""
+    if isinstance(value, str):
+        return np.frombuffer(_encoded(value), np.uint8)
+    if not isinstance(value, list):
+        wrong = (
+            f"is missing; missing={{{name!r}: []}} says what it is" if value is None else f"holds {shorten(value, 60)}"
+        )
+        raise TypeError(f"{told} {wrong}; expected a list")
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{told} holds {shorten(value, 60)}: {error}") from error
+    if found.dtype.kind not in "biufc":
+        raise TypeError(f"{told} holds {shorten(value, 60)}, which are no numbers")
+    return found
 
 
 def _fill(name: str, told: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> int:

@@ -234,7 +234,7 @@ class _Records(_Lines):
         integer("length", length, minimum=1)
         records = self.decoded(np.array(sampled(len(self))))
         self.specs, self.additional, left_out = choose_columns(
-            records, columns, additional, length, self.parse, missing=self.missing
+            records, columns, additional, length, self.parse, missing=self.missing, ragged=True
         )
         return left_out
 

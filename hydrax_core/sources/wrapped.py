@@ -122,7 +122,7 @@ def torch_dataset(
         raise ValueError("dataset: it is empty; expected at least one item")
     leaves = _leaves(source[example], tuple(names))
     specs, texts, left_out = choose(
-        "columns", {name: _spec(leaf) for name, leaf in leaves.items()}, columns, additional
+        "columns", {name: _spec(leaf) for name, leaf in leaves.items()}, columns, additional, ragged=True
     )
     return make_rows(ItemRows(source, tuple(names), specs, texts), batch_size, seed, labels, left_out)
 
@@ -178,7 +178,10 @@ class ItemRows(RowSource):
             for name, array in arrays.items():
                 if name not in leaves or (value := _array(leaves[name])) is None:
                     raise ValueError(f"item {index}: no array {name!r}; it holds {_told(leaves)}")
-                put(f"item {index}: {name!r}", array[row : row + 1], value[None])
+                if array.dtype.hasobject:
+                    array[row] = value
+                else:
+                    put(f"item {index}: {name!r}", array[row : row + 1], value[None])
             extra.append({name: leaves.get(name) for name in self.additional})
         return extra if self.additional else None
 

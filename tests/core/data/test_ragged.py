@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hydrax_core import ArraySpec, DataGroup, Dataloader, LoaderError, Ragged, batched
+from hydrax_core import ArraySpec, DataGroup, Dataloader, LoaderError, Ragged, batched, pack
 from hydrax_core.testing import load_item
 
 ARRAYS = {"tokens": ((Ragged(5, pad=-1), 2), "int32"), "label": ((), "int32")}
@@ -72,6 +72,26 @@ def silent(item, arrays, seed):
 def test_a_row_without_a_length_or_too_long_is_refused(load, text):
     with Dataloader(load, group(), loader_kind="inline") as loader, pytest.raises(LoaderError, match=text):
         next(loader)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "text"),
+    [
+        ("uint8", np.arange(300, 302), "'x': 300 does not fit into uint8"),
+        ("uint8", [-1], "'x': -1 does not fit into uint8"),
+        ("int32", [1.5], "'x': 1.5 does not fit into int32"),
+        ("float16", np.array([1e6]), "'x': 1000000.0 does not fit into float16"),
+    ],
+)
+def test_a_number_that_does_not_fit_fails_its_item(dtype, values, text):
+    def load(item, arrays, seed):
+        return {"x": values}
+
+    whole = group(loader_arrays={"x": ((Ragged(5),), dtype)}, remainder="pad")
+    documents = group(loader_arrays={"x": ((Ragged(),), dtype)}, remainder="pad")
+    for made in (whole, pack(documents, [len(values)] * len(whole), length=8)):
+        with Dataloader(load, made, loader_kind="inline") as loader, pytest.raises(LoaderError, match=text):
+            next(loader)
 
 
 def test_wrong_declarations_are_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_cli.run.digest import RunDigest
-from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, concat, pack
+from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, buckets, concat, pack
 from hydrax_core.monitor.run import plan_of
 from hydrax_core.plan.packing import PackedRows
 
@@ -261,6 +261,17 @@ def test_a_document_of_another_length_is_named():
         pytest.raises(LoaderError, match="'tokens' has 3 elements, `lengths` says 2 for this item"),
     ):
         list(loader)
+
+
+def test_the_log_says_once_how_many_are_left_out(caplog):
+    made = packed(split_long="drop")
+    batches_of(Dataloader(fill, made, loader_kind="inline", end_at=("epoch", 2)))
+    buckets(group(), LENGTHS, boundaries=[16], longer="drop")
+    packed()
+    assert [record.getMessage() for record in caplog.records if record.name == "hydrax"] == [
+        "pack: 6 of 40 documents are longer than 16 and left out (split_long='drop')",
+        "buckets: 6 of 40 items are longer than 16 and left out (longer='drop')",
+    ]
 
 
 def test_wrong_arguments_are_refused():
