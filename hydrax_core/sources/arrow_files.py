@@ -81,7 +81,8 @@ def arrow(
         data: The files (paths, folders, patterns; all of one schema), or a ``pyarrow.Table``, of which the workers
             get a copy: all one, where it is large.
         columns: Names of the columns to load, or name -> dtype or (shape, dtype[, jax dtype]); all by default. A shape
-            for a column of lists cuts longer ones.
+            for a column of lists cuts longer ones; ``((Ragged(),), dtype)`` keeps them whole, for ``pack`` and
+            ``buckets``, but for Parquet and compressed files.
         shuffle: ``"block"``: whole blocks in random order, the rows of a window of blocks shuffled; ``"rows"``: all
             rows shuffled, which is slow where blocks are decoded. By default ``"block"`` for Parquet and compressed
             files.

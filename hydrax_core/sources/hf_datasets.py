@@ -51,7 +51,7 @@ def hugging_face(
     Args:
         dataset: The dataset, or the folder of one that ``save_to_disk`` wrote.
         columns: Names of the features to load, or name -> dtype or (shape, dtype[, jax dtype]); all by default. A shape
-            for a sequence cuts longer ones.
+            for a sequence cuts longer ones; ``((Ragged(),), dtype)`` keeps them whole, for ``pack`` and ``buckets``.
         split: The split, where it is a DatasetDict.
         size: Height and width that images are brought to, or one number for both.
         missing: What a missing value is, by column.
