@@ -81,7 +81,7 @@ class LoaderError(HydraxError):
     Attributes:
         address: The batch that the item belongs to.
         index: Index of the item in its group's data.
-        descriptor: The item itself, as it was given to the loader.
+        descriptor: The item; its index where only workers read it (a ``Source``), ``None`` where it cannot be had.
         cause: The exception in one line, ``"ValueError: bad header"``.
         worker_traceback: The worker's own traceback, as text; the main process's where ``data[index]`` fails.
         in_worker: Which of the two.

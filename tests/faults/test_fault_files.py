@@ -118,7 +118,7 @@ def test_damaged_images_are_read_or_refused_by_name(tmp_path, record_property):
             try:
                 next(loader)
             except LoaderError as error:
-                refused.append((error.descriptor[0], error.cause))
+                refused.append((folder.training[error.index][0], error.cause))
         assert next(loader, None) is None
         assert loader.stats().worker_restarts == 0
     assert [entry for entry in refused if entry[0] not in entry[1]] == []
@@ -137,6 +137,6 @@ def test_images_that_would_fill_the_memory_are_refused_by_name(tmp_path):
                 batch = next(loader)
                 found[batch.data[0][0]] = "read"
             except LoaderError as error:
-                found[error.descriptor[0]] = str(error)
+                found[folder.training[error.index][0]] = str(error)
     assert "decompression bomb" in found["bomb.png"]
     assert found["text.png"] == "read"

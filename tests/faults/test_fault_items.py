@@ -529,9 +529,9 @@ def test_an_item_that_takes_all_memory_fails_alone():
     def load(item, arrays, seed):
         result = fill(item, arrays, seed)
         if item == 11:
-            hoard = []
+            kept = []
             while True:
-                hoard.append(np.empty(1 << 29))
+                kept.append(np.empty(1 << 29))
         return result
 
     plain = group(shuffle_first=False)

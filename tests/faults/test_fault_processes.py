@@ -192,10 +192,10 @@ def test_few_open_files_are_enough_for_few_workers_and_told_for_many():
         assert len(os.listdir("/proc/self/fd")) <= before
         with Dataloader(fill, group(400), end_at=("epoch", 1), loader_count=2, timeout_sec=10) as loader:
             first = next(loader)
-            hoard = []
+            kept = []
             try:
                 while True:
-                    hoard.append(open(os.devnull))
+                    kept.append(open(os.devnull))
             except OSError:
                 pass
             os.kill(loader.stats().workers[0].pid, signal.SIGKILL)
@@ -203,7 +203,7 @@ def test_few_open_files_are_enough_for_few_workers_and_told_for_many():
                 rest = contents(loader)
             except WorkerStartError as error:
                 print(error)
-        for file in hoard:
+        for file in kept:
             file.close()
         with Dataloader(fill, group(400), end_at=("epoch", 1), loader_count=2, timeout_sec=10) as loader:
             assert contents(loader) == expected

@@ -15,7 +15,7 @@ from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_cli.inspect.widgets.line_list import LineList
 from hydrax_cli.inspect.widgets.log_view import LogView
-from hydrax_cli.inspect.widgets.panels import CrewPanel, FramePanel, ProgressPanel, SpeedPanel, TopBar
+from hydrax_cli.inspect.widgets.panels import FramePanel, ProgressPanel, SpeedPanel, TopBar, WorkersPanel
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -55,7 +55,7 @@ class MainScreen(CurrentSize, Screen[None]):
             TopBar(id="top"),
             ProgressPanel(id="progress"),
             SpeedPanel(id="speed"),
-            CrewPanel(id="crew"),
+            WorkersPanel(id="workers"),
         )
         self._preview = ArrayPicture(at_least=_PREVIEW_AT_LEAST, id="preview")
         self._filter = Input(placeholder=_FILTER_HINT, id="filter", compact=True)

@@ -17,7 +17,7 @@ from hydrax_cli.shared.units import count, many, rate, size, span
 if TYPE_CHECKING:
     from hydrax_core.monitor import ArrayPlan, RunPlan, Stats, WorkerStats
 
-__all__ = ["CrewPanel", "ProgressPanel", "SpeedPanel", "TopBar"]
+__all__ = ["ProgressPanel", "SpeedPanel", "TopBar", "WorkersPanel"]
 
 _STATES = {
     "opening": ("◌", "opening", "$dim"),
@@ -261,7 +261,7 @@ class SpeedPanel(FramePanel):
         return (line + Content.styled(bad, "$text-warning")).truncate(width)
 
 
-class CrewPanel(FramePanel):
+class WorkersPanel(FramePanel):
     """A lane for each worker and a cell for each slot."""
 
     BORDER_TITLE = "workers and slots"
