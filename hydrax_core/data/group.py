@@ -123,6 +123,8 @@ class DataGroup(Sequence[D], Generic[D]):
         # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
         self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
         self._digest: str | None = None
+        if not isinstance(rows, Rows | None):
+            raise TypeError(f"rows: expected what mix(), pack() or the like gives, or None, got {shorten(rows, 80)}")
         self._rows = rows
         self._size = _length(self._data)
         self._batch_count = self._count_batches()

@@ -214,7 +214,7 @@ GROUP_ARGUMENTS = {
     "seed": st.integers(),
     "shuffle_first": st.booleans(),
     "shuffle_later": st.sampled_from(["default", "repeat", "reseed", "itemwise", "batchwise"]),
-    "remainder": st.sampled_from(["drop", "pad"]),
+    "remainder": st.sampled_from(["default", "drop", "pad"]),
     "labels": st.sampled_from([(), ("x",), ["item", "seed"]]),
     "zeroed": st.booleans(),
     "cache_arrays": st.none(),
@@ -222,6 +222,10 @@ GROUP_ARGUMENTS = {
     "cache_readonly": st.just(False),
     "cache_by": st.sampled_from(["batch", "item"]),
     "cache_pickle": st.booleans(),
+    "cache_version": st.sampled_from([0, 1, "two"]),
+    "loader_func": st.sampled_from([None, fill]),
+    "rows": st.none(),
+    "sample_weights": st.none(),
 }
 LOADER_ARGUMENTS = {
     "loader_func": st.just(fill),
@@ -242,6 +246,13 @@ LOADER_ARGUMENTS = {
     "on_error": st.sampled_from(["raise", "skip", "substitute"]),
     "max_held": st.sampled_from([None, 5, 50]),
     "monitor": st.sampled_from([None, False]),
+    "weights": st.none(),
+    "stop": st.none(),
+    "batches_per_epoch": st.none(),
+    "evaluation": st.none(),
+    "sharding": st.none(),
+    "hosts": st.none(),
+    "verify_hosts_every": st.integers(0, 3),
 }
 
 
@@ -261,6 +272,8 @@ def assert_named(error, names):
     text = str(error)
     if "loader_arrays" in names:  # odd ones may be arrays, but not those that are named as labels
         names = [*names, "labels"]
+    if {"weights", "stop", "batches_per_epoch"} & set(names):  # they go with one of its values
+        names = [*names, "interleave_groups"]
     assert any(text.startswith((f"{name}:", f"{name}[", f"{name}=", f"{name},")) for name in names), text
 
 
