@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -66,21 +67,29 @@ def test_a_changed_module_of_an_installed_package_is_refused_by_name(files):
 
 def test_a_module_that_changes_between_the_imports_of_two_workers_is_refused_by_name(files, tmp_path):
     files("helper_late", "VALUE = 1\n")
-    done = str(tmp_path / "edited")
-    path = str(tmp_path / "helper_late.py")
+    path = tmp_path / "helper_late.py"
+    roles = {}
+
+    def seen(marker):
+        while not (tmp_path / marker).exists():
+            time.sleep(0.001)
 
     def load(item, arrays, seed):
-        if item == 0:
-            import helper_late  # noqa: PLC0415
-
-            with open(path, "w") as file:  # noqa: PTH123
-                file.write("VALUE = 1000\n")
-            os.mkdir(done)  # noqa: PTH102
-        else:
-            while not os.path.exists(done):  # noqa: PTH110
-                time.sleep(0.001)
-            import helper_late  # noqa: PLC0415
-        arrays["x"][...] = helper_late.VALUE
+        if not roles:
+            try:
+                (tmp_path / "first").mkdir()
+                roles["first"] = True
+            except FileExistsError:
+                roles["first"] = False
+                (tmp_path / "second").mkdir()
+                seen("edited")
+            importlib.import_module("helper_late")
+            if roles["first"]:
+                path.write_text("VALUE = 1000\n")
+                (tmp_path / "edited").mkdir()
+        elif roles["first"]:
+            seen("second")  # or one worker does all of it while the other still starts
+        arrays["x"][...] = sys.modules["helper_late"].VALUE
 
     with (
         Dataloader(load, group(), loader_count=2, end_at=("epoch", 1), timeout_sec=20) as loader,
