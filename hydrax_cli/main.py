@@ -100,7 +100,6 @@ def _drop_output() -> None:
 
 
 def main() -> None:
-    """The console script."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail

@@ -1,5 +1,6 @@
 """The public names are what ``__init__`` says, and the two reference pages find every handle under its name here."""
 
+import importlib
 import inspect
 
 import pytest
@@ -34,6 +35,28 @@ def test_every_error_is_public_and_drawn_in_the_tree():
         if issubclass(made, Exception):
             assert issubclass(made, errors.HydraxError)
             assert name in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".cache", ".checkpoint", ".errors", ".monitor", ".progress", ".sources", ".state", ".testing"]
+)
+def test_every_public_name_and_member_is_explained(module):
+    public = hydrax_core if not module else getattr(hydrax_core, module[1:], None)
+    public = public or importlib.import_module(f"hydrax_core{module}")
+    unexplained = []
+    for name in public.__all__:
+        value = getattr(public, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            doc = inspect.getdoc(value) or ""
+            made = doc.startswith(f"{name}(")  # by dataclass or NamedTuple
+            unexplained += [name] if not doc or made else []
+        if inspect.isclass(value) and value.__module__.startswith("hydrax_core"):
+            members = {member for member in dir(value) if not member.startswith("_")}
+            for member in members:
+                handle = inspect.getattr_static(value, member)
+                if isinstance(handle, property | staticmethod | classmethod) or inspect.isfunction(handle):
+                    unexplained += [] if inspect.getdoc(getattr(value, member)) else [f"{name}.{member}"]
+    assert not unexplained
 
 
 @pytest.mark.parametrize("owner", REFERENCE_MEMBERS)

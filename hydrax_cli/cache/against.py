@@ -31,7 +31,6 @@ class Compared(NamedTuple):
 
     Attributes:
         served: Whether the cache served it whole; what it did not serve was loaded on both sides.
-        finding: What is stale.
     """
 
     served: bool
@@ -48,10 +47,7 @@ def compare(
     """Load a sample of entries anew.
 
     Args:
-        path: The cache's folder.
         loader: A loader with the group that the cache was made for.
-        asked: What the command line says.
-        sample: Entries to compare.
         progress: Called with the entries compared and those to be compared.
 
     Raises:

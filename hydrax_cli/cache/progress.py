@@ -25,7 +25,6 @@ class Progress:
 
     Args:
         show: Shows an amount done and the whole.
-        say: Writes a line.
     """
 
     def __init__(self, show: Callable[[int, int], None], say: Callable[[str], None]) -> None:

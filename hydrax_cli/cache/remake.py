@@ -39,8 +39,6 @@ class Asked:
     Attributes:
         target: As ``hydrax run`` takes it, or ``"digits"``.
         parameters: Arguments for the function that it may be.
-        batch_size: Rows of every group's batches.
-        seed: Seed of the training data.
         size: Height and width of a folder's images.
     """
 
@@ -77,7 +75,6 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
 
     Args:
         found: The cache that it is to be compared with.
-        asked: What the command line says.
 
     Raises:
         click.UsageError: There is no such target, or it does not go with the other options.
@@ -97,12 +94,6 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
 
 def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Asked) -> Place:
     """The group that a cache was made for.
-
-    Args:
-        path: The cache's folder.
-        loader: The loader that filled it.
-        found: What the cache holds.
-        asked: What the command line says.
 
     Raises:
         CacheMismatchError: There is none; the text shows what differs.

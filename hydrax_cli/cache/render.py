@@ -39,7 +39,6 @@ _WIDEST_KIND = len("unfinished")
 
 
 def overview_lines(infos: Sequence[CacheInfo]) -> Iterator[str]:
-    """What several caches hold."""
     for position, info in enumerate(infos):
         if position:
             yield ""
@@ -111,7 +110,6 @@ def loader_values(info: CacheInfo) -> dict[str, Any]:
 
 
 def info_values(info: CacheInfo) -> dict[str, Any]:
-    """What a cache holds, as JSON values; times are seconds since 1970."""
     whole = len(info.epochs) * info.entries_per_epoch
     return {
         **{field.name: getattr(info, field.name) for field in dataclasses.fields(info)},
@@ -177,7 +175,6 @@ def verified_lines(path: Path, findings: Sequence[Finding], read: str, *, repair
 
 
 def finding_values(path: str, finding: Finding) -> dict[str, Any]:
-    """A finding as JSON values."""
     return {"path": path, **dataclasses.asdict(finding)}
 
 

@@ -79,7 +79,6 @@ class InspectApp(BaseApp):
 
     @property
     def frame(self) -> Frame | None:
-        """The last frame."""
         return self._frame
 
     @property
@@ -90,7 +89,6 @@ class InspectApp(BaseApp):
 
     @property
     def has_batch(self) -> bool:
-        """Whether a batch has come."""
         return self._frame is not None and self._frame.current is not None
 
     @property
@@ -114,11 +112,9 @@ class InspectApp(BaseApp):
         return self._shown_preview is not None and self._shown_preview.record.serial == current.serial
 
     def get_default_screen(self) -> MainScreen:
-        """The main screen."""
         return self._main
 
     def begin(self) -> None:
-        """Begin with the run."""
         self._feed.start()
         self.tick()
         self.set_interval(_FRAME_SECONDS, self.tick)
@@ -182,11 +178,9 @@ class InspectApp(BaseApp):
 
     @property
     def _live(self) -> bool:
-        """Whether the run is only watched."""
         return self._feed.controls is None
 
     def _ask_which(self, frame: Frame) -> None:
-        """Have a run chosen."""
         attaching = self._feed.attaching
         if attaching is not None:
             self.push_screen(RunsScreen(frame.choices), attaching.choose)
@@ -202,7 +196,6 @@ class InspectApp(BaseApp):
         return action not in driving or not (self._live or isinstance(self.screen, GoToScreen))
 
     def action_play(self) -> None:
-        """Play or pause."""
         controls = self._feed.controls
         if controls is None or self._frame is None:
             return
@@ -223,7 +216,6 @@ class InspectApp(BaseApp):
             self.call_later(partial(self.tick, at_once=True))
 
     def action_next_epoch(self) -> None:
-        """Go to the start of the next epoch."""
         frame = self._frame
         if self._feed.controls is None or frame is None or frame.subject is None:
             return
@@ -231,7 +223,6 @@ class InspectApp(BaseApp):
         self._feed.controls.jump(epoch, 0)
 
     def action_go_to(self) -> None:
-        """Ask for a place and go there."""
         frame, controls = self._frame, self._feed.controls
         if controls is None or frame is None or frame.subject is None:
             return
@@ -244,7 +235,6 @@ class InspectApp(BaseApp):
         self.push_screen(GoToScreen(place, frame.subject.plan.batches_per_epoch), go)
 
     def action_faster(self, step: int) -> None:
-        """Raise or lower the speed limit."""
         controls = self._feed.controls
         if controls is None or self._frame is None:
             return
@@ -256,13 +246,11 @@ class InspectApp(BaseApp):
         self.tick(at_once=True)
 
     def action_unlimited(self) -> None:
-        """Lift the speed limit."""
         if self._feed.controls is not None:
             self._feed.controls.set_limit(None)
             self.notify("as fast as it goes", timeout=2)
 
     def action_reopen(self) -> None:
-        """Read the target anew."""
         if self._feed.controls is not None:
             if isinstance(self.screen, FaultScreen):
                 self.pop_screen()
@@ -270,7 +258,6 @@ class InspectApp(BaseApp):
             self._feed.controls.reopen()
 
     def action_look_again(self) -> None:
-        """Look for runs to watch."""
         if self._feed.attaching is not None:
             if isinstance(self.screen, FaultScreen):
                 self.pop_screen()
@@ -283,7 +270,6 @@ class InspectApp(BaseApp):
             self.screen.fetch(self._frame.current)
 
     def action_copy_command(self) -> None:
-        """Copy the command that shows the chosen batch again."""
         subject = None if self._frame is None else self._frame.subject
         record = self.screen.record if isinstance(self.screen, BatchScreen) else self._main.table.chosen_record
         if subject is None or record is None:
@@ -294,18 +280,15 @@ class InspectApp(BaseApp):
         self.notify(command, title="In the clipboard")
 
     def action_error(self) -> None:
-        """Show the last error in full."""
         if self._last_fault is not None:
             self._show_fault(self._last_fault)
         else:
             self.notify("There was no error.")
 
     def help_screen(self) -> HelpScreen:
-        """All keys and signs."""
         return HelpScreen(LIVE_HELP if self._live else RUN_HELP)
 
     def open_batch(self, record: BatchRecord) -> None:
-        """Look into a batch, or at what went wrong with it."""
         if record.error:
             self._show_fault(Fault.of(record.error))
         else:
@@ -316,7 +299,6 @@ class InspectApp(BaseApp):
         return self._main.table.neighbour(record, step, self._feed.has)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the command palette offers."""
         yield from super().get_system_commands(screen)
         if self._feed.controls is not None:
             yield SystemCommand("Play or pause", "Take batches, or stop taking them", self.action_play)

@@ -61,11 +61,9 @@ class BaseApp(App[None]):
         raise NotImplementedError
 
     def help_screen(self) -> HelpScreen:
-        """All keys and signs."""
         raise NotImplementedError
 
     def on_mount(self) -> None:
-        """Draw first, then begin."""
         self._handle_signals()
         self.call_after_refresh(self._begin)
 
@@ -99,18 +97,15 @@ class BaseApp(App[None]):
         super().notify(text, title=clean(title), severity=severity, timeout=timeout, markup=False)
 
     def action_help(self) -> None:
-        """Show all keys."""
         if isinstance(self.screen, HelpScreen):
             self.pop_screen()
         else:
             self.push_screen(self.help_screen())
 
     def action_switch_theme(self) -> None:
-        """Dark or light."""
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the command palette offers."""
         yield from super().get_system_commands(screen)
         yield SystemCommand("Help", "All keys and signs", self.action_help)
 

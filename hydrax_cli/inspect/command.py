@@ -231,7 +231,6 @@ def _show(
 
 @contextmanager
 def _brisk() -> Iterator[None]:
-    """Threads take turns more often."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:

@@ -129,13 +129,11 @@ class _Texts:
         self._groups: dict[tuple[str, str], list[str]] = {}
 
     def add(self, text: str, column: int, line: int, colour: str, classes: str) -> None:
-        """A word."""
         place = f'x="{_n(column * _WIDTH)}" y="{_n(line * _HEIGHT + _BASELINE)}"'
         length = f'textLength="{_n(cell_len(text) * _WIDTH)}"'
         self._groups.setdefault((colour, classes), []).append(f"<text {place} {length}>{escape(text)}</text>")
 
     def groups(self) -> Iterator[str]:
-        """The groups."""
         for (colour, classes), texts in self._groups.items():
             kind = f' class="{classes}"' if classes else ""
             yield f'<g fill="{colour}"{kind}>{"".join(texts)}</g>'

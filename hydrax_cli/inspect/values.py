@@ -46,7 +46,6 @@ class Subject:
     Attributes:
         target: Its name for people.
         command: What runs it again: ``hydrax run`` with target and arguments.
-        plan: The plan of its run.
         has_step: Whether the consumer trains or pretends to.
         pid: The process of a run that is watched, ``None`` where the app itself runs the loader.
     """
@@ -71,7 +70,6 @@ class Fault:
         title: In one line.
         text: All of it, tracebacks included.
         fatal: Whether no batch can come before it is put right.
-        usage: Whether the command line was wrong.
         gone: Whether a run that was watched is gone.
     """
 
@@ -94,8 +92,6 @@ class RunChoice(NamedTuple):
 
     Attributes:
         path: Its socket, which no other has.
-        name: What it is called.
-        pid: Its process.
         place: ``"epoch 3:14"``, empty where it is not known.
         seconds: For how long it has been running; ``None`` where it does not answer.
         command: The command line of the process.
@@ -114,11 +110,9 @@ class Frame:
     """A run at one moment; made several times a second.
 
     Attributes:
-        state: What it does.
         detail: The state in a few words more, may be empty.
         subject: What is looked at, ``None`` until it is open.
         device: Where batches are placed, empty until it is known.
-        stats: Counts of the loader.
         current: The last batch handed out.
         records: What happened since the frame before.
         lines: What was logged since the frame before.
@@ -126,7 +120,6 @@ class Frame:
         waiting_seconds: For how long the consumer has been waiting for a batch.
         paused_seconds: How long the run was paused, all times together.
         limit: Most batches a second, ``None`` for no limit.
-        fault: What stopped the run.
         choices: Runs to choose from, where one has to be chosen.
     """
 
@@ -160,9 +153,7 @@ class BatchView:
     """A batch with what is in it; the arrays are copies.
 
     Attributes:
-        record: Which batch it is.
         arrays: NumPy arrays by name, as the training gets them; the first ``rows`` rows.
-        infos: Their layouts.
         indices: Index in the group's data of each real row.
         seeds: Seed of each real row, ``None`` in validation.
         descriptors: Each item's descriptor as text.

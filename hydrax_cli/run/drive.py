@@ -37,10 +37,8 @@ def drive(
 
     Args:
         loader: The loader, not started.
-        plan: Its plan.
         reporter: Told of every batch, and of the result of a run that did not fail.
         step_seconds: How long to sleep for each batch; 0 for not at all.
-        digest: Gets every batch.
 
     Returns:
         The result, and what the run failed with.

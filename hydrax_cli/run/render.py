@@ -54,7 +54,6 @@ def rates(items: int, count_bytes: int, idle_seconds: float, seconds: float) -> 
 
 
 def plan_lines(run: PlannedRun) -> list[str]:
-    """The plan in plain lines."""
     lines = [f"hydrax run: {run.target}{f' ({run.kind})' if run.kind else ''}"]
     before: GroupPlan | None = None
     for group, cache in zip(run.plan.groups, run.caches, strict=True):
@@ -71,7 +70,6 @@ def plan_lines(run: PlannedRun) -> list[str]:
 
 
 def plan_view(run: PlannedRun) -> RenderableType:
-    """The plan for a terminal."""
     heading = Text.assemble(("hydrax run", "bold"), "  ", (clean(run.target), "bold cyan"), f"  {clean(run.kind)}")
     parts: list[RenderableType] = [heading]
     before: GroupPlan | None = None
@@ -217,7 +215,6 @@ def _hit_share(counts: Pass | Stats) -> str:
 
 
 def result_lines(result: RunResult) -> list[str]:
-    """What follows the lines of the passes, in plain lines."""
     stats = result.stats
     lines = [_amounts("total", _batches(result), stats, result.idle_seconds)]
     if stats.first_batch is not None:
@@ -229,7 +226,6 @@ def result_lines(result: RunResult) -> list[str]:
 
 
 def result_view(result: RunResult) -> RenderableType:
-    """The result for a terminal."""
     first = result.stats.first_batch
     facts = _facts_view([*([] if first is None else [("first batch", _phases_view(first))]), *_result_facts(result)])
     verdict = _grid()

@@ -72,7 +72,6 @@ class SilentReporter:
         """Nothing."""
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
-        """The digest."""
         if result.digest is not None:
             self._stream.write(f"{result.digest}\n")
 
@@ -88,12 +87,10 @@ class PlainReporter:
         self._next_line = 0.0
 
     def start(self, plan: PlannedRun) -> None:
-        """Write the plan."""
         self._next_line = time.monotonic() + _LINE_SECONDS
         self._write(plan_lines(plan))
 
     def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
-        """Write what there is to say."""
         self._write(pass_line(done) for done in ended)
         now = time.monotonic()
         if now >= self._next_line:
@@ -102,7 +99,6 @@ class PlainReporter:
             self._write([f"{_pass_name(batch)}: batch {batch.progress} of {batch.progress_total}, {items}"])
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
-        """Write the result."""
         self._write(pass_line(done) for done in ended)
         self._write(result_lines(result))
 
@@ -127,25 +123,21 @@ class TerminalReporter:
         self._next_refresh = 0.0
 
     def start(self, plan: PlannedRun) -> None:
-        """Show the plan and the bars."""
         self._console.print(plan_view(plan))
         self._bars = _Bars(self._console, plan)
         self._bars.start()
 
     def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
-        """Bring the bars up to date."""
         now = time.monotonic()
         if now >= self._next_refresh and self._bars is not None:
             self._next_refresh = now + _REFRESH_SECONDS
             self._bars.show(now, batch, passes)
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
-        """Show the result in place of the bars."""
         self.abandon()
         self._console.print(result_view(result))
 
     def abandon(self) -> None:
-        """Take the bars away."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -170,7 +162,6 @@ class _Bars(Progress):
         self._whole = self.add_task("whole run", total=plan.batches)
 
     def show(self, now: float, batch: Batch[Any], passes: Passes) -> None:
-        """Show where a batch stands."""
         self._rates = self._rate_text(now, passes)
         self.update(self._epoch, description=_pass_name(batch), completed=batch.progress, total=batch.progress_total)
         self.update(self._whole, completed=passes.batches)
@@ -200,7 +191,6 @@ class _CountColumn(ProgressColumn):
     """``12/22``."""
 
     def render(self, task: Task) -> Text:
-        """The text."""
         return Text(f"{count(int(task.completed))}/{count(int(task.total or 0))}", style="dim")
 
 

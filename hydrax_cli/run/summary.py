@@ -21,7 +21,6 @@ class CachePlan:
     """The cache of a group.
 
     Attributes:
-        folder: Where it is.
         keeps: ``"batch"`` or ``"item"``.
         shared: Whether what one epoch needs serves every other; else each epoch has entries of its own.
         held: Entries that are there; ``None`` where that cannot be told.
@@ -44,7 +43,6 @@ class PlannedRun:
     Attributes:
         target: What runs, for people.
         kind: What data was taken for; empty where the target is code.
-        plan: Its plan.
         caches: The cache of each group of the plan.
         loader_count: Workers, as ``Dataloader`` has them; ``--workers`` on the command line.
         depth: Batches loaded ahead.
@@ -121,7 +119,6 @@ class RunResult:
 
     Attributes:
         target: What ran.
-        passes: Its passes.
         stats: The loader's last snapshot.
         interrupted: Whether it was stopped by Ctrl-C.
         resume: ``"EPOCH:BATCH"`` of the next training batch.

@@ -59,7 +59,6 @@ class Pattern(ParamType):
         self._expected = expected
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """The value of a text."""
         if not isinstance(value, str):
             return value  # a default
         found = self._pattern.fullmatch(value.strip())

@@ -30,10 +30,7 @@ class Overrides:
         epochs: Epochs to run, counted from the start.
         batches: Training batches to run, counted likewise; the first of both limits ends the run.
         workers: Workers, or ``"auto"``.
-        kind: What they are.
         depth: Batches loaded ahead, or ``"auto"``.
-        batch_size: Rows of every group's batches.
-        seed: Seed of every training group.
         start: ``(epoch, batches)``.
         allow_pickle: Whether a cache that is there may be unpickled, where the loader says ``cache_pickle=True``.
         cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.

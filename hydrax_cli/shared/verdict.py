@@ -31,8 +31,6 @@ class Pace:
     """How batches came and went between two snapshots.
 
     Attributes:
-        batches: Batches handed out.
-        items: Items in them.
         seconds: Time that it took.
         idle_seconds: Time that the consumer waited for batches.
         hits: How many of the batches a cache served.
@@ -112,7 +110,6 @@ def verdict(measured: Pace, *, has_step: bool, inline: bool, cores: int, tuned: 
     """The line.
 
     Args:
-        measured: The pace.
         has_step: Whether the consumer trains, or pretends to; else it only takes batches.
         inline: Whether the loader runs in the consumer's own thread.
         cores: Cores that the workers may use.

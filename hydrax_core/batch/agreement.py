@@ -98,7 +98,6 @@ class Agreement:
         )
 
     def watch(self) -> None:
-        """Look out for hosts that fail."""
         if self._client is not None and hasattr(self._client, "key_value_try_get"):
             self._watcher = threading.Thread(target=self._watch, name="hydrax-hosts", daemon=True)
             self._watcher.start()
@@ -130,7 +129,6 @@ class Agreement:
         """This host got a batch; compare from time to time.
 
         Args:
-            host: The batch.
             whole: Whether each host has loaded all its rows, so that their bytes can be compared, too.
 
         Raises:
@@ -157,7 +155,6 @@ class Agreement:
             self.compare(values, f"after {self._batches} batches")
 
     def failed(self, error: BaseException) -> None:
-        """Tell the other hosts that this one fails."""
         if self._client is None or isinstance(error, HostMismatchError | StopIteration):
             return
         told = {"host": self._index, "error": f"{type(error).__name__}: {error}"[:_LONGEST_TEXT]}
@@ -167,7 +164,6 @@ class Agreement:
             return
 
     def close(self) -> None:
-        """Look out no longer."""
         self._stop.set()
         if self._watcher is not None and self._watcher is not threading.current_thread():
             self._watcher.join()

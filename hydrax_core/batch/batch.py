@@ -37,12 +37,9 @@ class Known(NamedTuple):
 
     Attributes:
         host: The batch in host memory, without its arrays, or their memory would be held.
-        group: Its group.
-        rows: Rows of the arrays.
         own: Which rows of the batch this host loaded; ``None`` for all.
         spread: Whether the arrays span the rows of all hosts.
         total: Batches in its epoch (or validation run).
-        mask: Makes the mask.
         store: Stores it in the cache, see ``GroupCaches.store``; ``None`` where there is nothing to store.
     """
 
@@ -60,9 +57,7 @@ class BatchTree:
     """The structure of a batch as a tree: equal for all batches that a compiled function takes alike.
 
     Args:
-        kind: ``TrainingBatch`` or ``ValidationBatch``.
         labels: Names of the arrays that are labels.
-        masked: Whether the mask is a leaf.
         batch: The batch; it is not kept alive.
     """
 

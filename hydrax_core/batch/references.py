@@ -109,7 +109,6 @@ def _owner(container: Any) -> str | None:
 
 
 def _captured(cell: types.CellType, closure: tuple[Any, ...]) -> str | None:
-    """The name of a variable that an inner function uses."""
     for function in gc.get_referrers(closure):
         if isinstance(function, types.FunctionType) and function.__closure__ is closure:
             name = function.__code__.co_freevars[[entry is cell for entry in closure].index(True)]

@@ -37,10 +37,6 @@ _FORMS = (
 def shardings_of(spec: Any, group: DataGroup[Any]) -> dict[str, jax.sharding.Sharding]:
     """The sharding of each array of a group.
 
-    Args:
-        spec: See ``Dataloader``.
-        group: The group.
-
     Raises:
         TypeError: ``spec`` has none of the known forms.
         ValueError: An array has no sharding, or its shape cannot be divided so.
@@ -84,12 +80,10 @@ def _spec(axes: Sequence[Any]) -> jax.sharding.PartitionSpec:
 
 
 def this_process() -> tuple[int, int]:
-    """Which process of how many this is."""
     return jax.process_index(), jax.process_count()
 
 
 def spans_hosts(shardings: Mapping[str, jax.sharding.Sharding]) -> bool:
-    """Whether some array has devices of other processes."""
     return not all(sharding.is_fully_addressable for sharding in shardings.values())
 
 
@@ -113,9 +107,7 @@ class Pieces(NamedTuple):
     """The parts of an array for this process's devices.
 
     Attributes:
-        devices: The devices.
         slices: For each, its part of the array that holds this host's rows.
-        shape: Shape of a part.
     """
 
     devices: list[Any]

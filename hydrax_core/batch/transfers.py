@@ -39,8 +39,6 @@ def host_arrays(arrays: Mapping[str, jax.Array], layouts: Layouts, own: Indices 
     """NumPy arrays with the NumPy dtypes of ``layouts``; waits until the arrays are computed.
 
     Args:
-        arrays: The jax arrays.
-        layouts: Their layouts.
         own: The rows wanted of arrays that span several hosts; ``None`` for all.
     """
     return {

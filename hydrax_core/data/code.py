@@ -108,7 +108,6 @@ def _of_object(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _state(value: Any) -> Iterator[tuple[str, Any]]:
-    """The plain attributes of an object."""
     kind = type(value)
     slots = [name for base in kind.__mro__ for name in base.__dict__.get("__slots__", ())]
     for key in (*getattr(value, "__dict__", ()), *slots):

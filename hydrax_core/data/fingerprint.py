@@ -45,7 +45,6 @@ def data_digest(data: Any, guard: Any = None) -> str:
     """The digest of a sequence of items, 32 hexadecimal digits.
 
     Args:
-        data: The items.
         guard: What reads them, one thread at a time; ``None`` for the data itself.
 
     Raises:
@@ -140,7 +139,6 @@ def files_fingerprint(
 
     Args:
         paths: The files, relative to ``root`` or below it.
-        root: Their folder.
         content: Read the files and name them by their content instead of the time: a copy is then the same data.
 
     Returns:

@@ -420,7 +420,6 @@ def _listed(iterator: Iterator[Any], name: str) -> list[Any]:
 
 
 def _pages() -> int:
-    """Pages of memory that this process has; 0 where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1])
     except (OSError, ValueError, IndexError):

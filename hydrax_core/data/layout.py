@@ -97,7 +97,6 @@ def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArrayS
 
     Args:
         argument: Name of the user's argument, for the error texts.
-        arrays: The declaration.
 
     Raises:
         TypeError: Something has the wrong type; the text names the array.
@@ -116,7 +115,6 @@ def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArrayS
 
 
 def length_name(name: str) -> str:
-    """The name of the lengths of a ragged array."""
     return f"{name}_length"
 
 
@@ -204,7 +202,6 @@ def block_size(layouts: Layouts) -> int:
 
 
 def aligned(size: int, alignment: int = ALIGNMENT) -> int:
-    """``size`` rounded up to a multiple of ``alignment``."""
     return -(-size // alignment) * alignment
 
 

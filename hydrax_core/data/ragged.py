@@ -24,8 +24,6 @@ class RaggedLoader:
     Args:
         loader_func: Fills the first elements of a ragged array and sets ``<name>_length``, or returns the elements
             under the array's name.
-        specs: The declared arrays.
-        zeroed: Whether rows arrive as zeros.
     """
 
     def __init__(self, loader_func: Callable[..., Any], specs: Mapping[str, ArraySpec], *, zeroed: bool) -> None:
@@ -35,7 +33,6 @@ class RaggedLoader:
         self.__hydrax_batched__ = is_batched(loader_func)
 
     def __call__(self, items: Any, arrays: Mapping[str, npt.NDArray[Any]], seeds: Any) -> Any:
-        """See ``loader_func``."""
         for name in self._pads:
             arrays[length_name(name)][...] = -1
         results = self._loader(items, arrays, seeds)

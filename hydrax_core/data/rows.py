@@ -51,9 +51,6 @@ class Rows(ABC):
         """The rows at ``range(first, end)`` of an epoch.
 
         Args:
-            key: Chooses the order.
-            epoch: The epoch.
-            first: First position, at least 0.
             end: Position after the last, at most ``size``.
             shuffled: Whether the order is by the key; else by the data, as far as there is one.
         """

@@ -71,7 +71,6 @@ class _Pickler(pickle.Pickler):
 
 
 def _plain(value: Any) -> Any:
-    """A value of plain values only, sets sorted."""
     kind = type(value)
     if kind in _ATOMS:
         return value

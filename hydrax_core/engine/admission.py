@@ -28,11 +28,7 @@ class Admission:
     """The batches of a run, one after the other.
 
     Args:
-        plan: The plan.
         groups: Training before validation; ``training_groups`` of them are training.
-        training_groups: See ``groups``.
-        pool: The slots.
-        caches: The caches.
         first: Number of the first batch, see ``Plan``.
         end: Number of the batch to stop before; ``None`` for none.
         skipped: Numbers to leave out, as they were handed out before.
@@ -80,7 +76,6 @@ class Admission:
 
     @property
     def at_end(self) -> bool:
-        """Whether every batch of the run was asked for."""
         return self._end is not None and self._next >= self._end
 
     def _pass_skipped(self) -> None:

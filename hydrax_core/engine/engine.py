@@ -36,8 +36,6 @@ class Engine:
     """Runs a loop in a thread of its own, or in the consumer's.
 
     Args:
-        loop: Loads the batches.
-        queue: Where the loop puts them.
         caches: The caches; the engine closes them.
         pool: The slots; the engine closes it.
         wakeup: What wakes the loop; the engine closes it.
@@ -69,7 +67,6 @@ class Engine:
             self.loop.start_workers()
 
     def ready(self) -> ReadyBatch | None:
-        """What ``wait()`` would return at once; ``None`` where it has to be asked."""
         if self._born != _forks or self._pool.count > self._max_held:
             return None
         return self._queue.ready()
@@ -109,7 +106,6 @@ class Engine:
         """Take the batch that ``wait()`` returned; false when it is gone, as another thread closed the loader.
 
         Args:
-            ready: What ``wait()`` returned.
             note: Where it is handed out, for error texts.
             holders: Weak references to the objects that are; as long as one lives, the consumer counts as holding it.
         """
@@ -138,7 +134,6 @@ class Engine:
             self._pool.close()
 
     def fail(self, error: BaseException) -> None:
-        """Let ``wait()`` raise this error from now on, after what is ready; safe in threads."""
         self._queue.fail(error)
 
     def interrupt(self) -> None:

@@ -34,7 +34,6 @@ class GroupCaches:
 
     Args:
         stores: The store of each group, training before validation; ``None`` for groups without a cache.
-        groups: The groups.
     """
 
     def __init__(self, stores: Sequence[CacheStore | None], groups: Sequence[JobGroup]) -> None:
@@ -49,12 +48,10 @@ class GroupCaches:
         self._larger_than_memory = [size > memory for size in sizes]
 
     def keeps_batches(self, group: int) -> bool:
-        """Whether the group has a cache of batches."""
         store = self._stores[group]
         return store is not None and store.cache_by == "batch"
 
     def keeps_items(self, group: int) -> bool:
-        """Whether the group has a cache of items."""
         store = self._stores[group]
         return store is not None and store.cache_by == "item"
 
@@ -149,7 +146,6 @@ class GroupCaches:
             store.write(content.content_epoch, content.content_batch, arrays, additional, wait=False)
 
     def stats(self) -> dict[str, Any]:
-        """The values of ``Stats`` that are about caches."""
         counters = [store.counters() for store in self._stores if store is not None]
         return {
             "cache_corrupt": sum(counts.corrupt for counts in counters),

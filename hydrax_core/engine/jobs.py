@@ -26,12 +26,9 @@ class JobGroup:
     """What the engine knows of a group.
 
     Attributes:
-        data: The items.
         layouts: Layouts of the loaded arrays; empty where nothing is loaded.
         cache_layouts: Layouts of the cached arrays; empty without a cache.
         stores_itself: Whether loaded batches go to the cache as they are.
-        batch_size: JobRows of a batch.
-        batch_count: Batches an epoch.
         zeroed: Whether rows are zeroed before the loader gets them.
         batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
         items_a_call: The least and the most items of a call, where it is batched; 0 for no bound.
@@ -68,7 +65,6 @@ class HostBatch(NamedTuple):
     """A complete batch in host memory.
 
     Attributes:
-        planned: Which batch it is.
         group: Ordinal of its group, training before validation.
         slot: Where it lies, ``None`` where it lies in no slot.
         arrays: NumPy arrays by name; they keep the memory that they lie in.
@@ -97,16 +93,12 @@ class BatchJob:
     """A batch being loaded.
 
     Attributes:
-        planned: Which batch it is.
         group: Ordinal of its group, training before validation.
-        slot: Where it is loaded.
         indices: Index of each real row, substitutes included; read-only.
         seeds: Seed of each real row, ``None`` in validation.
         uncut: Runs of rows, (first, count), not handed out in chunks yet.
         open: JobRows handed out whose outcome is not known.
         loaded_rows: JobRows that are loaded and not from the cache; ``None`` for all.
-        additional: Additional data by name.
-        failures: Errors by row.
         failed_rows: What failed by row: its item, then its substitutes.
         load_seconds: Time in ``loader_func`` so far, over all workers.
     """
@@ -130,7 +122,6 @@ class BatchJob:
 
     @property
     def address(self) -> BatchAddress:
-        """Where the batch stands in the run."""
         return self.planned.address
 
     @property
@@ -144,11 +135,9 @@ class BatchJob:
         return self.failures[min(self.failures)] if self.failures else None
 
     def index(self, row: int) -> int:
-        """Index of the item of a row."""
         return int(self.indices[row])
 
     def substitute(self, row: int, index: int, seed: int | None) -> None:
-        """Have another item in the place of that of a row."""
         self.indices = _with(self.indices, row, index)
         if self.seeds is not None:
             assert seed is not None
@@ -157,16 +146,13 @@ class BatchJob:
             values[row] = None
 
     def add(self, row: int, values: Mapping[str, Any], batch_size: int) -> None:
-        """Take the additional data of a row."""
         for name, value in values.items():
             self.additional.setdefault(name, [None] * batch_size)[row] = value
 
     def failed(self, row: int, descriptor: Any, cause: str, traceback: str, *, in_worker: bool = True) -> LoaderError:
-        """The error of an item that failed."""
         return LoaderError(self.address, self.index(row), descriptor, cause, traceback, in_worker)
 
     def killed(self, row: int, descriptor: Any, times: int, how: str) -> WorkerDiedError:
-        """The error of an item that killed workers."""
         item = f"item {self.index(row)} ({shorten(descriptor)}) of {self.address}"
         message = f"{item} killed {times} workers; of the last: {how}"
         return WorkerDiedError(message, self.address, self.index(row), descriptor, how)
@@ -176,9 +162,6 @@ class JobRows(NamedTuple):
     """JobRows of a job that follow one another.
 
     Attributes:
-        job: The job.
-        first: The first row.
-        size: How many.
         items: Their items, once these were read.
     """
 
@@ -188,7 +171,6 @@ class JobRows(NamedTuple):
     items: list[Any] | None = None
 
     def part(self, first: int, size: int) -> JobRows:
-        """Some of the rows."""
         start = first - self.first
         return JobRows(self.job, first, size, None if self.items is None else self.items[start : start + size])
 

@@ -57,7 +57,6 @@ class EngineSettings:
 
     Attributes:
         depth: Batches loaded ahead; the least and the most.
-        workers: Workers; the least and the most.
         max_held: Batches that the consumer may hold while it asks for another.
         deterministic: Whether batches keep the order of the plan.
         on_error: What to do about a failing item.
@@ -76,15 +75,7 @@ class Loop:
     """Loads the batches of a plan, a step at a time.
 
     Args:
-        plan: The plan.
         groups: Training before validation.
-        admission: Where batches begin.
-        caches: The caches.
-        pool: The slots.
-        wakeup: Wakes a step that waits.
-        queue: Where batches go.
-        start_worker: Starts a worker of a number.
-        settings: See ``EngineSettings``.
     """
 
     def __init__(
@@ -135,7 +126,6 @@ class Loop:
     # --- for other threads
 
     def stats(self) -> EngineStats:
-        """What was done so far, and what is going on."""
         setting, schedule, workers, pool = self._tuner.setting, self._schedule, self._workers, self._pool
         slots = slot_states(pool.count, self._filling(), self._queue.slots(), pool.leased())
         return EngineStats(
@@ -172,7 +162,6 @@ class Loop:
 
     @property
     def setting(self) -> Setting:
-        """How many batches are loaded ahead, and by how many workers."""
         return self._tuner.setting
 
     @property
@@ -185,7 +174,6 @@ class Loop:
         return self._held.excess()
 
     def report(self) -> str:
-        """What every worker does now, and what else is late, in words."""
         return "; ".join(filter(None, (self._reader.report(), self._workers.report(self._schedule.describe))))
 
     def make_ahead(self, make: Callable[[HostBatch], object], most: int) -> None:
@@ -214,7 +202,6 @@ class Loop:
             self._pool.prefault(self._filling())
 
     def start_workers(self) -> None:
-        """Start the workers and nothing else."""
         deque(self._workers.start(), maxlen=0)
 
     def close(self, seconds: float) -> None:
@@ -390,7 +377,6 @@ class Loop:
             self._queue.fail(WorkerDiedError(message, None, None, None, how))
 
     def _deliver(self) -> bool:
-        """Pass on the batches that are complete; whether there were any."""
         before = len(self._jobs)
         for number, batch in list(self._jobs.items()):
             if self._queue.fatal is not None:

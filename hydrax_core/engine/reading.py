@@ -28,8 +28,6 @@ _SLOW_SECONDS = 0.0005
 
 
 class UnreadableRow(NamedTuple):
-    """A row whose item could not be read."""
-
     rows: JobRows
     cause: str
     traceback: str
@@ -69,8 +67,6 @@ class DataReader:
         """Have the items of rows read.
 
         Args:
-            rows: The rows.
-            data: What they are read from.
             whole: Pass them on together, and not as they are read.
             urgent: Before those that wait.
         """
@@ -96,7 +92,6 @@ class DataReader:
         return found
 
     def report(self) -> str:
-        """What is late, in words; empty where reading is not."""
         current = self._current
         texts = []
         if self.items and self.seconds / self.items > _SLOW_SECONDS:
@@ -158,7 +153,6 @@ class DataReader:
 
 
 def _described(index: int, error: BaseException) -> tuple[str, str]:
-    """An error in one line, and its traceback."""
     try:
         cause = "".join(traceback.format_exception_only(error)).strip()
         return f"data[{index}]: {cause}", "".join(traceback.format_exception(error)).rstrip()

@@ -35,22 +35,18 @@ class Wakeup:
         self._fd = self._send.fileno()
 
     def fileno(self) -> int:
-        """The descriptor, readable after ``wake()``."""
         return self._receive.fileno()
 
     def wake(self) -> None:
-        """Make the descriptor readable."""
         # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole step,
         # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
         _send(self._fd, b"\0", 1, _FLAGS)
 
     def clear(self) -> None:
-        """Make the descriptor unreadable."""
         with contextlib.suppress(OSError):
             self._receive.recv(4096)
 
     def close(self) -> None:
-        """Close both ends."""
         self._fd = -1
         self._send.close()
         self._receive.close()
@@ -60,7 +56,6 @@ class ReadyBatch:
     """A batch that is complete.
 
     Attributes:
-        batch: The batch.
         prepared: What was made of it ahead, ``None`` for nothing.
         tried: Whether the engine has set out to make that, or the consumer to make its own.
     """
@@ -74,11 +69,7 @@ class ReadyBatch:
 
 
 class ReadyQueue:
-    """A queue of batches and errors with one consumer at a time.
-
-    Args:
-        wake: Wakes the engine.
-    """
+    """A queue of batches and errors with one consumer at a time."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -103,7 +94,6 @@ class ReadyQueue:
     # --- the engine's side
 
     def offer(self, item: HostBatch | Exception) -> None:
-        """Pass on a batch, or an error in its place."""
         self._ready.append(ReadyBatch(item) if isinstance(item, HostBatch) else item)
         self._notify()
 
@@ -134,11 +124,9 @@ class ReadyQueue:
                 entry.prepared = make(entry.batch)
 
     def clear(self) -> None:
-        """Drop what is here."""
         self._ready.clear()
 
     def slots(self) -> frozenset[int]:
-        """Slots of the batches that are here."""
         batches = [entry.batch for entry in list(self._ready) if isinstance(entry, ReadyBatch)]
         return frozenset(batch.slot for batch in batches if batch.slot is not None)
 

@@ -64,7 +64,6 @@ class LoadCost:
         return self.call + self.item * items
 
     def learn(self, items: int, seconds: float) -> None:
-        """Take note of a chunk."""
         if not self._batched:
             each = seconds / items
             self.item = self.item + _SMOOTHING * (each - self.item) if self.known else each
@@ -85,7 +84,6 @@ class LoadCost:
             self.item = t / n
 
     def chunk_size(self) -> float:
-        """Items that are worth a chunk."""
         if not self.item:
             return math.inf if self.call else 1.0
         return max(_TARGET_SECONDS, _ITEMS_SHARE * self.call) / self.item
@@ -131,7 +129,6 @@ class Schedule:
         self._failed: dict[tuple[int, int], FailedItem] = {}
 
     def add(self, job: BatchJob) -> None:
-        """Take a batch to load; batches are worked on in the order of this call."""
         if self._groups[job.group].read_by_thread:
             runs, job.uncut = job.uncut, []
             for first, count in runs:
@@ -142,7 +139,6 @@ class Schedule:
 
     @property
     def has_uncut(self) -> bool:
-        """Whether there is work that no worker has."""
         return bool(self._uncut or self._again or self._being_read)
 
     @property
@@ -155,15 +151,12 @@ class Schedule:
 
     @property
     def failed_items(self) -> tuple[FailedItem, ...]:
-        """The first items that failed."""
         return tuple(self._failed.copy().values())
 
     def estimate(self, chunk: Chunk) -> float:
-        """Seconds that a chunk will take, 0 where nothing is known."""
         return self._costs[chunk.group].seconds(chunk.size)
 
     def arrived(self, found: JobRows | UnreadableRow) -> None:
-        """Take what the reader has read."""
         if isinstance(found, JobRows):
             self._being_read -= found.size
             self._again.append(found)
@@ -234,7 +227,6 @@ class Schedule:
         Args:
             numbers: Chunks that it had not answered.
             busy: Chunk and row that it was working on.
-            how: How it ended, in words.
 
         Returns:
             The jobs concerned; they may be complete now.
@@ -295,7 +287,6 @@ class Schedule:
         self._reader.request(rows, group.data, whole=group.batched, urgent=urgent)
 
     def _items_a_chunk(self, job: BatchJob, left: int) -> int:
-        """How many of ``left`` rows go into the next chunk."""
         cost, group = self._costs[job.group], self._groups[job.group]
         if cost.known:
             # Even parts: a chunk for one last row costs as much as any.

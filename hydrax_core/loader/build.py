@@ -126,13 +126,11 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
 
 
 def first_setting(arguments: Arguments) -> Setting:
-    """Depth and workers that a run begins with."""
     depth, workers = _bounds(arguments)
     return Setting(depth.least, workers.least)
 
 
 def _bounds(arguments: Arguments) -> tuple[Bounds, Bounds]:
-    """Bounds of depth and workers."""
     if arguments.loader_kind == "inline":
         return Bounds(1, 1), Bounds(1, 1)
     depth, count = arguments.depth, arguments.loader_count
@@ -203,7 +201,6 @@ def _functions(arguments: Arguments, *, own_sources: bool) -> Functions:
     """What workers have from the user.
 
     Args:
-        arguments: The loader's.
         own_sources: Whether sources are copied, as they are not pickled on the way.
     """
     loaders: list[GroupLoader | None] = []

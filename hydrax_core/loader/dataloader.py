@@ -274,7 +274,6 @@ class Dataloader(Generic[D]):
         return batch
 
     def _step(self, caller: FrameType) -> TrainingBatch[D] | ValidationBatch[D] | None:
-        """The next batch, ``None`` at the end of the iteration."""
         try:
             return self._next(caller)
         except StopIteration as error:  # placement_func or the data: a `for` would take it for the end of the run
@@ -321,7 +320,6 @@ class Dataloader(Generic[D]):
         return engine, ready, waited
 
     def _peek(self) -> PlannedBatch | None:
-        """Which batch comes next; ``None`` at the end of the run."""
         with self._lock:
             try:
                 found = None if self._interrupted or self._ended else self._first()
@@ -356,7 +354,6 @@ class Dataloader(Generic[D]):
         return True  # whatever is left of it
 
     def _wait(self, engine: Engine) -> tuple[ReadyBatch | None, float]:
-        """The next batch, ``None`` for the end of the run, and the seconds that it took."""
         monitor = self._monitor
         started = time.perf_counter()
         if monitor is not None:

@@ -28,7 +28,6 @@ class Stream(Generic[D]):
     Attributes:
         peek: Which batch comes next; ``None`` at the end.
         take: Takes it; the frame is the caller's, for error texts.
-        plan: The plan.
         last: Training batch to stop before, ``None`` for an endless run.
     """
 

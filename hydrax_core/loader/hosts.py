@@ -24,8 +24,6 @@ class HostShare:
     """What this host has of a run.
 
     Attributes:
-        index: Which host it is.
-        count: How many there are.
         rows: For each group, training before validation, the rows that it loads, ascending; ``None`` for all.
         shardings: For each group the sharding of each array; empty for arrays on one device.
         talking: Whether the hosts can reach one another through ``jax.distributed``.

@@ -105,7 +105,6 @@ class Counters:
         self.start(mixture)
 
     def start(self, mixture: Mixture) -> None:
-        """Begin anew."""
         self._mixture = mixture
         self._of_groups = [0] * len(mixture.batch_counts)
         self._last = -1
@@ -119,11 +118,9 @@ class Counters:
         self._misses = 0
 
     def waited(self, seconds: float) -> None:
-        """The consumer waited for a batch."""
         self._idle += seconds
 
     def handed_out(self, host: HostBatch) -> None:
-        """A batch was handed out."""
         address = host.planned.address
         self._batches[address.kind] += 1
         if address.kind == "training":
@@ -150,7 +147,6 @@ class Counters:
         )
 
     def snapshot(self, engine: EngineStats) -> Stats:
-        """All counts of a running loader."""
         return Stats(
             **vars(engine),
             seconds=time.perf_counter() - self._started,

@@ -41,17 +41,12 @@ class Copied(NamedTuple):
     """Rows of a batch in the memory of an order.
 
     Attributes:
-        record: Which batch.
         group: Ordinal of its group, training before validation.
         rows: Rows copied; 0 where not even one has room.
-        bytes: Bytes of memory used.
         arrays: The arrays in it, one behind the other.
         in_cached_layout: Whether they are as the cache keeps them.
         indices: Index in the group's data of each of the rows.
-        seeds: Seed of each, ``None`` in validation.
         additional: Additional data of each by name.
-        needed: Bytes that a row takes.
-        whole: As ordered.
     """
 
     record: BatchRecord
@@ -90,7 +85,6 @@ class Tap:
         self.device = ""
 
     def asked(self, now: float) -> None:
-        """The training asks for a batch."""
         self.waiting_since = now
 
     def handed_out(self, host: HostBatch, waited: float, batch: Batch[Any]) -> None:
@@ -115,7 +109,6 @@ class Tap:
             self.device = device_of(batch)
 
     def failed(self, error: BaseException) -> None:
-        """``next()`` raises an error."""
         now, since = time.perf_counter(), self.waiting_since
         self.waiting_since = None
         if not isinstance(error, Exception):
@@ -129,7 +122,6 @@ class Tap:
             self.records.append(BatchRecord.at(address, self._serial, wait_seconds=waited, error=text))
 
     def left(self, error: BaseException | None) -> None:
-        """The ``with`` block is left, by an error or without."""
         if isinstance(error, Exception):
             self.trouble = Trouble(_error_text(error), left=True)
         elif error is not None:  # Ctrl-C, say: nothing is wrong with the run
@@ -146,7 +138,6 @@ class Tap:
 
 
 def _copied(order: Order, host: HostBatch, record: BatchRecord) -> Copied:
-    """Copy as many rows as are wanted and have room."""
     memory, size = order.memory, len(host.indices)
     needed = sum(array.nbytes // len(array) for array in host.arrays.values())
     room = memory.size // max(1, needed)

@@ -23,7 +23,6 @@ class _Epoch(NamedTuple):
     """The blocks of an epoch.
 
     Attributes:
-        key: Of the epoch.
         order: Number of each block, in the order of the epoch.
         starts: Position of its first row, and the number of rows at the end.
         windows: Position of the first row of each window, and the number of rows at the end.
@@ -49,15 +48,13 @@ class BlockRows(Rows):
 
     @property
     def size(self) -> int:
-        """Each item is a row."""
         return int(self._starts[-1])
 
     @property
     def digest(self) -> str:
-        """The blocks and the window."""
         return value_digest("blocks", self._starts, self._window)
 
-    def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:  # noqa: D102  see Rows
+    def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:
         if epoch == 0 and not shuffled:
             images = np.arange(first, end, dtype=np.int64)
             return DrawnRows(images, images)
@@ -74,7 +71,6 @@ class BlockRows(Rows):
         return DrawnRows(images, images)
 
     def alike(self, index: int) -> tuple[Sequence[int], int]:
-        """Any item may stand in for any other."""
         return range(self.size), index
 
     def _made(self, key: int) -> _Epoch:

@@ -30,7 +30,6 @@ class MixedRows(Rows):
     Attributes:
         members: The items of each, ascending.
         counts: Rows of each in a block.
-        rows: Rows of an epoch.
     """
 
     members: tuple[Member, ...]
@@ -39,12 +38,10 @@ class MixedRows(Rows):
 
     @property
     def size(self) -> int:
-        """See ``Rows``."""
         return self.rows
 
     @cached_property
     def digest(self) -> str:
-        """See ``Rows``."""
         return value_digest("mixed", *self.members, self.counts, self.rows)
 
     @cached_property
@@ -96,7 +93,6 @@ class WeightedRows(Rows):
 
     Attributes:
         ends: The weights of the items, summed up.
-        rows: Rows of an epoch.
     """
 
     ends: npt.NDArray[np.float64]
@@ -104,16 +100,13 @@ class WeightedRows(Rows):
 
     @property
     def size(self) -> int:
-        """See ``Rows``."""
         return self.rows
 
     @cached_property
     def digest(self) -> str:
-        """See ``Rows``."""
         return value_digest("weighted", self.ends, self.rows)
 
     def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:  # noqa: ARG002  ever by the key
-        """See ``Rows``."""
         positions = np.arange(epoch * self.rows + first, epoch * self.rows + end)
         high, low = (seeds_of(derive_key(key, "draw", part), positions).astype(np.float64) for part in (0, 1))
         drawn = (high + low / 2**32) / 2**32 * self.ends[-1]

@@ -30,7 +30,6 @@ def lengths_of(group: DataGroup[Any], lengths: Any, kept: str | os.PathLike[str]
     """The lengths of a group's items.
 
     Args:
-        group: The group.
         lengths: One number for each item; a function of an item; or ``None`` for ``lengths()`` of the group's data.
         kept: File where what a function measured is kept, ``.npz``.
 

@@ -49,11 +49,8 @@ class GroupOrder:
     """The order of one group.
 
     Args:
-        size: Number of items.
-        batch_size: Rows of a batch.
         batch_count: Batches an epoch; the last one may be short.
         key: The group's key, which no other group of the loader shares; ``None`` in validation: data order, no seeds.
-        shuffle_first: Whether the first epoch is shuffled.
         shuffle_later: What later epochs do, see ``DataGroup``.
         first_seeds_only: Whether an item has the seed of the first epoch in all of them.
         rows: How the rows of an epoch are made; ``None`` for each item once.
@@ -86,7 +83,6 @@ class GroupOrder:
         )
 
     def batch(self, epoch: int, position: int) -> BatchContent:
-        """The content of the batch at ``position`` of ``epoch``."""
         content_epoch, content_batch = self.content(epoch, position)
         first = content_batch * self._batch_size
         end = min(first + self._batch_size, self._row_count)
@@ -98,7 +94,6 @@ class GroupOrder:
         return BatchContent(indices, seeds, self._key, content_epoch, content_batch)
 
     def content(self, epoch: int, position: int) -> tuple[int, int]:
-        """The content epoch and content batch at ``position`` of ``epoch``."""
         if self._key is None or epoch == 0 or self._shuffle_later == "repeat":
             return 0, position
         if self._shuffle_later == "batchwise":
@@ -177,7 +172,6 @@ class _Window:
     """Images of a permutation, and their seeds, around the positions asked last, so that small requests are cheap.
 
     Args:
-        size: Number of elements.
         length: Positions computed at once.
         draw: Gives what stands at positions from one up to another, for a key and an epoch.
     """
@@ -195,10 +189,7 @@ class _Window:
 
         Args:
             key: Of the permutation; ``None`` for the identity.
-            epoch: The epoch that it is of.
             seed_key: Of the seeds; ``None`` for none.
-            first: First position.
-            end: Position after the last.
         """
         part, keys = self._part, (key, epoch, seed_key)
         if keys != part.keys or first < part.first or end > part.first + len(part.images):

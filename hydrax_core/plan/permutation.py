@@ -36,7 +36,6 @@ _HALF = np.uint64(32)
 
 @lru_cache(maxsize=1024)
 def derive_key(*parts: int | str) -> int:
-    """A 64-bit key that depends on every part and on their order."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 

@@ -24,7 +24,6 @@ class PlannedBatch(NamedTuple):
     Attributes:
         number: n, counting training and validation.
         address: Where it stands, in the user's terms.
-        content: Its items and seeds.
     """
 
     number: int
@@ -37,7 +36,6 @@ class Position:
     """A place between two batches.
 
     Attributes:
-        training: Training batches before it.
         validation: Validation batches of the run that follows them which are before it, too.
     """
 
@@ -105,7 +103,6 @@ class Plan:
         return position.training + runs * self.batches_per_validation
 
     def position(self, number: int) -> Position:
-        """The place before the batch ``number``; the inverse of ``number()``."""
         if not self._interval:
             return Position(number, 0)
         runs, offset = divmod(number, self._interval + self.batches_per_validation)
@@ -114,7 +111,6 @@ class Plan:
         return Position(runs * self._interval + min(offset, self._interval), max(0, offset - self._interval))
 
     def batch(self, number: int) -> PlannedBatch:
-        """The batch ``number`` of the run."""
         training, validation = number, -1
         if self._interval:
             runs, offset = divmod(number, self._interval + self.batches_per_validation)

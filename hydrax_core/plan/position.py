@@ -41,7 +41,6 @@ class Progress:
             self._settle()
 
     def pass_one(self, number: int) -> None:
-        """This batch is behind; earlier ones may not be."""
         self.ahead.add(number)
         self._settle()
 

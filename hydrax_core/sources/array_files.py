@@ -169,7 +169,7 @@ class ArrayFile(BlockSource):
                 raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {len(self)} rows")
         return opened
 
-    def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:  # noqa: D102  see BlockSource
+    def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
         span = slice(*self.blocks[number : number + 2].tolist())
         try:
             for name, array in arrays.items():

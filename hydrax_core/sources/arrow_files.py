@@ -195,7 +195,7 @@ class ArrowTable(FileSource):
     def _objects(self) -> dict[str, ObjectColumn]:
         return {name: ObjectColumn(self._table.column(name)) for name in self.additional}
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         fill_columns(self._columns, indices, arrays)
         if not self.additional:
             return None

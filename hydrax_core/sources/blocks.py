@@ -67,7 +67,7 @@ class BlockSource(FileSource):
     def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
         """Fill arrays of as many rows as the block has, and return its additional columns."""
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         numbers = np.searchsorted(self.blocks, indices, "right") - 1
         kept = self._kept
         wanted, which = np.unique(numbers, return_inverse=True)

@@ -133,10 +133,10 @@ class HuggingFaceRows(ArrowTable):
     def _encoded(self) -> dict[str, ObjectColumn]:
         return {name: ObjectColumn(self._table.column(name)) for name in self._images if name in self.specs}
 
-    def lengths(self) -> Indices:  # noqa: D102  see ArrowTable
+    def lengths(self) -> Indices:
         return super().lengths() if self._indices is None else super().lengths()[self._indices]
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         rows = indices if self._indices is None else self._indices[indices]
         extra = super().fill(rows, arrays)
         for name, column in self._encoded.items():

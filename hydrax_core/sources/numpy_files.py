@@ -93,7 +93,7 @@ class NumpyFile(FileSource):
                 raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {self._size} rows")
         return opened
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         opened = self.arrays
         for name, array in arrays.items():
             gather(f"{self.paths[0]}: {name!r}", opened[name], indices, array)

@@ -136,7 +136,7 @@ class SqliteRows(FileSource):
         except sqlite3.Error as error:
             raise ValueError(f"{self.paths[0]}: {error}") from error
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:  # noqa: D102  see RowSource
+    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         keys = [int(self._numbers[index]) for index in indices.tolist()]
         names = list(dict.fromkeys([self._key, *arrays, *self.additional]))
         select = f"SELECT {', '.join(map(_quoted, names))} FROM ({self._query}) WHERE {_quoted(self._key)} IN "  # noqa: S608  same

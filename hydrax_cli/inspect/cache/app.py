@@ -93,7 +93,6 @@ class CacheApp(BaseApp):
 
     @property
     def has_batch(self) -> bool:
-        """Whether there is something to see."""
         return bool(self._states) or bool(self._problem)
 
     @property
@@ -103,7 +102,6 @@ class CacheApp(BaseApp):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is being asked for."""
         if isinstance(self.screen, BatchScreen | ClearScreen) and not self.screen.settled:
             return False
         return self._jobs.idle and self._picture_is_fresh()
@@ -115,27 +113,22 @@ class CacheApp(BaseApp):
         return self._pictured == (Key(entry.epoch, entry.number), entry.created)
 
     def tick(self, *, at_once: bool = False) -> None:
-        """Look whether the cache has changed."""
         if at_once or time.monotonic() >= self._next_look:
             self._look_again(force=False)
 
     # --- the app
 
     def get_default_screen(self) -> CacheScreen:
-        """The screen of the cache."""
         return self._main
 
     def help_screen(self) -> HelpScreen:
-        """All keys and signs."""
         return HelpScreen(HELP)
 
     def begin(self) -> None:
-        """Read what there is, and look again now and then."""
         self._look_again(force=True)
         self.set_interval(_LOOK_SECONDS, self.tick)
 
     def on_unmount(self) -> None:
-        """Whatever reads, ends."""
         self._upkeep.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -219,7 +212,6 @@ class CacheApp(BaseApp):
             self._list(keep=False)
 
     def action_refresh_now(self) -> None:
-        """Look again at once."""
         self._look_again(force=True)
 
     # --- the table and the map
@@ -283,7 +275,6 @@ class CacheApp(BaseApp):
         self._jobs.do(lambda: entries.place_of(*event.key), go)
 
     def action_go_to(self) -> None:
-        """Ask for an entry and go there."""
         state = self._shown
         if state is None or state.group.info is None:
             return
@@ -376,15 +367,12 @@ class CacheApp(BaseApp):
             self.notify(f"{state.group.name}: {summary(state)}")
 
     def action_verify(self) -> None:
-        """Read everything, or stop reading."""
         self._with_shown(self._upkeep.verify)
 
     def action_repair(self) -> None:
-        """Ask, then remove what is bad so that it loads anew."""
         self._with_shown(self._upkeep.repair)
 
     def action_clear(self) -> None:
-        """Ask what to clear, show what would go, and remove it."""
         self._with_shown(self._upkeep.clear)
 
     def _with_shown(self, action: Callable[[GroupState], None]) -> None:
@@ -394,7 +382,6 @@ class CacheApp(BaseApp):
             action(self._shown)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """What the command palette offers."""
         yield from super().get_system_commands(screen)
         yield SystemCommand("Verify", "Read everything and list what is wrong, or stop that", self.action_verify)
         yield SystemCommand("Repair", "Remove what is bad, so that it loads anew", self.action_repair)

@@ -94,8 +94,6 @@ _CHOICES: Final = (
 
 
 class ConfirmScreen(CurrentSize, ModalScreen[bool]):
-    """Asks whether to do something."""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "dismiss(True)", "yes", show=False),
         Binding("n,escape", "dismiss(False)", "no", show=False),
@@ -109,7 +107,6 @@ class ConfirmScreen(CurrentSize, ModalScreen[bool]):
         self._verb = verb
 
     def compose(self) -> ComposeResult:
-        """The question."""
         with Vertical(id="confirm", classes="dialog") as box:
             box.border_title = Content(clean(self._title))
             box.border_subtitle = f"y {self._verb} · Esc leaves it as it is"
@@ -117,8 +114,6 @@ class ConfirmScreen(CurrentSize, ModalScreen[bool]):
 
 
 class _Choices(LineList):
-    """What may be cleared."""
-
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", show=False)]
 
     def __init__(self) -> None:
@@ -126,11 +121,9 @@ class _Choices(LineList):
         self.chosen = 0
 
     def count(self) -> int:
-        """Choices."""
         return len(_CHOICES)
 
     def pieces(self, index: int, width: int) -> Pieces:  # noqa: ARG002  they fit
-        """A choice."""
         name, text, _ = _CHOICES[index]
         yield " ● " if index == self.chosen else " ○ ", "primary" if index == self.chosen else "dim"
         yield f"{name:<11} ", "plain"
@@ -141,7 +134,6 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
     """Asks what to clear, and shows what would go before anything does.
 
     Args:
-        group: The cache.
         plan: What would go; called in a thread.
     """
 
@@ -173,7 +165,6 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._told = Static("", id="told")
 
     def compose(self) -> ComposeResult:
-        """The choices, the value that goes with some of them, and what would go."""
         with Vertical(id="clear", classes="dialog") as box:
             box.border_title = Content(f"clear {clean(self._group.name)}")
             box.border_subtitle = "Enter shows what would go · Esc leaves it as it is"
@@ -182,16 +173,13 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
             yield self._told
 
     def on_mount(self) -> None:
-        """Nothing is planned yet."""
         self._forget()
 
     @property
     def settled(self) -> bool:
-        """Whether no plan is being made."""
         return self._wanted is None
 
     def _forget(self) -> None:
-        """Another choice, another plan."""
         self._stop.set()
         self._wanted = self._planned = None
         in_use = self._group.info is not None and self._group.info.in_use
@@ -280,15 +268,12 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._told.update(lines)
 
     def action_confirm(self) -> None:
-        """Remove what was shown; without that nothing."""
         if self._planned is not None:
             self.dismiss(self._planned)
 
     def action_leave(self) -> None:
-        """Leave everything as it is."""
         self._stop.set()
         self.dismiss(None)
 
     def on_unmount(self) -> None:
-        """Nobody waits for a plan any more."""
         self._stop.set()

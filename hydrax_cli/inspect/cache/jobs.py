@@ -22,7 +22,6 @@ class Jobs:
 
     Args:
         app: Whose threads and message queue are used.
-        failed: What follows work that raises.
     """
 
     def __init__(self, app: App[Any], failed: Callable[[Exception], None]) -> None:
@@ -32,7 +31,6 @@ class Jobs:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being done, and all that follows has happened."""
         return not self._pending
 
     def do(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:

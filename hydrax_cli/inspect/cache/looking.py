@@ -25,10 +25,7 @@ class Looking:
     """Looks into the entries of one cache as a table lists them: a batch, or some items together.
 
     Args:
-        state: The cache.
         source: Where what is in them comes from.
-        table: What lists them.
-        jobs: What tells the app's thread.
         read: Called with entries that were read, and the fault of each.
     """
 

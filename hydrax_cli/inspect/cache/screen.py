@@ -64,15 +64,11 @@ class CacheScreen(CurrentSize, Screen[None]):
     AUTO_FOCUS = "#entries"
 
     class GroupChosen(Message):
-        """Another cache is to be shown."""
-
         def __init__(self, place: int) -> None:
             super().__init__()
             self.place = place
 
     class Filtered(Message):
-        """Other entries are to be listed."""
-
         def __init__(self, selection: Selection, words: str) -> None:
             super().__init__()
             self.selection = selection
@@ -82,8 +78,6 @@ class CacheScreen(CurrentSize, Screen[None]):
         """An entry is to be looked into."""
 
     class Sought(Message):
-        """An entry is to be shown in the table."""
-
         def __init__(self, key: Key, *, focus: bool) -> None:
             super().__init__()
             self.key = key
@@ -108,7 +102,6 @@ class CacheScreen(CurrentSize, Screen[None]):
         self._cell: Cell | None = None
 
     def compose(self) -> ComposeResult:
-        """The parts from top to bottom."""
         yield self._bar
         yield self._groups
         with Container(id="cache-board"):
@@ -159,7 +152,6 @@ class CacheScreen(CurrentSize, Screen[None]):
         self._describe()
 
     def show_picture(self, view: BatchView | None) -> None:
-        """Draw what is in the entry under the cursor."""
         if view is None:
             self._picture.clear()
         else:
@@ -167,12 +159,10 @@ class CacheScreen(CurrentSize, Screen[None]):
 
     @property
     def shows_findings(self) -> bool:
-        """Whether what was found is in sight."""
         return self.is_current and self.findings.display
 
     @property
     def wants_picture(self) -> bool:
-        """Whether a picture is in sight."""
         return self.is_current and self._picture.display and self._picture.size.height > 0
 
     def on_resize(self, event: events.Resize) -> None:
@@ -231,7 +221,6 @@ class CacheScreen(CurrentSize, Screen[None]):
         self.post_message(self.GroupChosen(event.index))
 
     def action_group(self, step: int) -> None:
-        """Show the cache before or after."""
         if self._states:
             place = (self._groups.chosen or 0) + step
             self.post_message(self.GroupChosen(place % len(self._states)))
@@ -273,7 +262,6 @@ class CacheScreen(CurrentSize, Screen[None]):
         self.post_message(self.Sought(Key(finding.epoch, finding.number), focus=True))
 
     def action_filter(self) -> None:
-        """Ask for a filter."""
         self.remove_class("-findings")
         self.query_one("#listed").add_class("-filtering")
         self._filter.focus()
@@ -302,13 +290,11 @@ class CacheScreen(CurrentSize, Screen[None]):
         self.table.focus()
 
     def action_map(self) -> None:
-        """Go to the map and back."""
         (self.table if self.map.has_focus else self.map).focus()
         if self.map.has_focus and self.map.here is None:
             self.map.action_first()
 
     def action_findings(self) -> None:
-        """Go to the findings and back."""
         if self.findings.has_focus:
             self.remove_class("-findings")
             self.table.focus()

@@ -58,18 +58,15 @@ class Upkeep:
         self._busy: GroupState | None = None
 
     def stop(self) -> None:
-        """End what is being done, soon."""
         self._stop.set()
 
     def verify(self, state: GroupState) -> None:
-        """Read everything, or stop reading."""
         if state.doing in ("verify", "repair"):
             self.stop()
         elif self._is_free():
             self._read(state, repair=False)
 
     def repair(self, state: GroupState) -> None:
-        """Ask, then remove what is bad so that it loads anew."""
         if not self._is_free():
             return
 
@@ -85,7 +82,6 @@ class Upkeep:
         self._app.push_screen(ConfirmScreen(f"repair {state.group.name}", text, "repairs"), answered)
 
     def clear(self, state: GroupState) -> None:
-        """Ask what to clear, show what would go, and remove it."""
         if not self._is_free():
             return
         group = state.group

@@ -44,7 +44,6 @@ class AttachedFeed:
     """Watches a run; see ``Feed`` and ``Attaching`` for the members.
 
     Args:
-        runs: Runs to watch: the only one, or several to choose from.
         log: Gets what the run and the feed have to say, and gives the lines of every frame.
     """
 
@@ -73,23 +72,19 @@ class AttachedFeed:
     # --- orders, from any thread
 
     def start(self) -> None:
-        """Begin; returns at once."""
         self._thread.start()
 
     def look_again(self) -> None:
-        """Find the run again, or others to choose from."""
         self._looking = True
         self._wake()
 
     def choose(self, choice: RunChoice | None) -> None:
-        """Watch that run; ``None`` for none of those offered."""
         offered, self._offered = self._offered, ()
         if choice is not None:
             self._chosen = next((run for run in offered if str(run.path) == choice.path), None)
         self._wake()
 
     def close(self) -> None:
-        """Leave the run alone."""
         self._closing = True
         self._wake()
         if self._thread.is_alive():
@@ -105,7 +100,6 @@ class AttachedFeed:
     # --- what the app sees
 
     def frame(self) -> Frame:
-        """The run now, with what happened since the last call."""
         talk = self._talk
         records: list[BatchRecord] = []
         while talk is not None and talk.records:
@@ -149,7 +143,6 @@ class AttachedFeed:
         return state, "" if moment is not None else "attaching …"
 
     def preview(self) -> BatchView | None:
-        """The first rows of a recent batch."""
         talk = self._talk
         if talk is None:
             return None
@@ -157,7 +150,6 @@ class AttachedFeed:
         return talk.latest
 
     def has(self, record: BatchRecord) -> bool:
-        """Whether rows of that batch are here."""
         talk = self._talk
         return talk is not None and talk.has(record.serial)
 

@@ -54,7 +54,6 @@ class LogBuffer:
                 self._missed += 1
 
     def miss(self, lines: int) -> None:
-        """Count lines that came too fast to be added."""
         with self._lock:
             self._missed += lines
 
@@ -108,8 +107,6 @@ class _Stream(io.TextIOBase):
 
 
 class _Handler(logging.Handler):
-    """Sends records of the logging module to the log."""
-
     def __init__(self, log: LogBuffer) -> None:
         super().__init__(logging.INFO)
         self._log = log

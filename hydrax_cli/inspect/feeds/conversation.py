@@ -46,7 +46,6 @@ class Conversation:
     """Talks to a run.
 
     Args:
-        run: The run.
         first: Serial of the last record that the screens know.
         log: Gets the lines that the run tells.
 
@@ -136,7 +135,6 @@ class Conversation:
                 return
 
     def close(self) -> None:
-        """End it."""
         self._connection.close()
         self.over = True
         self.asked_at = None
@@ -150,11 +148,9 @@ class Conversation:
         self._sample_wanted = True
 
     def has(self, serial: int) -> bool:
-        """Whether rows of that batch are here."""
         return serial in self._kept
 
     def kept(self, serial: int) -> tuple[Sample, bytes] | None:
-        """The rows of a batch that are here."""
         return self._kept.get(serial)
 
     def is_fresh(self, serial: int) -> bool:

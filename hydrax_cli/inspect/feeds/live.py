@@ -27,8 +27,6 @@ class Translation:
     """Says of one run what its messages mean.
 
     Args:
-        run: The run.
-        about: What it says of itself.
         first: Serial of the last record that the screens know, of whichever run; those of this run come after it.
     """
 
@@ -43,7 +41,6 @@ class Translation:
         self.subject = Subject(target=_name(run), command=_COMMAND, plan=about, has_step=True, pid=run.pid)
 
     def record(self, record: BatchRecord) -> BatchRecord:
-        """A batch, as it is counted here."""
         try:
             self.subject.plan.group(record)
         except LookupError as error:
@@ -87,7 +84,6 @@ class Translation:
 
 
 def choice_of(run: Run) -> RunChoice:
-    """A run as a line to choose."""
     hello = run.hello
     place = ""
     if hello is not None and hello.place is not None:

@@ -70,7 +70,6 @@ class LoaderFeed:
         log: Gets what the feed has to say, and gives the lines of every frame.
         step_seconds: A training step to pretend after each batch.
         limit: Most batches a second.
-        playing: Whether to begin at once.
     """
 
     def __init__(
@@ -118,7 +117,6 @@ class LoaderFeed:
     # --- orders, from any thread
 
     def start(self) -> None:
-        """Begin; returns at once."""
         self._thread.start()
 
     def play(self) -> None:
@@ -132,14 +130,12 @@ class LoaderFeed:
             self._wake.notify_all()
 
     def pause(self) -> None:
-        """Take no further batch."""
         with self._wake:
             self._playing = False
             self._steps = 0
             self._wake.notify_all()
 
     def step(self) -> None:
-        """Take one batch and pause."""
         with self._wake:
             self._playing = False
             self._steps += 1
@@ -147,7 +143,6 @@ class LoaderFeed:
             self._wake.notify_all()
 
     def jump(self, epoch: int, batch: int) -> None:
-        """Go on from there, paused or running as before; paused, the batch there is shown."""
         with self._wake:
             self._jump = (epoch, batch)
             self._steps = 0 if self._playing else 1
@@ -155,21 +150,18 @@ class LoaderFeed:
             self._wake.notify_all()
 
     def set_limit(self, per_second: float | None) -> None:
-        """Take at most so many batches a second."""
         with self._wake:
             self._limit = per_second
             self._due = 0.0
             self._wake.notify_all()
 
     def reopen(self) -> None:
-        """Find the target anew, as its code may have changed."""
         with self._wake:
             self._reopen = True
             self._interrupt()
             self._wake.notify_all()
 
     def close(self) -> None:
-        """End the run and leave nothing behind."""
         with self._wake:
             self._closing = True
             self._interrupt()
@@ -187,7 +179,6 @@ class LoaderFeed:
     # --- what the app sees
 
     def frame(self) -> Frame:
-        """The run now, with what happened since the last call."""
         records = []
         while self._records:
             records.append(self._records.popleft())
@@ -228,7 +219,6 @@ class LoaderFeed:
         return "running" if self._playing else "paused"
 
     def preview(self) -> BatchView | None:
-        """The first rows of a recent batch."""
         self._preview_wanted = True
         if self._paused_since is not None:
             with self._wake:
@@ -385,7 +375,6 @@ class LoaderFeed:
         self._preview = sampling.glance(*hand, subject)
 
     def _preview_is_due(self) -> bool:
-        """Whether a batch is in hand that was not shown yet."""
         shown, hand = self._preview, self._hand
         return hand is not None and (shown is None or shown.record.serial != hand[1].serial)
 
@@ -417,7 +406,6 @@ class LoaderFeed:
 
 
 def _open_fault(error: Exception) -> Fault:
-    """A target that cannot be had."""
     if isinstance(error, ClickException):
         return Fault(_first_line(error.message), error.message, fatal=True, usage=error.exit_code != 1)
     text = clean_lines(str(error) if isinstance(error, TargetError) else "".join(traceback.format_exception(error)))

@@ -41,7 +41,6 @@ def glance(batch: Batch[Any], record: BatchRecord, subject: Subject) -> BatchVie
 
 
 def view(batch: Batch[Any], record: BatchRecord, subject: Subject, *, source: str) -> BatchView:
-    """All of a batch in hand."""
     arrays = {name: np.array(array) for name, array in batch.arrays.items()}
     additional = {name: tuple(one_line(value) for value in values) for name, values in batch.additional.items()}
     return replace(

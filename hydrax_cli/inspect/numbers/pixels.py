@@ -71,7 +71,6 @@ class Grid:
 
     @property
     def page(self) -> int:
-        """Pictures on one page."""
         return self.columns * self.rows
 
 
@@ -157,7 +156,6 @@ def grid_of(area: tuple[int, int], shape: tuple[int, int], count: int, at_least:
     Args:
         area: Width and height in pixels.
         shape: Height and width of a picture.
-        count: How many there are.
         at_least: How many should be seen at once, as long as that leaves them large enough to be made out.
     """
     wanted = max(1, min(count, at_least))

@@ -32,9 +32,6 @@ class Reading:
 
     Attributes:
         state: The frame's state, ``"starved"`` where the training waits for batches much of the time.
-        items: Items a second.
-        bytes: Bytes a second.
-        batches: Batches a second.
         idle: Share of the time that the consumer waited, 0 to 1.
         history: Items a second, a value each half second, oldest first.
         busy: Share of the time that each worker loaded, 0 to 1.
@@ -75,7 +72,6 @@ class Rates:
         self._reading = Reading()
 
     def read(self, frame: Frame) -> Reading:
-        """The reading of the next frame."""
         stats = frame.stats
         if stats is None or stats.first_batch is None:
             self._samples.clear()

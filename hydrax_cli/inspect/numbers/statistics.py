@@ -36,11 +36,7 @@ class ArrayStats:
         values: How many values were looked at.
         partial: Whether there are more.
         minimum: Smallest; ``None`` where no value is finite, as for the next three.
-        maximum: Largest.
-        mean: Mean.
         std: Standard deviation, of the whole population.
-        nans: Values that are no number.
-        infs: Infinite values.
         histogram: Counts of equally wide bins from minimum to maximum; one bin a value where all are whole and near.
         warnings: What a person would want to know.
     """
@@ -58,7 +54,6 @@ class ArrayStats:
 
 
 def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
-    """The numbers of an array of shape (rows, ...)."""
     rows = len(array)
     row_size = max(1, array.size // max(1, rows))
     looked = max(1, min(rows, MOST_VALUES // row_size))

@@ -42,7 +42,6 @@ class BatchScreen(CurrentSize, Screen[None]):
     """Looks into a batch.
 
     Args:
-        record: Which one.
         open_batch: Gets what is in it; called in a thread.
         neighbour: The batch before (-1) or after (1) another one that can be looked into.
     """
@@ -90,11 +89,9 @@ class BatchScreen(CurrentSize, Screen[None]):
 
     @property
     def record(self) -> BatchRecord:
-        """The batch that is shown, or being fetched."""
         return self._record
 
     def compose(self) -> ComposeResult:
-        """The parts from top to bottom."""
         yield self._title
         with Container(id="numbers"):
             yield self._arrays
@@ -109,11 +106,9 @@ class BatchScreen(CurrentSize, Screen[None]):
         self._picture.visible = False
 
     def on_screen_resume(self) -> None:
-        """Back in front."""
         self._picture.visible = True
 
     def on_mount(self) -> None:
-        """Fetch the batch."""
         self.fetch(self._record)
 
     def fetch(self, record: BatchRecord) -> None:
@@ -177,7 +172,6 @@ class BatchScreen(CurrentSize, Screen[None]):
                 self.fetch(frame.current)
 
     def follow(self) -> None:
-        """Show the next batch that comes."""
         self._following = True
 
     @property
@@ -228,20 +222,17 @@ class BatchScreen(CurrentSize, Screen[None]):
     # --- keys and mouse
 
     def action_back(self) -> None:
-        """Leave the item, or the batch."""
         if self._single:
             self.action_single()
         else:
             self.dismiss()
 
     def action_array(self, step: int) -> None:
-        """Show another array."""
         if self._view is not None:
             self._array = (self._array + step) % len(self._view.infos)
             self._show()
 
     def action_item(self, step: int) -> None:
-        """Choose another item."""
         self._items.action_move(step)
 
     def action_view(self) -> None:
@@ -262,7 +253,6 @@ class BatchScreen(CurrentSize, Screen[None]):
         self._show()
 
     def action_batch(self, step: int) -> None:
-        """Look into the batch before or after."""
         record = self._neighbour(self._record, step)
         if record is None:
             self.notify("There is nothing further in the table.")

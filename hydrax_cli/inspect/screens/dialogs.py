@@ -112,7 +112,6 @@ class HelpScreen(CurrentSize, ModalScreen[None]):
         self._groups = groups
 
     def compose(self) -> ComposeResult:
-        """The keys, in groups."""
         with VerticalScroll(id="help", classes="dialog") as box:
             box.border_title = "hydrax inspect"
             box.border_subtitle = "Esc closes"
@@ -123,8 +122,6 @@ class HelpScreen(CurrentSize, ModalScreen[None]):
 
 
 class GoToScreen(CurrentSize, ModalScreen["tuple[int, int] | None"]):
-    """Asks for a place in the run."""
-
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close", show=False)]
 
     def __init__(self, place: tuple[int, int], per_epoch: int, noun: str = "batch", nouns: str = "batches") -> None:
@@ -135,7 +132,6 @@ class GoToScreen(CurrentSize, ModalScreen["tuple[int, int] | None"]):
         self._nouns = nouns
 
     def compose(self) -> ComposeResult:
-        """A field with the place where the run is."""
         with Vertical(id="goto", classes="dialog") as box:
             box.border_title = f"go to EPOCH:{self._noun.upper()}"
             box.border_subtitle = "Enter goes, Esc stays"
@@ -158,7 +154,6 @@ class FaultScreen(CurrentSize, ModalScreen[None]):
     """An error in full.
 
     Args:
-        fault: The error.
         live: Whether the run is only watched.
     """
 
@@ -177,7 +172,6 @@ class FaultScreen(CurrentSize, ModalScreen[None]):
         self._live = live
 
     def compose(self) -> ComposeResult:
-        """The title, the text, and what to do."""
         with Vertical(id="fault", classes="dialog") as box:
             box.border_title, help_text = self._words()
             box.border_subtitle = f"{help_text}c copies · Esc closes"
@@ -195,7 +189,6 @@ class FaultScreen(CurrentSize, ModalScreen[None]):
         return "✗ this batch failed", "" if self._live else "space goes on behind it · "
 
     def action_copy(self) -> None:
-        """Copy the text."""
         self.app.copy_to_clipboard(clean_lines(self.fault.text))
         self.notify("The error is in the clipboard.")
 
@@ -210,5 +203,4 @@ class TooSmallScreen(CurrentSize, ModalScreen[None]):
         self._least = least
 
     def compose(self) -> ComposeResult:
-        """One sentence."""
         yield Static(f"too small:\n{self._least[0]}x{self._least[1]} at least", id="too-small")

@@ -31,8 +31,6 @@ _FILTER_HINT = "epoch:3  batch:10-20  validation  error  cache  seed:…"
 
 
 class MainScreen(CurrentSize, Screen[None]):
-    """The dashboard."""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "app.play", "play"),
         Binding("s", "app.step", "step"),
@@ -62,7 +60,6 @@ class MainScreen(CurrentSize, Screen[None]):
         self._log_view = LogView(id="log")
 
     def compose(self) -> ComposeResult:
-        """The parts from top to bottom."""
         top, *pulse = self._panels
         yield top
         with Container(id="board"):
@@ -78,11 +75,9 @@ class MainScreen(CurrentSize, Screen[None]):
 
     @property
     def wants_preview(self) -> bool:
-        """Whether a picture of the latest batch is in sight."""
         return self.is_current and self._preview.display and self._preview.size.height > 0
 
     def show_frame(self, frame: Frame, reading: Reading) -> None:
-        """Draw a frame."""
         for panel in self._panels:
             panel.show_frame(frame, reading)
         self.table.add(frame.records)
@@ -93,11 +88,9 @@ class MainScreen(CurrentSize, Screen[None]):
         self._preview.visible = False
 
     def on_screen_resume(self) -> None:
-        """Back in front."""
         self._preview.visible = True
 
     def show_preview(self, view: BatchView) -> None:
-        """Draw the latest batch."""
         self._preview.show_best(view)
 
     @on(LineList.Selected, "#table")
@@ -105,7 +98,6 @@ class MainScreen(CurrentSize, Screen[None]):
         self.action_open()
 
     def action_open(self) -> None:
-        """Look into the chosen batch."""
         record = self.table.chosen_record
         if record is not None:
             self._open(record)
@@ -114,7 +106,6 @@ class MainScreen(CurrentSize, Screen[None]):
         self.app.open_batch(record)  # type: ignore[attr-defined]  # the app is InspectApp
 
     def action_filter(self) -> None:
-        """Ask for a filter."""
         self.query_one("#batches").add_class("-filtering")
         self._filter.focus()
 

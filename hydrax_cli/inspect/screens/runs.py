@@ -25,23 +25,18 @@ _NAME_WIDTH = 22
 
 
 class _RunList(LineList):
-    """A line a run."""
-
     def __init__(self, runs: Sequence[RunChoice]) -> None:
         super().__init__(id="run-list")
         self._runs = runs
         self.chosen = 0
 
     def count(self) -> int:
-        """Runs."""
         return len(self._runs)
 
     def header(self, width: int) -> Pieces:  # noqa: ARG002  the same at every width
-        """The titles."""
         return [(f"   {'run':<{_NAME_WIDTH}} {'pid':>8}  {'for':<11} {'at':<18} command", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:  # noqa: ARG002  the end of a line is cut
-        """A run."""
         run = self._runs[index]
         seconds = "-" if run.seconds is None else span(run.seconds)
         yield " ▸ " if index == self.chosen else "   ", "key"
@@ -52,11 +47,7 @@ class _RunList(LineList):
 
 
 class RunsScreen(CurrentSize, ModalScreen[RunChoice | None]):
-    """Asks which run to watch.
-
-    Args:
-        runs: Those there are.
-    """
+    """Asks which run to watch."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "close", show=False),
@@ -70,7 +61,6 @@ class RunsScreen(CurrentSize, ModalScreen[RunChoice | None]):
         self._runs = runs
 
     def compose(self) -> ComposeResult:
-        """The list."""
         with Vertical(id="runs", classes="dialog") as box:
             box.border_title = f"{many(len(self._runs), 'run')} to watch"
             box.border_subtitle = "Enter watches it · Esc closes · q quits"

@@ -48,8 +48,6 @@ class ArrayPicture(Widget, can_focus=True):
     """
 
     class ItemClicked(Message):
-        """An item was clicked."""
-
         def __init__(self, item: int, *, double: bool) -> None:
             super().__init__()
             self.item = item
@@ -98,9 +96,7 @@ class ArrayPicture(Widget, can_focus=True):
 
         Args:
             array: Shape (rows, ...); padding left out.
-            info: Its layout.
             kind: What to show it as, ``None`` for the best.
-            item: The chosen item.
             single: Whether to show that item alone, as large as it gets.
             title: What to write above it instead of what it is.
         """
@@ -126,16 +122,13 @@ class ArrayPicture(Widget, can_focus=True):
         self.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
 
     def clear(self) -> None:
-        """Draw nothing."""
         self._array = self._info = None
         self._redraw()
 
     def on_resize(self) -> None:
-        """Another size, another page."""
         self._redraw()
 
     def notify_style_update(self) -> None:
-        """The theme has changed."""
         super().notify_style_update()
         self._strips = None
 
@@ -160,7 +153,6 @@ class ArrayPicture(Widget, can_focus=True):
     # --- drawing
 
     def render_line(self, y: int) -> Strip:
-        """One line of the widget's content."""
         width = self.size.width
         if self._strips is None:
             self._strips = self._draw(width, self.size.height)
@@ -262,7 +254,6 @@ class ArrayPicture(Widget, can_focus=True):
     # --- mouse
 
     def on_click(self, event: events.Click) -> None:
-        """Choose the item under the mouse."""
         place = event.get_content_offset(self)
         if place is None or self._array is None:
             return

@@ -47,11 +47,9 @@ class ArrayList(LineList):
         self.lines_changed()
 
     def count(self) -> int:
-        """Arrays."""
         return len(self._infos)
 
     def header(self, width: int) -> Pieces:
-        """The titles."""
         text = f"   {'array':<14} {'shape':<18} {'as loaded':<9} {'as placed':<9}"
         if width >= _VERY_WIDE:
             text += f" {'offset':>10} {'size':>9}"
@@ -61,7 +59,6 @@ class ArrayList(LineList):
         return [(text, "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """An array."""
         info, stats = self._infos[index], self._stats.get(self._infos[index].name)
         shape = f"({', '.join(map(str, info.shape))}{',' if len(info.shape) == 1 else ''})"
         name = f"{info.name} *" if info.is_label else info.name
@@ -89,7 +86,6 @@ class ArrayDetail(Widget):
         self._stats: ArrayStats | None = None
 
     def show(self, info: ArrayPlan | None, stats: ArrayStats | None) -> None:
-        """Show an array's numbers."""
         self._info, self._stats = info, stats
         self.border_title = None if info is None else Content(f"values of {clean(info.name)}")
         self.refresh()
@@ -158,7 +154,6 @@ class ItemList(LineList):
         self._descriptors: Sequence[str] = ()
 
     def show(self, view: BatchView) -> None:
-        """Show the items of a batch."""
         self._view = view
         indices = [str(index) for index in view.indices]
         self._columns = [_ItemColumn("row", [str(row) for row in range(len(indices))], "plain")]
@@ -176,16 +171,13 @@ class ItemList(LineList):
         self.lines_changed()
 
     def count(self) -> int:
-        """Real rows."""
         return 0 if self._view is None else len(self._view.indices)
 
     def header(self, width: int) -> Pieces:
-        """The titles."""
         titles = "".join(f"  {column.title:>{column.width}}" for column in self._fitting(width))
         return [(f"{titles}  {'what it is' if self._descriptors else ''}", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """An item."""
         view = self._view
         assert view is not None
         yield "▸" if index == self.chosen else " ", "key"

@@ -121,7 +121,6 @@ class BatchTable(LineList):
         return self._shown
 
     def add(self, records: Sequence[BatchRecord]) -> None:
-        """Add batches, oldest first."""
         if not records:
             return
         self._records.extendleft(records)
@@ -164,15 +163,12 @@ class BatchTable(LineList):
             self.scroll_to(y=top, animate=False)
 
     def count(self) -> int:
-        """Batches shown."""
         return len(self._shown)
 
     def header(self, width: int) -> Pieces:
-        """The titles of the columns."""
         return [(self._row(width, lambda column: column.title) + _GAP, "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """A batch."""
         record = self._shown[index]
         if record.error:
             place = self._row(width, lambda column: column.text(record) if column.title in _PLACES else "").rstrip()

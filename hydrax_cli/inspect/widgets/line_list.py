@@ -52,8 +52,6 @@ class LineList(ScrollView, can_focus=True):
     """What stands in the place of the first line while there is none."""
 
     class Chosen(Message):
-        """The cursor is on another line."""
-
         def __init__(self, widget: LineList, index: int) -> None:
             super().__init__()
             self.widget = widget
@@ -61,7 +59,6 @@ class LineList(ScrollView, can_focus=True):
 
         @property
         def control(self) -> LineList:
-            """The list."""
             return self.widget
 
     class Selected(Chosen):
@@ -75,7 +72,6 @@ class LineList(ScrollView, can_focus=True):
     # --- for subclasses
 
     def count(self) -> int:
-        """How many lines there are."""
         raise NotImplementedError
 
     def pieces(self, index: int, width: int) -> Pieces:
@@ -100,7 +96,6 @@ class LineList(ScrollView, can_focus=True):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """One line of the widget."""
         width = self.scrollable_content_region.width
         header_height = self._header_height()
         if y < header_height:
@@ -112,7 +107,6 @@ class LineList(ScrollView, can_focus=True):
         return self._strip(self.pieces(index, width), width, cursor=index == self.chosen)
 
     def notify_style_update(self) -> None:
-        """The theme has changed."""
         super().notify_style_update()
         self._looks.clear()
 
@@ -158,7 +152,6 @@ class LineList(ScrollView, can_focus=True):
     # --- keys and mouse
 
     def choose(self, index: int | None) -> None:
-        """Put the cursor on a line and the line in sight."""
         if index is not None:
             index = max(0, min(index, self.count() - 1)) if self.count() else None
         if index != self.chosen:
@@ -173,28 +166,22 @@ class LineList(ScrollView, can_focus=True):
         self.refresh()
 
     def action_move(self, lines: int) -> None:
-        """Move the cursor."""
         self.choose(0 if self.chosen is None else self.chosen + lines)
 
     def action_page(self, pages: int) -> None:
-        """Move the cursor by a page."""
         self.action_move(pages * max(1, self.size.height - self._header_height() - 1))
 
     def action_first(self) -> None:
-        """Move the cursor to the first line."""
         self.choose(0)
 
     def action_last(self) -> None:
-        """Move the cursor to the last line."""
         self.choose(self.count() - 1)
 
     def action_select(self) -> None:
-        """Enter the line under the cursor."""
         if self.count():
             self.post_message(self.Selected(self, self.chosen or 0))
 
     def on_click(self, event: events.Click) -> None:
-        """Choose a line, or enter it."""
         place = event.get_content_offset(self)
         if place is None or place.y < self._header_height():
             return

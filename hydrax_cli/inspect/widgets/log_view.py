@@ -22,8 +22,6 @@ _SOURCE_WIDTH = 9
 
 
 class LogView(LineList):
-    """The last lines of the log."""
-
     BORDER_TITLE = "log"
     EMPTY = " what loaders print and raise comes here"
 
@@ -32,7 +30,6 @@ class LogView(LineList):
         self._lines: deque[LogLine | str] = deque(maxlen=_MOST_LINES)
 
     def add(self, lines: Sequence[LogLine], missed: int) -> None:
-        """Add lines, oldest first."""
         if not lines:
             return
         following = self.scroll_offset.y >= self.max_scroll_y
@@ -45,11 +42,9 @@ class LogView(LineList):
             self.scroll_end(animate=False)
 
     def count(self) -> int:
-        """Lines kept."""
         return len(self._lines)
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """A line."""
         line = self._lines[index]
         if isinstance(line, str):
             return [(f" {line}", "dim")]
@@ -68,7 +63,6 @@ class LogView(LineList):
         self.scroll_end(animate=False)
 
     def on_resize(self) -> None:
-        """Keep following."""
         following = self.scroll_offset.y >= self.max_scroll_y
         super().on_resize()
         if following:

@@ -53,8 +53,6 @@ _SHORT_DATA, _MOST_DATA = 2, 3
 
 
 class FramePanel(Widget):
-    """A part that draws a frame and its reading."""
-
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
         self.frame = Frame("opening")
@@ -126,7 +124,6 @@ class ProgressPanel(FramePanel):
         return self._lines_for(self.content_size.width)
 
     def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
-        """See ``wanted_height()``."""
         return self._lines_for(width)
 
     def _lines_for(self, width: int) -> int:
@@ -160,7 +157,6 @@ class ProgressPanel(FramePanel):
         ]
 
     def render(self) -> Content:
-        """The bars."""
         if self.frame.subject is None:
             return Content.assemble((self.frame.detail or "opening the target …", "$dim"))
         plan, current = self.frame.subject.plan, self.frame.current
@@ -269,11 +265,9 @@ class WorkersPanel(FramePanel):
     _MOST_LINES = 8
 
     def wanted_height(self) -> int:
-        """Lines of workers and slots."""
         return self._lines_for(self.content_size.width or self._CELL)
 
     def get_content_height(self, _container: object, _viewport: object, width: int) -> int:
-        """See ``wanted_height()``."""
         return self._lines_for(width)
 
     def _lines_for(self, width: int) -> int:

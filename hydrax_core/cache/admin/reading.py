@@ -133,7 +133,6 @@ def _open(folder: Path, epoch: int, file: ArrayFile) -> int:
 
 
 def _fill(buffer: memoryview, descriptor: int, position: int) -> Fault:
-    """Fill a buffer from a place in a file."""
     while buffer:
         try:
             count = os.preadv(descriptor, [buffer], position)

@@ -108,7 +108,6 @@ class Survey:
         self.close()  # of a generator that was never asked
 
     def close(self) -> None:
-        """Let go of the folder."""
         if self._folder >= 0:
             os.close(self._folder)
             self._folder = -1
@@ -120,19 +119,16 @@ class Survey:
         return bool(self.epochs) or (status is not None and status.st_size > 0)
 
     def status(self, name: str) -> os.stat_result | None:
-        """What the system knows of a file; ``None`` where it is gone."""
         try:
             return os.stat(name, dir_fd=self._folder, follow_symlinks=False)
         except OSError:
             return None
 
     def modified(self, name: str) -> float | None:
-        """When a file was last modified, seconds since 1970; ``None`` where it is gone."""
         status = self.status(name)
         return None if status is None else status.st_mtime
 
     def disk_bytes(self, *names: str) -> int:
-        """Room that files take on the disk."""
         return sum(status.st_blocks * 512 for status in map(self.status, names) if status is not None)
 
     def open_epoch(self, epoch: int) -> int:

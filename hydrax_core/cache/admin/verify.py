@@ -142,7 +142,6 @@ def _repair(lock: FolderLock, scope: _Scope) -> Iterator[Finding]:
 
 
 def _mend(scope: _Scope) -> None:
-    """Change what has been found."""
     found = scope.found
     bad = [(epoch.number, number) for epoch in scope.epochs for number in epoch.bad]
     if bad:
@@ -224,7 +223,6 @@ def _index_findings(scope: _Scope, index: Index, problem: str) -> Iterator[Findi
 
 
 def _entry_findings(scope: _Scope, manifest: Manifest, index: Index) -> Iterator[Finding]:
-    """Check all entries, and the files that hold them."""
     files = scope.found.files
     entry_bytes = sum(file.entry_bytes for file in files)
     total = entry_bytes * sum(count.entries for count in index.counts())
@@ -323,7 +321,6 @@ def _has_data(descriptor: int, start: int, end: int) -> bool:
 
 
 def _leftover_findings(scope: _Scope) -> Iterator[Finding]:
-    """Whole files that no row refers to."""
     found = scope.found
     if found.status(OLD_INDEX) is not None:
         yield Finding("orphaned", OLD_INDEX, found.modified(OLD_INDEX), "a damaged index that was set aside")

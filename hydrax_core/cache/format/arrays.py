@@ -43,10 +43,6 @@ class ArrayFile:
     Attributes:
         array: What is stored.
         file_name: Name of the file within the epoch's folder.
-        entries: Number of entries.
-        entry_bytes: Bytes of one.
-        size: Length of the file.
-        header: Its first ``HEADER_BYTES``.
     """
 
     array: StoredArray
@@ -57,7 +53,6 @@ class ArrayFile:
     header: bytes
 
     def offset(self, number: int) -> int:
-        """First byte of an entry."""
         return HEADER_BYTES + number * self.entry_bytes
 
 
@@ -108,8 +103,6 @@ class EpochWriter:
     """The files of one content epoch, open for writing.
 
     Args:
-        folder: The cache's folder.
-        epoch: The content epoch.
         files: Its files, which are created where they are missing and get their full length, unfilled.
 
     Attributes:
@@ -141,10 +134,6 @@ class EpochWriter:
     def write(self, number: int, parts: Sequence[Any]) -> None:
         """Write an entry.
 
-        Args:
-            number: Which one.
-            parts: Its bytes, one buffer an array.
-
         Raises:
             OSError: The disk is full, or broken.
         """
@@ -169,7 +158,6 @@ class EpochWriter:
             os.fsync(folder)
 
     def close(self) -> None:
-        """Close the files."""
         for descriptor in (*self._descriptors, *self._folders):
             os.close(descriptor)
         self._descriptors, self._folders = [], []
@@ -186,11 +174,6 @@ class EpochMap:
     """The files of one content epoch, mapped for reading.
 
     The mappings live as long as any array over them does. They are never written through.
-
-    Args:
-        folder: The cache's folder.
-        epoch: The content epoch.
-        files: Its files.
 
     Raises:
         OSError: A file is missing or cannot be read, or is a link.
@@ -237,7 +220,6 @@ class EpochMap:
         return True
 
     def parts(self, number: int) -> list[memoryview]:
-        """The bytes of an entry, one buffer an array."""
         found = []
         for file, mapped in zip(self._files, self._maps, strict=True):
             first = file.offset(number)

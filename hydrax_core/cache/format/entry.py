@@ -42,11 +42,7 @@ def entry_digest(
     """The start of an entry's checksum, to be updated with its arrays' bytes in the order of their names.
 
     Args:
-        identity: Digest of the settings, see ``Manifest.identity_digest``.
-        epoch: Content epoch.
-        number: Batch or item.
         created: When it was written, seconds since 1970.
-        size: Bytes of the arrays.
         additional: The additional data as it is stored.
     """
     digest = xxhash.xxh3_128(identity)

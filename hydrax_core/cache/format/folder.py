@@ -52,12 +52,10 @@ _NAME_KEPT: Final = 80
 
 
 def epoch_folder(epoch: int) -> str:
-    """Name of the folder of a content epoch."""
     return f"epoch-{epoch}"
 
 
 def epoch_of(name: str) -> int | None:
-    """The content epoch that a folder name stands for."""
     found = _EPOCH.fullmatch(name)
     return int(found[1]) if found else None
 
@@ -74,7 +72,6 @@ def array_file_name(array: str) -> str:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is that of a manifest that was being written."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

@@ -49,12 +49,7 @@ class IndexRow(NamedTuple):
     """One entry.
 
     Attributes:
-        epoch: Content epoch.
-        number: Batch or item.
-        checksum: See ``hydrax_core.cache.format.entry``.
         created: Seconds since 1970.
-        size: Bytes of the arrays.
-        additional: Additional data as stored.
     """
 
     epoch: int
@@ -100,7 +95,6 @@ class Index:
         unreadable: Why something could not be read though nothing is known to be wrong with it.
 
     Args:
-        folder: The cache's folder.
         writable: Whether to create and mend it; else nothing in the folder changes.
         alone: Gives a context in which no other process creates or mends it.
 
@@ -130,17 +124,14 @@ class Index:
             self._mend(error)
 
     def close(self) -> None:
-        """Close it; afterwards it holds nothing."""
         with self._writing, self._reading:
             self._close()
 
     def get(self, epoch: int, number: int) -> IndexRow | None:
-        """The row of an entry."""
         rows = self._select("SELECT * FROM entries WHERE epoch = ? AND number = ?", (epoch, number))
         return rows[0] if rows else None
 
     def get_many(self, epoch: int, numbers: Sequence[int]) -> dict[int, IndexRow]:
-        """The rows that there are, by number."""
         found: dict[int, IndexRow] = {}
         for first in range(0, len(numbers), _AT_ONCE):
             part = numbers[first : first + _AT_ONCE]
@@ -161,13 +152,11 @@ class Index:
             after = (page[-1].epoch, page[-1].number)
 
     def key_at(self, position: int) -> tuple[int, int] | None:
-        """Content epoch and number of the entry at a position in their order."""
         sql = "SELECT epoch, number FROM entries ORDER BY epoch, number LIMIT 1 OFFSET ?"
         found = self._fetch(sql, (position,))
         return found[0] if found and type(found[0][0]) is type(found[0][1]) is int else None
 
     def counts(self) -> list[EpochCount]:
-        """Entries of each content epoch that has any."""
         # Rows lie in the order they were written: looking each up by its key would take six times as long.
         sql = (
             "SELECT epoch, count(*), min(created), max(created) FROM entries NOT INDEXED GROUP BY epoch ORDER BY epoch"
@@ -184,13 +173,11 @@ class Index:
     def infos(
         self, epoch: int, first: int, end: int, *, skip: int, limit: int, written: tuple[float, float] | None = None
     ) -> list[EntryInfo]:
-        """What ``count`` counts, in order, but for the first ``skip`` of them."""
         sql = f"SELECT {_INFO} FROM entries WHERE epoch = ? AND number >= ? AND number < ?{_written(written)}"  # noqa: S608  constants only
         sql += " ORDER BY number LIMIT ? OFFSET ?"
         return _infos(self._fetch(sql, (epoch, first, end, *(written or ()), limit, skip)))
 
     def infos_of(self, epoch: int, numbers: Sequence[int]) -> list[EntryInfo]:
-        """Those of the entries that there are, in order."""
         found: list[EntryInfo] = []
         for first in range(0, len(numbers), _AT_ONCE):
             part = numbers[first : first + _AT_ONCE]
@@ -233,7 +220,6 @@ class Index:
             self._change("VACUUM", None)
 
     def check(self) -> str:
-        """What is wrong with the whole of it, ``""`` for nothing."""
         with self._reading:
             if self._reader is None:
                 return self.damage

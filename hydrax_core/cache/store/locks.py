@@ -41,7 +41,6 @@ class FolderLock:
     """The lock file of one cache folder, opened once.
 
     Args:
-        folder: The cache's folder.
         writable: Whether to create the file and to take locks that exclude others.
 
     Raises:
@@ -54,7 +53,6 @@ class FolderLock:
         self._file = open_regular(folder / LOCK, self._flags)
 
     def close(self) -> None:
-        """Drop all locks."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -100,7 +98,6 @@ class FolderLock:
         return self._take(fcntl.F_WRLCK, _ENTRIES + place % _ENTRY_SPACE, 1)
 
     def release(self, place: int) -> None:
-        """Give a claim back."""
         if self._file >= 0:
             self._take(fcntl.F_UNLCK, _ENTRIES + place % _ENTRY_SPACE, 1)
 

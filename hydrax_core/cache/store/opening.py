@@ -37,7 +37,6 @@ class OpenCache:
     """An open cache.
 
     Attributes:
-        folder: Where it is.
         index: Its index, ``None`` where there is no cache to read.
         lock: Its locks, ``None`` where the folder has none and cannot get one.
         writable: Whether entries may be added and removed.
@@ -51,7 +50,6 @@ class OpenCache:
     error: str = ""
 
     def close(self) -> None:
-        """Close index and locks."""
         if self.index is not None:
             self.index.close()
         if self.lock is not None:
@@ -64,7 +62,6 @@ def open_cache(folder: Path, wanted: Manifest, *, readonly: bool, needed: bool) 
     Args:
         folder: Where it is, or is to be.
         wanted: What the group asks for.
-        readonly: Never create or change it.
         needed: Whether there is nothing to be done without it.
 
     Raises:

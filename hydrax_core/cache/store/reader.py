@@ -41,7 +41,6 @@ class Found:
     """Where a checked entry lies.
 
     Attributes:
-        files: The mapped files of its epoch.
         has_additional: Whether the index holds additional data for it.
     """
 
@@ -55,7 +54,6 @@ class FoundMany:
 
     Attributes:
         files: The mapped files; ``None`` where no entry is there.
-        there: Which of the entries are, bool.
         has_additional: For which of them the index holds additional data, bool.
     """
 
@@ -74,9 +72,6 @@ class Reader:
     """Reads entries of one cache; any thread may call it.
 
     Args:
-        folder: The cache's folder.
-        files: Its files.
-        identity: Digest of its settings.
         index: Its index, ``None`` for a cache without entries.
         writable: Whether bad entries are removed from the index.
     """
@@ -133,7 +128,6 @@ class Reader:
         return True
 
     def all_checked(self, epoch: int, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
-        """Whether no entry is yet to be checked."""
         opened = self._open(epoch, create=False)
         return opened is not None and bool(opened.states[numbers].all())
 

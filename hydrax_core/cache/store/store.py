@@ -45,9 +45,6 @@ class _Ahead:
     """Runs functions on a thread, each under a key, before it is needed.
 
     Who waits for a key gets it done, by whoever; what is never waited for costs a bounded amount.
-
-    Args:
-        name: Of the thread.
     """
 
     def __init__(self, name: str) -> None:

@@ -44,8 +44,6 @@ class Job:
     """Entries to write.
 
     Attributes:
-        epoch: Their content epoch.
-        numbers: Which ones.
         data: One array of bytes for each array of the cache, of shape ``(len(numbers), bytes of an entry)``; it must
             stay as it is until ``on_done``.
         additional: Encoded additional data of each.
@@ -60,7 +58,6 @@ class Job:
 
     @property
     def weight(self) -> int:
-        """What it counts for in the backlog."""
         data = sum(int(part.nbytes) for part in self.data)
         return max(_LEAST_JOB, data + sum(map(len, filter(None, self.additional))))
 
@@ -85,11 +82,6 @@ class Writer:
     """Writes entries of one cache.
 
     Args:
-        folder: The cache's folder.
-        files: Its files.
-        identity: Digest of its settings.
-        index: Its index.
-        lock: Its locks.
         threads: Number of cacher threads, at least 1.
         on_mended: Told the epoch whose files had been cut.
     """
@@ -139,7 +131,6 @@ class Writer:
         """Hand over entries; false when they are not stored.
 
         Args:
-            job: The entries.
             wait: Whether to wait for room; else what has no room is not stored.
         """
         with self._change:

@@ -52,8 +52,6 @@ class Setting:
     """What is in use.
 
     Attributes:
-        depth: Batches loaded ahead.
-        workers: Workers.
         why: The reason in words; empty while nothing was looked at.
     """
 
@@ -68,7 +66,6 @@ class Load:
 
     Attributes:
         now: Seconds of a monotonic clock.
-        batches: Batches taken by the consumer.
         waited: Seconds that the consumer has waited.
         busy: Seconds that workers have spent in the loader, all together.
     """
@@ -90,12 +87,7 @@ class _Window(NamedTuple):
 
 
 class Tuner:
-    """Chooses depth and workers while a run goes on.
-
-    Args:
-        depth: Bounds of the depth.
-        workers: Bounds of the number of workers.
-    """
+    """Chooses depth and workers while a run goes on."""
 
     def __init__(self, depth: Bounds, workers: Bounds) -> None:
         self._depth = depth
@@ -112,7 +104,6 @@ class Tuner:
 
     @property
     def tunes(self) -> bool:
-        """Whether there is anything to choose."""
         return self._depth.least < self._depth.most or self._workers.least < self._workers.most
 
     def restart(self) -> None:
@@ -120,7 +111,6 @@ class Tuner:
         self._begin = None
 
     def confine(self, workers: int) -> None:
-        """There cannot be more workers than that."""
         self._workers = Bounds(min(self._workers.least, workers), workers)
         self._tried = None
         self.setting = replace(self.setting, workers=workers, why=f"no more than {workers} workers can be started")

@@ -29,7 +29,6 @@ class HeldBatches:
     """Looks at the leases of a pool.
 
     Args:
-        pool: The slots.
         depth: Batches that may be held without remark.
         most: Batches that may be held at all, beside the one that the consumer is about to let go of.
     """
@@ -58,7 +57,6 @@ class HeldBatches:
             )
 
     def excess(self) -> BatchesHeldError | None:
-        """The error for a consumer that holds too many batches to get another, or ``None``."""
         if self._pool.count <= self._most or len(self._pool.held()) <= self._most:
             return None
         gc.collect()  # batches in reference cycles are held by nobody

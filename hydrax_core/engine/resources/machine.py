@@ -49,7 +49,6 @@ def usable_memory(root: Path = Path("/"), environ: Mapping[str, str] = os.enviro
 
 
 def memory_budget() -> int:
-    """Half of the memory that this process may use, in bytes."""
     return usable_memory() // 2
 
 

@@ -46,7 +46,6 @@ class SlotMemory:
 
     Args:
         fd: The file; it is not closed here.
-        slot_size: Bytes of a slot.
         workers: Number of workers, each of which has a status block.
         base: Slots mapped at once at first; each further mapping doubles their number, because each costs a descriptor.
     """
@@ -62,7 +61,6 @@ class SlotMemory:
         self._segments: dict[int, mmap.mmap] = {}
 
     def length(self, slots: int) -> int:
-        """Bytes of a file with room for ``slots``."""
         return self._header + max(slots, self.base) * self.stride
 
     def status(self, worker: int) -> memoryview:
@@ -119,9 +117,7 @@ class SlotPool:
     Only the thread that drives the engine acquires slots; leases may end in any thread, at any moment.
 
     Args:
-        slot_size: Bytes of a slot.
         limit: Most slots there may ever be.
-        workers: Number of workers.
         base: Slots expected in ordinary use.
 
     Raises:
@@ -163,7 +159,6 @@ class SlotPool:
         return [lease.note for lease in list(self._leases.values()) if lease.note is not None]
 
     def leased(self) -> frozenset[int]:
-        """The slots under a lease."""
         return frozenset(slot for slot, lease in list(self._leases.items()) if lease() is not None)
 
     def acquire(self, soft_limit: int) -> int | None:
@@ -196,7 +191,6 @@ class SlotPool:
             self.memory.prefault(slot)
 
     def release(self, slot: int) -> None:
-        """Return a slot that was never leased."""
         self._free.append((slot, self._round))
 
     def lease(self, slot: int) -> Any:
@@ -220,7 +214,6 @@ class SlotPool:
         lease.note = note
 
     def close(self) -> None:
-        """Close the file; arrays still alive keep the memory they lie in."""
         self.memory.fd = -1  # a thread left behind must not map a file that gets this number
         self._file.close()
 

@@ -87,7 +87,6 @@ class ImportLog:
         SourceFileLoader.get_code = get_known_code  # type: ignore[assignment, method-assign]  # how every source file is imported
 
     def take(self) -> Imported | None:
-        """What is new since the last call."""
         if not self._new:
             return None
         new, self._new = self._new, {}

@@ -51,8 +51,6 @@ class Interpreter(NamedTuple):
     """The main process's interpreter at the start of a run.
 
     Attributes:
-        flags: Command line flags of the interpreter.
-        path: ``sys.path``.
         environment: Environment to start workers in.
         hidden: Variables that an interpreter which ignores its environment must not see; the worker gets them later.
         settings: pickle of each of ``_SETTINGS`` by name.
@@ -66,7 +64,6 @@ class Interpreter(NamedTuple):
 
 
 def interpreter_here() -> Interpreter:
-    """The interpreter of this process, in the calling thread."""
     settings = {}
     for name, (get, _) in _SETTINGS.items():
         try:
@@ -85,7 +82,6 @@ def interpreter_here() -> Interpreter:
 
 
 def apply(interpreter: Interpreter) -> None:
-    """Make this process like that of ``interpreter``."""
     sys.path[:] = interpreter.path
     os.environ.update(interpreter.hidden)
     for name, value in interpreter.settings.items():

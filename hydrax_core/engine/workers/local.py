@@ -84,7 +84,6 @@ class InlineWorker(_LocalWorker):
         self._started()
 
     def send(self, chunk: Chunk) -> None:
-        """Take a chunk; it is loaded by the next ``reports()``."""
         self._chunks.append(chunk)
 
     def reports(self, descriptor: int = -1) -> list[Report]:  # noqa: ARG002  it has no descriptor
@@ -118,11 +117,9 @@ class ThreadWorker(_LocalWorker):
         self._thread.start()
 
     def send(self, chunk: Chunk) -> None:
-        """Hand over a chunk."""
         self._chunks.put(chunk)
 
     def reports(self, descriptor: int = -1) -> list[Report]:  # noqa: ARG002  it has one descriptor
-        """What the thread has reported since the last call."""
         with contextlib.suppress(BlockingIOError):
             self._event.recv(4096)
         found = self._take()
@@ -131,11 +128,9 @@ class ThreadWorker(_LocalWorker):
         return found
 
     def stop(self) -> None:
-        """Let the thread end after the chunk in work."""
         self._chunks.put(None)
 
     def join(self, seconds: float) -> None:
-        """Wait for the end, at most ``seconds``."""
         self.stop()
         self._thread.join(seconds)
         if self._thread.is_alive():

@@ -45,7 +45,6 @@ _LEAST_MAPPED = 1 << 20
 
 
 def dumps(value: Any) -> bytes:
-    """The pickle of ``value``; ``pickle.loads`` reads it."""
     buffer = io.BytesIO()
     _Pickler(buffer, protocol=5).dump(value)
     return buffer.getvalue()
@@ -55,7 +54,6 @@ def dumps(value: Any) -> bytes:
 
 
 def with_file(name: str, make: Callable[..., types.CodeType], *arguments: Any) -> types.CodeType:
-    """A code object of a file."""
     return make(*arguments).replace(co_filename=name)
 
 
@@ -67,7 +65,6 @@ def shared_module(name: str) -> types.ModuleType:
 
 
 def make_function(make: Callable[..., Any], code: Any, names: dict[str, Any], *rest: Any) -> Any:
-    """A function over its module's shared globals."""
     namespace = vars(shared_module(names["__name__"]))
     for name, value in names.items():
         namespace.setdefault(name, value)
@@ -94,12 +91,10 @@ def set_class(made: type, state: tuple[Callable[..., object], Any, bool]) -> Non
 
 
 def cached(wrapped: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """A function with an empty cache of results."""
     return functools.lru_cache(**parameters)(wrapped)
 
 
 def mapped(file: _File, part: _Part, dtype: np.dtype[Any], *, memmap: bool) -> npt.NDArray[Any]:
-    """An array in a mapped file."""
     path, inode, mode = file
     start, size, first, shape, strides = part
     with Path(path).open("rb" if mode == "r" else "r+b") as opened:
@@ -130,7 +125,6 @@ class NamedPickler(pickle.Pickler):
         self.by_value: dict[tuple[str, str], Any] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Take note of ``obj``; how it is pickled stays as it is."""
         if isinstance(obj, type | types.FunctionType | _Cached) and _by_value(obj.__module__):
             if "." in obj.__qualname__:
                 raise pickle.PicklingError(f"{obj.__qualname__} is not at the top of its module")

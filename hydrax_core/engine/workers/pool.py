@@ -55,7 +55,6 @@ class WorkerHandle:
 
     @property
     def has_room(self) -> bool:
-        """Whether it should get more."""
         usable = self.ready and not self.retiring and not self.worker.ending
         return usable and (len(self.sent) < _AHEAD_CHUNKS or self.backlog < _AHEAD_SECONDS)
 
@@ -67,7 +66,6 @@ class WorkerHandle:
         self.backlog += seconds
 
     def done(self, result: ChunkResult) -> None:
-        """Take note of a result."""
         self._answered(result.number)
         self.items += result.loaded
         self.busy_seconds += result.seconds
@@ -79,7 +77,6 @@ class WorkerHandle:
         return number
 
     def forget(self) -> None:
-        """Nothing is in hand any more."""
         self.sent.clear()
         self.backlog = 0.0
 
@@ -88,23 +85,16 @@ class WorkerHandle:
         self.backlog = self.backlog - seconds if self.sent else 0.0
 
     def unanswered(self) -> list[int]:
-        """Chunks in hand, oldest first."""
         return list(self.sent)
 
     def busy(self) -> tuple[int, int] | None:
-        """Chunk and row in work."""
         row = int(self.worker.status[BUSY_ROW])
         chunk = int(self.worker.status[BUSY_CHUNK])
         return (chunk, row - 1) if row and chunk in self.sent else None
 
 
 class WorkerPool:
-    """All workers of an engine.
-
-    Args:
-        start_worker: Starts a worker of a number.
-        count: How many.
-    """
+    """All workers of an engine."""
 
     def __init__(self, start_worker: Callable[[int], Worker], count: int) -> None:
         self._start_worker = start_worker
@@ -125,22 +115,18 @@ class WorkerPool:
 
     @property
     def count(self) -> int:
-        """How many workers are wanted."""
         return self._count
 
     @property
     def complete(self) -> bool:
-        """Whether as many workers as wanted are ready."""
         return sum(handle.ready and not handle.retiring for handle in self.handles) == self._count
 
     @property
     def busy_seconds(self) -> float:
-        """Time spent in the loader by all workers there ever were."""
         return self._before[1] + sum(handle.busy_seconds for handle in list(self.handles))
 
     @property
     def loaded_items(self) -> int:
-        """Items loaded by all workers there ever were."""
         return self._before[0] + sum(handle.items for handle in list(self.handles))
 
     def resize(self, count: int) -> None:
@@ -199,7 +185,6 @@ class WorkerPool:
         return True
 
     def watch(self, selector: selectors.BaseSelector) -> None:
-        """Have the selector watch what every worker has to be watched for now."""
         for handle in self.handles:
             worker = handle.worker
             if worker.unsent is not None:
@@ -230,11 +215,9 @@ class WorkerPool:
         return chunk.first_row, f"the descriptor cannot be pickled: {type(error).__name__}: {error}"
 
     def stats(self, describe: Describe) -> tuple[WorkerStats, ...]:
-        """What every worker does now."""
         return tuple(self._handle_stats(handle, describe) for handle in list(self.handles))
 
     def report(self, describe: Describe) -> str:
-        """What every worker does now, in words."""
         texts = []
         for stats in self.stats(describe):
             if stats.item is not None:

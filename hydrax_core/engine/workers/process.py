@@ -63,7 +63,6 @@ class ProcessWorkers:
 
     Args:
         setup: Setup of every worker but for its number.
-        memory: The slots.
 
     Raises:
         WorkerStartError: This process is a worker itself, or no Python interpreter is known to start workers with.
@@ -82,7 +81,6 @@ class ProcessWorkers:
         self.imported: dict[str, ImportedFile] = {}
 
     def start(self, number: int) -> ProcessWorker:
-        """Start a worker, or its replacement."""
         try:
             worker = ProcessWorker(self._setup._replace(number=number), self._memory, self)
         except OSError as error:
@@ -163,26 +161,21 @@ class ProcessWorker:
 
     @property
     def unsent(self) -> int | None:
-        """The socket, while frames wait to leave."""
         return self._channel.fileno() if self._channel.pending and not self._gone else None
 
     def send(self, chunk: Chunk) -> None:
-        """Hand over a chunk."""
         self.send_frame(self._workers.encode(chunk))
 
     def send_frame(self, frame: bytes) -> None:
-        """Send an encoded message with the next ``flush()``."""
         self._channel.queue(frame)
 
     def flush(self) -> None:
-        """Send what waits, as far as that is possible without blocking."""
         try:
             self._channel.flush()
         except EOFError:
             self._gone = True  # reports() raises, after what the worker had sent before
 
     def reports(self, descriptor: int = -1) -> list[Report]:
-        """What the worker has sent since the last call."""
         for output in self._outputs:
             if descriptor in (-1, output.fileno()):
                 output.forward()

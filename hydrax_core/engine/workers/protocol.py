@@ -21,7 +21,6 @@ class Worker(Protocol):
     Attributes:
         number: Zero-based; a replacement gets the number of its predecessor.
         pid: Process id; ``None`` where it is no process.
-        status: Its status block, see ``hydrax_core.engine.workers.runner``.
         replaceable: Whether another can be started instead when it fails.
         ending: Whether it takes nothing more, as its end is under way.
         descriptors: What to watch; each becomes readable when ``reports()`` of it has something new. Empty where the

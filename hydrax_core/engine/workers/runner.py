@@ -99,10 +99,6 @@ class ChunkRunner:
     """Runs chunks.
 
     Args:
-        loaders: How each group is loaded.
-        groups: Setup of each group.
-        memory: The slots.
-        status: This worker's status block.
         stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
     """
 
@@ -127,7 +123,6 @@ class ChunkRunner:
         self._notices: list[str] = []
 
     def run(self, chunk: Chunk) -> ChunkResult:
-        """Load the items of a chunk into its rows."""
         status = self._status
         views = self._views(chunk.slot, chunk.group)
         loader = self._loaders[chunk.group]

@@ -50,8 +50,6 @@ NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class GroupSetup(NamedTuple):
-    """What a worker needs to know of a group."""
-
     layouts: dict[str, Any]
     zeroed: bool
 
@@ -60,7 +58,6 @@ class GroupLoader(NamedTuple):
     """How a worker loads a group.
 
     Attributes:
-        function: The loader function.
         batched: Whether it takes many items at once; beside it, as of an importable function only the name is sent.
         source: What its items are read from; ``None`` where they arrive themselves.
     """
@@ -75,7 +72,6 @@ class Functions(NamedTuple):
 
     Attributes:
         loaders: One entry a group; ``None`` where nothing is loaded.
-        startup: Called before the first item.
         stop_at_failure: Leave the rest of a chunk when an item fails, because its batch is lost anyway.
     """
 
@@ -85,8 +81,6 @@ class Functions(NamedTuple):
 
 
 class WorkerSetup(NamedTuple):
-    """The first message to a worker process."""
-
     number: int
     nice: int
     slot_size: int
@@ -104,9 +98,6 @@ class Chunk(NamedTuple):
     Attributes:
         number: Unique in the run.
         group: Position in ``WorkerSetup.groups``.
-        slot: Where the batch lies.
-        first_row: Row of the first item.
-        size: How many items.
         items: Descriptors; indices, of a source or where items are their own, as bytes of int64, a tenth of the cost.
         seeds: Seed of each item, as bytes of uint32; ``None`` in validation.
     """
@@ -120,11 +111,9 @@ class Chunk(NamedTuple):
     seeds: bytes | None
 
     def descriptors(self) -> list[Any]:
-        """The items as they were sent."""
         return np.frombuffer(self.items, np.int64).tolist() if isinstance(self.items, bytes) else self.items
 
     def unpacked_seeds(self) -> list[int] | None:
-        """Seed of each item."""
         return None if self.seeds is None else np.frombuffer(self.seeds, np.uint32).tolist()
 
 
@@ -136,8 +125,6 @@ class Definitions(NamedTuple):
 
 
 class ItemFailure(NamedTuple):
-    """An item that ``loader_func`` failed on."""
-
     row: int
     cause: str
     traceback: str
@@ -147,11 +134,7 @@ class ChunkResult(NamedTuple):
     """What became of a chunk.
 
     Attributes:
-        number: The chunk's.
-        seconds: Time spent in ``loader_func``.
-        loaded: Items loaded.
         additional: What the loader returned for each item, ``None`` where it returned nothing for any.
-        failures: Items that failed.
         notices: Remarks on how the loader treats its arrays, each sent once by a worker.
     """
 
@@ -177,14 +160,10 @@ def garbled(what: str, error: BaseException) -> Garbled:
 
 
 class Ready(NamedTuple):
-    """A worker has started and takes chunks."""
-
     pid: int
 
 
 class StartFailure(NamedTuple):
-    """A worker cannot start."""
-
     cause: str
     traceback: str
 
@@ -199,12 +178,10 @@ class Channel:
         self._outgoing = bytearray()
 
     def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
         return self._socket.fileno()
 
     @property
     def pending(self) -> bool:
-        """Whether queued frames have not left yet."""
         return bool(self._outgoing)
 
     def send(self, payload: bytes) -> None:
@@ -249,7 +226,6 @@ class Channel:
         return frames
 
     def close(self) -> None:
-        """Close the socket."""
         self._socket.close()
 
     def _send(self, data: bytes | bytearray) -> int:

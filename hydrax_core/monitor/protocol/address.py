@@ -31,8 +31,6 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class Address(NamedTuple):
-    """The place of one loader's socket."""
-
     path: Path
     pid: int
     number: int
@@ -107,7 +105,6 @@ def bind() -> tuple[socket.socket, Address]:
 
 
 def _bind(address: Address) -> socket.socket | None:
-    """A socket at that place; ``None`` where one is in use."""
     for _ in range(2):
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -140,7 +137,6 @@ def _short(path: Path) -> Iterator[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a socket, and its folder where it was the last in it."""
     with contextlib.suppress(OSError):
         path.unlink()
     with contextlib.suppress(OSError):
@@ -168,7 +164,6 @@ def connect(path: Path) -> socket.socket:
 
 
 def in_use(path: Path) -> bool:
-    """Whether somebody listens at that place."""
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     with probe, _short(path) as name:
         try:
@@ -212,7 +207,6 @@ def _is_alive(pid: int) -> bool:
 
 
 def peer_user(connection: socket.socket) -> int:
-    """The user at the other end, as the kernel knows it."""
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(found)[1])
 

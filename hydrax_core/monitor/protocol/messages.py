@@ -93,8 +93,6 @@ class Moment:
 
 
 class ArrayHead(NamedTuple):
-    """An array whose bytes follow the message."""
-
     name: str
     dtype: str
     shape: tuple[int, ...]

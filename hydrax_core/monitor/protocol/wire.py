@@ -132,12 +132,10 @@ class Reader:
 
 
 def server_reader() -> Reader:
-    """What the training's side takes: small questions."""
     return Reader([Ask], _MOST_ASKED, 0)
 
 
 def client_reader() -> Reader:
-    """What the other side takes: answers."""
     return Reader([Hello, RunPlan, Moment, Sample, Refusal, Bye], _MOST_TEXT, MOST_PAYLOAD)
 
 

@@ -22,13 +22,11 @@ _LONGEST_COMMAND = 500
 
 
 def program() -> str:
-    """What the program is called: the name of its script."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] not in ("", "-c") else "python"
     return "notebook" if name == "ipykernel_launcher.py" else name
 
 
 def command_line() -> str:
-    """How the program was called."""
     return shlex.join(sys.argv)[:_LONGEST_COMMAND]
 
 

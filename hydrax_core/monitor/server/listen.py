@@ -67,7 +67,6 @@ class Listener:
         self._workers: set[int] = set()
 
     def start(self) -> None:
-        """Begin to listen."""
         known = list(logging.root.manager.loggerDict.items())
         rooms = [made for name, made in known if name.startswith("hydrax_core") and isinstance(made, logging.Logger)]
         self._loggers = [logging.getLogger("hydrax"), *rooms]  # filters, unlike handlers, are not inherited
@@ -76,7 +75,6 @@ class Listener:
         process.listeners.append(self._hear_worker)
 
     def stop(self) -> None:
-        """Listen no longer."""
         for logger in self._loggers:
             logger.removeFilter(self._ear)
         self._loggers.clear()

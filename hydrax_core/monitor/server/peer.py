@@ -26,11 +26,7 @@ class Gone(Exception):  # noqa: N818  no error: clients come and go
 
 
 class Peer:
-    """A connection.
-
-    Args:
-        connection: Its socket, not blocking.
-    """
+    """A connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -46,12 +42,10 @@ class Peer:
         """The last question for a moment."""
 
     def fileno(self) -> int:
-        """For a selector."""
         return self._connection.fileno()
 
     @property
     def sending(self) -> bool:
-        """Whether something has not left yet."""
         return bool(self._outbox)
 
     def due(self) -> float | None:
@@ -84,7 +78,6 @@ class Peer:
             raise Gone("it asks without waiting for answers")
 
     def question(self, now: float) -> Ask | None:
-        """What is to be answered now."""
         if not self._asked or self._outbox or now < self._next_answer:
             return None
         if self._answered:  # the second question of a client need not wait
@@ -129,6 +122,5 @@ class Peer:
             raise Gone("it does not read what it asked for")
 
     def close(self) -> None:
-        """Close the connection."""
         self._outbox.clear()
         self._connection.close()

@@ -57,7 +57,6 @@ class Monitor:
     """Offers one loader from ``start()`` to ``close()``.
 
     Args:
-        watched: What is shown of the loader.
         snapshot: Gives its counts.
         name: What the user calls the run; ``""`` for the name of the script.
     """
@@ -156,7 +155,6 @@ class Monitor:
         self.tap.order = None
 
     def _bye(self) -> Bye:
-        """The last word."""
         tap = self.tap
         if tap.trouble is not None and tap.trouble.left:
             return Bye(tap.trouble.text, failed=True)
@@ -165,7 +163,6 @@ class Monitor:
         return Bye("the run has ended" if tap.ended else "the loader was closed", failed=False)
 
     def _turn(self) -> None:
-        """Wait for something to happen, and do what is due."""
         now = time.monotonic()
         due = min(self._dues(), default=None)
         for key, events in self._selector.select(None if due is None else max(0.0, due - now)):
@@ -191,7 +188,6 @@ class Monitor:
         self._watch()
 
     def _dues(self) -> Iterator[float]:
-        """When there is something to do, whatever happens before."""
         if self._deaf_until is not None:
             yield self._deaf_until
         for peer in self._peers:
@@ -244,7 +240,6 @@ class Monitor:
 
     @contextlib.contextmanager
     def _losing(self, peer: Peer) -> Iterator[None]:
-        """Drop the client when it is gone."""
         try:
             yield
         except Gone as gone:
@@ -308,7 +303,6 @@ class Monitor:
         )
 
     def _records(self, after: int) -> tuple[BatchRecord, ...]:
-        """The newest batches after a serial, oldest first."""
         new = [record for record in self.tap.records.copy() if record.serial > after]
         return tuple(new[-_MOST_RECORDS:] if after else new)
 

@@ -65,7 +65,6 @@ class KeyList:
         return len(self._entries)
 
     def page(self, first: int, count: int) -> list[EntryInfo]:
-        """So many from a place on."""
         return list(self._entries[first : first + count])
 
     def place_of(self, epoch: int, number: int) -> int:

@@ -58,7 +58,6 @@ class CacheSource:
         caches(self._path)
 
     def load(self) -> Snapshot:
-        """See ``Source``."""
         try:
             return Snapshot(tuple(map(self._group, caches(self._path))))
         except (HydraxError, OSError) as error:
@@ -95,7 +94,6 @@ class CacheSource:
         return opened
 
     def select(self, group: Group, selection: Selection, bad: Sequence[Key]) -> Entries:
-        """See ``Source``."""
         entries = self._entries(group)
         limits = {"epochs": selection.epochs, "numbers": selection.numbers, "written": selection.written}
         if selection.bad:
@@ -105,29 +103,24 @@ class CacheSource:
         return entries.select(group.info.epochs if group.info is not None else (), **limits)  # type: ignore[arg-type]  # each has its type
 
     def coverage(self, group: Group, epoch: int, width: int, since: float | None) -> list[tuple[int, int]]:
-        """See ``Source``."""
         return self._entries(group).coverage(epoch, width, since=since)
 
     def still_bad(self, group: Group, bad: Sequence[Key], since: float) -> list[Key]:
-        """See ``Source``."""
         found = self._entries(group).find(bad)
         return [Key(entry.epoch, entry.number) for entry in found if entry.created < since]
 
     # --- what is in it
 
     def items_at_once(self, group: Group) -> int:
-        """See ``Source``."""
         found = group.info
         if found is None or found.cache_by == "batch":
             return 1
         return max(1, min(_MOST_ITEMS, _ITEMS_BYTES // max(1, sum(array.nbytes for array in found.arrays))))
 
     def record(self, group: Group, entries: Sequence[EntryInfo], place: int) -> BatchRecord:
-        """See ``Source``."""
         return record_of(group.info, entries, place)
 
     def glance(self, group: Group, entries: Sequence[EntryInfo]) -> BatchView | None:
-        """See ``Source``."""
         found = group.info
         try:
             return None if found is None or not entries else self._glance(group, found, entries)
@@ -144,7 +137,6 @@ class CacheSource:
         return view_of(found, record_of(found, entries, 0), several) if several else None
 
     def open(self, group: Group, entries: Sequence[EntryInfo], record: BatchRecord) -> tuple[BatchView, list[str]]:
-        """See ``Source``."""
         found = group.info
         try:
             read = [] if found is None else list(self._read(group, entries))
@@ -164,7 +156,6 @@ class CacheSource:
     # --- putting it in order
 
     def verify(self, group: Group, stop: threading.Event, tell: Callable[[Progress], None], *, repair: bool) -> None:
-        """See ``Source``."""
         reading = _Reading(stop, tell)
         try:
             for finding in verify(group.path, repair=repair, progress=reading.progress, on_entry=reading.entry):
@@ -176,8 +167,6 @@ class CacheSource:
             reading.tell(_message(error))
 
     def clear(self, group: Group, conditions: Conditions, stop: threading.Event, *, dry_run: bool) -> Cleared | None:
-        """See ``Source``."""
-
         def on_read(_done: int) -> None:
             if stop.is_set():
                 raise _StoppedError
@@ -195,7 +184,6 @@ class CacheSource:
             return None
 
     def close(self) -> None:
-        """See ``Source``."""
         with self._lock:
             for _, opened in self._opened.values():
                 opened.close()

@@ -39,17 +39,14 @@ class Verdicts:
         self._opened: dict[Key, tuple[float, bool]] = {}
 
     def begin(self, at: float) -> None:
-        """Everything is read from now on; what was known counts no more."""
         self.since, self._read_to = at, None
         self._bad.clear()
         self._opened.clear()
 
     def read_to(self, key: Key | None) -> None:
-        """Everything up to an entry has been read."""
         self._read_to = key if key is not None else self._read_to
 
     def finish(self) -> None:
-        """Everything has been read."""
         self._read_to = _EVERYTHING
 
     def add(self, findings: Iterable[Finding]) -> None:
@@ -59,7 +56,6 @@ class Verdicts:
                 self._mark(Key(found.epoch, found.number), bad=not found.repaired)
 
     def opened(self, entry: EntryInfo, *, good: bool) -> None:
-        """An entry was looked into."""
         key = Key(entry.epoch, entry.number)
         self._opened[key] = (entry.created, good)
         self._mark(key, bad=not good)
@@ -71,12 +67,10 @@ class Verdicts:
             self._bad.setdefault(key.epoch, array("q")).append(key.number)
 
     def bad(self) -> list[Key]:
-        """The bad ones, in order."""
         return [Key(epoch, number) for epoch in sorted(self._bad) for number in self._bad[epoch]]
 
     @property
     def bad_count(self) -> int:
-        """How many are bad."""
         return sum(map(len, self._bad.values()))
 
     def bad_between(self, epoch: int, first: int, end: int) -> int:
@@ -85,11 +79,9 @@ class Verdicts:
         return 0 if numbers is None else max(0, bisect_left(numbers, end) - bisect_left(numbers, first))
 
     def is_read(self, epoch: int, last: int) -> bool:
-        """Whether the reading has come past an entry."""
         return self._read_to is not None and (epoch, last) <= self._read_to
 
     def state(self, entry: EntryInfo) -> State:
-        """What is known of an entry."""
         if self.bad_between(entry.epoch, entry.number, entry.number + 1):
             return "bad"
         if self._opened.get(Key(entry.epoch, entry.number)) == (entry.created, True):
@@ -115,9 +107,7 @@ class GroupState:
         group: The cache as it was seen last.
         verdicts: Which entries are known to be sound or bad.
         findings: What the last verify or repair found, as far as it is kept.
-        found: How much it found.
         progress: How far that is, ``None`` before the first.
-        doing: What is being done now.
         did: What the findings come from.
     """
 

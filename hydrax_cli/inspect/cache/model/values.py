@@ -32,8 +32,6 @@ class Group:
     """One cache, which is that of one group of a loader.
 
     Attributes:
-        path: Its folder.
-        name: What to call it.
         info: What it holds; ``None`` where that cannot be told.
         problem: What is wrong with it, ``""`` for nothing that is seen without reading it.
         writable: Whether this user may change it.
@@ -52,7 +50,6 @@ class Group:
 
     @property
     def nouns(self) -> str:
-        """Several of them."""
         return "items" if self.noun == "item" else "batches"
 
 
@@ -61,7 +58,6 @@ class Snapshot:
     """All caches at a path at one moment.
 
     Attributes:
-        groups: The caches.
         problem: Why there are none, ``""`` where there are.
     """
 

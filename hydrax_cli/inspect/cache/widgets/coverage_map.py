@@ -57,8 +57,6 @@ class CoverageMap(LineList):
     ]
 
     class Wanted(Message):
-        """The counts of an epoch are wanted."""
-
         def __init__(self, epoch: int, width: int, since: float | None) -> None:
             super().__init__()
             self.epoch = epoch
@@ -66,8 +64,6 @@ class CoverageMap(LineList):
             self.since = since
 
     class Pointed(Message):
-        """The cursor or the mouse is on a cell."""
-
         def __init__(self, cell: Cell, *, moved: bool) -> None:
             super().__init__()
             self.cell = cell
@@ -92,7 +88,6 @@ class CoverageMap(LineList):
     # --- what is shown
 
     def show(self, state: GroupState | None, *, anew: bool) -> None:
-        """Show a cache, or the same one as it is now."""
         self._state = state
         if anew:
             self._here = None
@@ -103,7 +98,6 @@ class CoverageMap(LineList):
         self._lay_out()
 
     def fill(self, epoch: int, width: int, since: float | None, counts: list[tuple[int, int]]) -> None:
-        """The counts of an epoch, as they were wanted."""
         basis = self._basis(epoch, since)
         if basis is not None:
             if len(self._counts) >= _MOST_KEPT:
@@ -121,7 +115,6 @@ class CoverageMap(LineList):
 
     @property
     def here(self) -> Cell | None:
-        """The cell under the cursor."""
         if self._here is None or self._plot is None or self._here[0] >= len(self._epochs):
             return None
         return self._plot.cell(*self._here)
@@ -140,7 +133,6 @@ class CoverageMap(LineList):
         return 0 if epoch is None else epoch.epoch
 
     def point(self, epoch: int, number: int) -> None:
-        """Put the cursor on the cell of an entry."""
         place = self._place(epoch)
         if place is not None and self._plot is not None:
             self._go(place, number // self._plot.width, tell=False)
@@ -174,7 +166,6 @@ class CoverageMap(LineList):
     # --- the parts of a line
 
     def count(self) -> int:
-        """Lines."""
         return 0 if self._plot is None else self._plot.lines * len(self._epochs)
 
     def pieces(self, index: int, width: int) -> Pieces:
@@ -254,7 +245,6 @@ class CoverageMap(LineList):
     # --- where it lies
 
     def on_resize(self) -> None:
-        """Another size, another map."""
         held = self.here
         self._lay_out()
         if held is not None and self._plot is not None:
@@ -294,14 +284,12 @@ class CoverageMap(LineList):
         self.refresh()
 
     def action_cell(self, step: int) -> None:
-        """Go to the cell before or after."""
         if self._plot is not None:
             epoch_place, cell = self._here or (0, -step)
             place = max(0, epoch_place * self._plot.cells + cell + step)
             self._go(*divmod(min(place, len(self._epochs) * self._plot.cells - 1), self._plot.cells))
 
     def action_move(self, lines: int) -> None:
-        """Go up or down."""
         made = self._plot
         if made is None or self._here is None:
             self.action_first()
@@ -312,25 +300,20 @@ class CoverageMap(LineList):
         self._go(epoch_place, min(cells.start + across, cells.stop - 1))
 
     def action_page(self, pages: int) -> None:
-        """Go up or down by a page."""
         self.action_move(pages * max(1, self.scrollable_content_region.height - 1))
 
     def action_first(self) -> None:
-        """Go to the first cell."""
         self._go(0, 0)
 
     def action_last(self) -> None:
-        """Go to the last cell."""
         if self._plot is not None:
             self._go(len(self._epochs) - 1, self._plot.cells - 1)
 
     def action_select(self) -> None:
-        """Enter the cell under the cursor."""
         if self.here is not None:
             self.post_message(self.Entered(self.here))
 
     def on_click(self, event: events.Click) -> None:
-        """Choose a cell, or enter it."""
         cell = self._under(event)
         if cell is not None and self._plot is not None:
             self._go(cell.epoch_place, cell.first // self._plot.width)
@@ -338,13 +321,11 @@ class CoverageMap(LineList):
                 self.action_select()
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
-        """Say what is under the mouse."""
         cell = self._under(event)
         if cell is not None:
             self.post_message(self.Pointed(cell, moved=False))
 
     def on_leave(self) -> None:
-        """Say what is under the cursor again."""
         if self.here is not None:
             self.post_message(self.Pointed(self.here, moved=False))
 

@@ -38,7 +38,6 @@ _MOMENT, _SHORT_MOMENT = 19, 16
 
 
 def _epoch(width: int) -> int:
-    """Columns of an epoch."""
     return 7 if width >= _MEDIUM else 5
 
 
@@ -57,8 +56,6 @@ class EntryTable(LineList):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "open", key_display="↵")]
 
     class Wanted(Message):
-        """A page is wanted."""
-
         def __init__(self, entries: Entries, first: int) -> None:
             super().__init__()
             self.entries = entries
@@ -146,22 +143,18 @@ class EntryTable(LineList):
     # --- the parts of a line
 
     def count(self) -> int:
-        """Entries."""
         return self._length
 
     def empty(self) -> str:
-        """Why there is no line."""
         return self._empty
 
     def header(self, width: int) -> Pieces:
-        """The titles."""
         noun = "batch" if self._state is None else self._state.group.noun
         more = f"  {'additional':>10}" if width >= _WIDE else ""
         written = "written".ljust(_MOMENT if width >= _MEDIUM else _SHORT_MOMENT)
         return [(f"  {'epoch':>{_epoch(width)}}  {noun:>9}  {written}  {'size':>8}{more}  checksum", "head")]
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """An entry."""
         entry = self.entry(index)
         yield "▸ " if index == self.chosen else "  ", "key"
         if entry is None:

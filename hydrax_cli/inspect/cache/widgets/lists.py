@@ -49,16 +49,13 @@ class GroupList(LineList):
         self._states: Sequence[GroupState] = ()
 
     def show(self, states: Sequence[GroupState]) -> None:
-        """Show caches."""
         self._states = states
         self.lines_changed()
 
     def count(self) -> int:
-        """Caches."""
         return len(self._states)
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """A cache: its name, how much of it there is, and how it is."""
         state = self._states[index]
         group, info = state.group, state.group.info
         yield "▸ " if index == self.chosen else "  ", "key"
@@ -93,7 +90,6 @@ class FindingList(LineList):
         self._state: GroupState | None = None
 
     def show(self, state: GroupState | None) -> None:
-        """Show what was found in a cache."""
         self._state = state
         self.border_title = "verify" if state is None or not state.did else state.did
         if self.chosen is not None and self.chosen >= self.count():
@@ -111,7 +107,6 @@ class FindingList(LineList):
         return 0 if state is None else len(state.findings) + (state.found > len(state.findings))
 
     def header(self, width: int) -> Pieces:
-        """How far it is, or how it ended."""
         state = self._state
         if state is None or not state.did:
             return [(" v reads everything and lists what is wrong", "dim")]
@@ -135,7 +130,6 @@ class FindingList(LineList):
         yield "  v stops", "accent"
 
     def pieces(self, index: int, width: int) -> Pieces:
-        """A finding."""
         assert self._state is not None
         finding = self.finding(index)
         yield "▸ " if index == self.chosen else "  ", "key"

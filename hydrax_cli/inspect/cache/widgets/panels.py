@@ -25,8 +25,6 @@ _SHORT = 3
 
 
 class CacheBar(Widget):
-    """What is looked at, and how it is."""
-
     def __init__(self, path: str, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
         self._path = path
@@ -39,7 +37,6 @@ class CacheBar(Widget):
         self.refresh()
 
     def render(self) -> Content:
-        """One line: the path to the left, the state to the right."""
         width = self.content_size.width
         text, style = self._badge()
         state = Content.assemble((f" {text} ", f"{style} reverse bold"))
@@ -82,7 +79,6 @@ class Holdings(Widget):
         self.refresh(layout=self.wanted_height() != before)
 
     def wanted_height(self) -> int:
-        """Lines for all of it."""
         state = self._state
         if state is None or state.group.info is None:
             return _SHORT + 1
@@ -93,7 +89,6 @@ class Holdings(Widget):
         return _SHORT if self.app.screen.has_class("-short") else self.wanted_height()
 
     def render(self) -> Content:
-        """The lines."""
         state, (width, height) = self._state, self.content_size
         if state is None:
             return Content.styled(clean(self._problem) or "reading the index …", "$dim")

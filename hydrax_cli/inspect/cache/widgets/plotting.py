@@ -50,7 +50,6 @@ class Plot:
 
     @property
     def cells(self) -> int:
-        """Cells of an epoch."""
         return -(-self.entries // self.width)
 
     def line(self, number: int) -> tuple[int, range]:
@@ -79,8 +78,6 @@ def plot(entries: int, epochs: int, last_epoch: int, size: tuple[int, int]) -> P
     """The finest map that shows all epochs at once, or a line an epoch where there are too many.
 
     Args:
-        entries: Entries of an epoch.
-        epochs: How many epochs there are.
         last_epoch: The largest number of one.
         size: Columns and lines.
     """
