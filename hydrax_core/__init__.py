@@ -6,9 +6,10 @@ import jax.
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hydrax_core.data.public import lazy
 
 if sys.platform == "win32":
     raise ImportError(
@@ -17,131 +18,52 @@ if sys.platform == "win32":
     )
 
 if TYPE_CHECKING:
-    from hydrax_core.batch.batch import Batch, TrainingBatch, ValidationBatch
-    from hydrax_core.batch.references import debug_batch_references
-    from hydrax_core.data.function import batched, is_worker
-    from hydrax_core.data.group import DataGroup
-    from hydrax_core.data.layout import ArrayLayout, ArraySpec, Ragged
-    from hydrax_core.data.source import Items, Source
-    from hydrax_core.engine.counters import FailedItem, FirstBatch, WorkerStats
-    from hydrax_core.engine.resources.machine import usable_cores
-    from hydrax_core.errors import (
-        BatchAddress,
-        BatchClosedError,
-        BatchesHeldError,
-        BatchTimeoutError,
-        CacheBusyError,
-        CacheError,
-        CacheMismatchError,
-        HostMismatchError,
-        HydraxError,
-        LoaderError,
-        NotACacheError,
-        PlacementError,
-        StateMismatchError,
-        WorkerDiedError,
-        WorkerError,
-        WorkerStartError,
+    from hydrax_core.batch.batch import (
+        Batch as Batch,
+        TrainingBatch as TrainingBatch,
+        ValidationBatch as ValidationBatch,
     )
-    from hydrax_core.loader import checkpoint as checkpoint
-    from hydrax_core.loader import state as state
-    from hydrax_core.loader.dataloader import Dataloader
-    from hydrax_core.monitor.stats import GroupShare, Stats
-    from hydrax_core.plan.mixing import buckets, class_balanced, mix
-    from hydrax_core.plan.packed import concat, pack
-
-__all__ = [
-    "ArrayLayout",
-    "ArraySpec",
-    "Batch",
-    "BatchAddress",
-    "BatchClosedError",
-    "BatchTimeoutError",
-    "BatchesHeldError",
-    "CacheBusyError",
-    "CacheError",
-    "CacheMismatchError",
-    "DataGroup",
-    "Dataloader",
-    "FailedItem",
-    "FirstBatch",
-    "GroupShare",
-    "HostMismatchError",
-    "HydraxError",
-    "Items",
-    "LoaderError",
-    "NotACacheError",
-    "PlacementError",
-    "Ragged",
-    "Source",
-    "StateMismatchError",
-    "Stats",
-    "TrainingBatch",
-    "ValidationBatch",
-    "WorkerDiedError",
-    "WorkerError",
-    "WorkerStartError",
-    "WorkerStats",
-    "__version__",
-    "batched",
-    "buckets",
-    "class_balanced",
-    "concat",
-    "debug_batch_references",
-    "is_worker",
-    "mix",
-    "pack",
-    "usable_cores",
-]
-
-__version__ = "0.1.0"
+    from hydrax_core.batch.references import debug_batch_references as debug_batch_references
+    from hydrax_core.data.function import batched as batched, is_worker as is_worker
+    from hydrax_core.data.group import DataGroup as DataGroup
+    from hydrax_core.data.layout import ArrayLayout as ArrayLayout, ArraySpec as ArraySpec, Ragged as Ragged
+    from hydrax_core.data.source import Items as Items, Source as Source
+    from hydrax_core.engine.counters import (
+        FailedItem as FailedItem,
+        FirstBatch as FirstBatch,
+        WorkerStats as WorkerStats,
+    )
+    from hydrax_core.engine.resources.machine import usable_cores as usable_cores
+    from hydrax_core.errors import *  # noqa: F403  its __all__ is the public tree
+    from hydrax_core.loader import checkpoint as checkpoint, state as state
+    from hydrax_core.loader.dataloader import Dataloader as Dataloader
+    from hydrax_core.monitor.stats import GroupShare as GroupShare, Stats as Stats
+    from hydrax_core.plan.mixing import buckets as buckets, class_balanced as class_balanced, mix as mix
+    from hydrax_core.plan.packed import concat as concat, pack as pack
 
 _HOMES = {
-    "data.function": ("batched", "is_worker"),
-    "batch.batch": ("Batch", "TrainingBatch", "ValidationBatch"),
-    "loader.dataloader": ("Dataloader",),
-    "errors": (
-        "BatchAddress",
-        "BatchClosedError",
-        "BatchTimeoutError",
-        "BatchesHeldError",
-        "CacheBusyError",
-        "CacheError",
-        "CacheMismatchError",
-        "HostMismatchError",
-        "HydraxError",
-        "LoaderError",
-        "NotACacheError",
-        "PlacementError",
-        "StateMismatchError",
-        "WorkerDiedError",
-        "WorkerError",
-        "WorkerStartError",
-    ),
-    "data.group": ("DataGroup",),
-    "data.source": ("Items", "Source"),
-    "data.layout": ("ArrayLayout", "ArraySpec", "Ragged"),
-    "plan.mixing": ("buckets", "class_balanced", "mix"),
-    "plan.packed": ("concat", "pack"),
-    "batch.references": ("debug_batch_references",),
-    "engine.resources.machine": ("usable_cores",),
-    "engine.counters": ("FailedItem", "FirstBatch", "WorkerStats"),
-    "monitor.stats": ("GroupShare", "Stats"),
+    "data.function": "batched is_worker",
+    "batch.batch": "Batch TrainingBatch ValidationBatch",
+    "loader.dataloader": "Dataloader",
+    "errors": "BatchAddress BatchClosedError BatchTimeoutError BatchesHeldError CacheBusyError CacheError "
+    "CacheMismatchError HostMismatchError HydraxError LoaderError NotACacheError PlacementError "
+    "StateMismatchError WorkerDiedError WorkerError WorkerStartError",
+    "data.group": "DataGroup",
+    "data.source": "Items Source",
+    "data.layout": "ArrayLayout ArraySpec Ragged",
+    "plan.mixing": "buckets class_balanced mix",
+    "plan.packed": "concat pack",
+    "batch.references": "debug_batch_references",
+    "engine.resources.machine": "usable_cores",
+    "engine.counters": "FailedItem FirstBatch WorkerStats",
+    "monitor.stats": "GroupShare Stats",
 }
-_MODULES = {"checkpoint": "loader.checkpoint", "state": "loader.state"}
-"""Modules that are public under a shorter name."""
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__version__ = "0.1.0"
+__all__, _find = lazy(__name__, _HOMES, checkpoint="loader.checkpoint", state="loader.state")
+__all__ += ["__version__"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a name that is not above is a mistake
+    __getattr__ = _find
 
 
 def __dir__() -> list[str]:

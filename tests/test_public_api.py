@@ -1,11 +1,15 @@
 """The public names are what ``__init__`` says, and the two reference pages find every handle under its name here."""
 
+import ast
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
 import hydrax_core
+import hydrax_core.monitor
+import hydrax_core.sources
 from hydrax_core import Batch, DataGroup, Dataloader, TrainingBatch, ValidationBatch, errors
 
 REFERENCE_MEMBERS = {  # hydrax.TrainingBatch, and ai.djl.training.dataset.Batch in Python's spelling
@@ -26,6 +30,20 @@ def test_every_public_name_exists_and_is_listed():
     assert sorted(hydrax_core.__all__) == sorted(set(hydrax_core.__all__))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = hydrax_core.nonsense
+
+
+@pytest.mark.parametrize("package", [hydrax_core, hydrax_core.monitor, hydrax_core.sources])
+def test_type_checkers_see_the_names_that_there_are(package):
+    """What is imported under TYPE_CHECKING, by ``as`` or with ``*``, is what the table of the package has."""
+    seen = set()
+    for node in ast.walk(ast.parse(Path(package.__file__).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            seen |= {alias.asname for alias in node.names if alias.asname}
+            if node.names[0].name == "*":
+                seen |= set(importlib.import_module(node.module).__all__)
+    own = {name for name in package.__all__ if name in vars(package) and not hasattr(vars(package)[name], "__module__")}
+    own |= {name for name in package.__all__ if getattr(getattr(package, name), "__module__", "") == package.__name__}
+    assert seen - {"checkpoint", "state"} == set(package.__all__) - own
 
 
 def test_every_error_is_public_and_drawn_in_the_tree():

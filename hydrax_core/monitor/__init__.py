@@ -10,87 +10,62 @@ are first used.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hydrax_core.data.public import lazy
+
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup
-    from hydrax_core.engine.counters import FirstBatch, WorkerStats
-    from hydrax_core.monitor.client import Connection, Run, check_version, find_runs
-    from hydrax_core.monitor.protocol.messages import Ask, Bye, Hello, Moment, Refusal, Sample, Trouble
-    from hydrax_core.monitor.protocol.wire import WireError, arrays_of, dtype_of
+    from hydrax_core.engine.counters import FirstBatch as FirstBatch, WorkerStats as WorkerStats
+    from hydrax_core.monitor.client import (
+        Connection as Connection,
+        Run as Run,
+        check_version as check_version,
+        find_runs as find_runs,
+    )
+    from hydrax_core.monitor.protocol.messages import (
+        Ask as Ask,
+        Bye as Bye,
+        Hello as Hello,
+        Moment as Moment,
+        Refusal as Refusal,
+        Sample as Sample,
+        Trouble as Trouble,
+    )
+    from hydrax_core.monitor.protocol.wire import WireError as WireError, arrays_of as arrays_of, dtype_of as dtype_of
     from hydrax_core.monitor.run import (
-        ArrayPlan,
-        BatchRecord,
-        GroupPlan,
-        Kind,
-        Level,
-        LogLine,
-        Pass,
-        Passes,
-        RunPlan,
-        device_of,
-        one_line,
-        plan_of,
+        ArrayPlan as ArrayPlan,
+        BatchRecord as BatchRecord,
+        GroupPlan as GroupPlan,
+        Kind as Kind,
+        Level as Level,
+        LogLine as LogLine,
+        Pass as Pass,
+        Passes as Passes,
+        RunPlan as RunPlan,
+        device_of as device_of,
+        one_line as one_line,
+        plan_of as plan_of,
     )
     from hydrax_core.monitor.server.server import Monitor
-    from hydrax_core.monitor.stats import Stats
+    from hydrax_core.monitor.stats import Stats as Stats
 
-__all__ = [
-    "ENVIRONMENT",
-    "ArrayPlan",
-    "Ask",
-    "BatchRecord",
-    "Bye",
-    "Connection",
-    "FirstBatch",
-    "GroupPlan",
-    "Hello",
-    "Kind",
-    "Level",
-    "LogLine",
-    "Moment",
-    "Pass",
-    "Passes",
-    "Refusal",
-    "Run",
-    "RunPlan",
-    "Sample",
-    "Stats",
-    "Trouble",
-    "Watched",
-    "WireError",
-    "WorkerStats",
-    "arrays_of",
-    "check_version",
-    "device_of",
-    "dtype_of",
-    "find_runs",
-    "one_line",
-    "plan_of",
-    "start",
-]
-_HOMES = (
-    "monitor.run",
-    "monitor.stats",
-    "monitor.client",
-    "monitor.protocol.messages",
-    "monitor.protocol.wire",
-    "engine.counters",
-)
+_HOMES = {
+    "engine.counters": "FirstBatch WorkerStats",
+    "monitor.client": "Connection Run check_version find_runs",
+    "monitor.protocol.messages": "Ask Bye Hello Moment Refusal Sample Trouble",
+    "monitor.protocol.wire": "WireError arrays_of dtype_of",
+    "monitor.run": "ArrayPlan BatchRecord GroupPlan Kind Level LogLine Pass Passes RunPlan device_of one_line plan_of",
+    "monitor.stats": "Stats",
+}
+__all__, _find = lazy(__name__, _HOMES)
+__all__ += ["ENVIRONMENT", "Watched", "start"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    for home in _HOMES if name in __all__ else ():
-        module = importlib.import_module(f"hydrax_core.{home}")
-        if name in module.__all__:
-            found = globals()[name] = getattr(module, name)
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a name that is not above is a mistake
+    __getattr__ = _find
 
 
 ENVIRONMENT = "HYDRAX_MONITOR"
