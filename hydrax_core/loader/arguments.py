@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from hydrax_core.data.checks import boolean, call, choice, integer
@@ -36,7 +36,12 @@ _NO_TRAINING = DataGroup(1, (None,), loader_arrays={"nothing": ((), "int8")}, lo
 """Stands where training groups do in a loader that evaluates."""
 
 
-@dataclass(frozen=True, slots=True)
+def _alone(check: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """Of an argument that is checked without any other: what gives its value for its name and what came."""
+    return {"check": check}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
     """Checked arguments; the names are those of ``Dataloader``, intervals and positions are in batches."""
 
@@ -44,61 +49,42 @@ class Arguments:
     training: tuple[DataGroup[Any], ...]
     validation: tuple[DataGroup[Any], ...]
     validation_interval: int
-    depth: int | Auto
+    depth: int | Auto = field(metadata=_alone(lambda name, value: _integer_or_auto(name, value, 1, _MOST_AHEAD)))
     loader_count: int | Auto
-    loader_nice: int
-    cacher_count: int
+    loader_nice: int = field(metadata=_alone(lambda name, value: integer(name, value, -20, 19)))
+    cacher_count: int = field(metadata=_alone(lambda name, value: integer(name, value, 0, _MOST_WORKERS)))
     first_batch: int
     last_batch: int | None
     interleave_groups: Interleave
-    deterministic: bool
-    timeout_sec: float | None
-    startup_func: Callable[[], Any] | None
-    placement_func: Callable[..., Mapping[str, Any]] | None
-    loader_kind: LoaderKind
-    on_error: OnError
-    max_held: int | None
-    monitor: bool | str | None
-    verify_hosts_every: int
+    deterministic: bool = field(metadata=_alone(boolean))
+    timeout_sec: float | None = field(metadata=_alone(lambda _, value: _timeout(value)))
+    startup_func: Callable[[], Any] | None = field(
+        metadata=_alone(lambda name, value: _function(name, value, 0, "no argument"))
+    )
+    placement_func: Callable[..., Mapping[str, Any]] | None = field(
+        metadata=_alone(lambda name, value: _function(name, value, 4, "(arrays, layouts, additional, group)"))
+    )
+    loader_kind: LoaderKind = field(metadata=_alone(lambda name, value: choice(name, value, get_args(LoaderKind))))
+    on_error: OnError = field(metadata=_alone(lambda name, value: choice(name, value, get_args(OnError))))
+    max_held: int | None = field(
+        metadata=_alone(lambda name, value: None if value is None else integer(name, value, 1))
+    )
+    monitor: bool | str | None = field(metadata=_alone(lambda _, value: _monitor(value)))
+    verify_hosts_every: int = field(metadata=_alone(lambda name, value: integer(name, value, 0)))
     evaluates: bool
     share: HostShare
     plan: Plan
 
 
-def check_arguments(
-    *,
-    loader_func: Any,
-    training: Any,
-    validation: Any,
-    depth: Any,
-    loader_count: Any,
-    loader_nice: Any,
-    cacher_count: Any,
-    start_at: Any,
-    end_at: Any,
-    interleave_groups: Any,
-    weights: Any,
-    stop: Any,
-    batches_per_epoch: Any,
-    deterministic: Any,
-    timeout_sec: Any,
-    startup_func: Any,
-    placement_func: Any,
-    loader_kind: Any,
-    on_error: Any,
-    max_held: Any,
-    monitor: Any,
-    sharding: Any,
-    hosts: Any,
-    verify_hosts_every: Any,
-    evaluation: Any,
-) -> Arguments:
+def check_arguments(given: Mapping[str, Any]) -> Arguments:
     """Check the arguments of ``Dataloader``; see there for their meaning.
 
     Raises:
         TypeError: An argument has the wrong type.
         ValueError: An argument has a wrong value.
     """
+    loader_func, training, validation = given["loader_func"], given["training"], given["validation"]
+    start_at, end_at, evaluation = given["start_at"], given["end_at"], given["evaluation"]
     if evaluation is not None:
         _stands_alone(training=training, validation=validation, end_at=end_at, start_at=start_at)
         # A run of one validation run, which starts behind the only training batch before it.
@@ -106,14 +92,55 @@ def check_arguments(
     if training is None:  # Dataloader(group): the groups bring their loader functions
         loader_func, training = None, loader_func
     training_groups = _groups("training", training)
-    mixture = _mixture(training_groups, interleave_groups, weights, stop, batches_per_epoch)
+    interleave = given["interleave_groups"]
+    mixture = _mixture(training_groups, interleave, given["weights"], given["stop"], given["batches_per_epoch"])
     per_epoch = mixture.batches_per_epoch
     interval, validation_groups = _validation(validation, per_epoch)
-    loads = any(group.loader_layouts for group in (*training_groups, *validation_groups))
+    loads = _check_loading(loader_func, training=training_groups, validation=validation_groups)
+    epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
+    first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
+    plan = Plan(
+        [(group_order(group, "training", i), group.batch_count) for i, group in enumerate(training_groups)],
+        [(group_order(group, "validation", i), group.batch_count) for i, group in enumerate(validation_groups)],
+        interval,
+        interleave=interleave,
+        mixture=mixture,
+    )
+    alone = {
+        argument.name: argument.metadata["check"](argument.name, given[argument.name])
+        for argument in fields(Arguments)
+        if argument.metadata
+    }
+    share = _share(training_groups, validation_groups, given["sharding"], given["hosts"])
+    check_in_step(share, **{name: alone[name] for name in ("placement_func", "deterministic", "on_error")})
+    return Arguments(
+        loader_func=loader_func,
+        training=training_groups,
+        validation=validation_groups,
+        validation_interval=interval,
+        loader_count=_integer_or_auto("loader_count", given["loader_count"], 1 if loads else 0, _MOST_WORKERS),
+        first_batch=first,
+        last_batch=_end(end_at, per_epoch),
+        interleave_groups=interleave,
+        evaluates=evaluation is not None,
+        share=share,
+        plan=plan,
+        **alone,
+    )
+
+
+def _function(argument: str, function: Any, count: int, expected: str) -> Any:
+    if function is not None:
+        call(argument, function, count, expected)
+    return function
+
+
+def _check_loading(loader_func: Any, **groups: tuple[DataGroup[Any], ...]) -> bool:
+    """Whether anything is loaded; refuses groups whose arrays nothing fills."""
     if loader_func is not None:
         check_loader_func("loader_func", loader_func)
-    for kind, groups in (("training", training_groups), ("validation", validation_groups)):
-        for position, group in enumerate(groups):
+    for kind, found in groups.items():
+        for position, group in enumerate(found):
             function = group.loader_func or loader_func
             if group.loader_layouts and function is not None:
                 group.loading(function)  # which may refuse
@@ -122,46 +149,7 @@ def check_arguments(
                     f"loader_func: {kind} group {position} has loader_arrays and nothing that fills them; "
                     "give Dataloader(loader_func, ...) or DataGroup(loader_func=...)"
                 )
-    if startup_func is not None:
-        call("startup_func", startup_func, 0, "no argument")
-    if placement_func is not None:
-        call("placement_func", placement_func, 4, "(arrays, layouts, additional, group)")
-    epoch, batches = _pair("start_at", start_at, "(epoch, batches), two ints of at least 0")
-    first = integer("start_at[0]", epoch, 0) * per_epoch + integer("start_at[1]", batches, 0)
-    plan = Plan(
-        [(group_order(group, "training", i), group.batch_count) for i, group in enumerate(training_groups)],
-        [(group_order(group, "validation", i), group.batch_count) for i, group in enumerate(validation_groups)],
-        interval,
-        interleave=interleave_groups,
-        mixture=mixture,
-    )
-    share = _share(training_groups, validation_groups, sharding, hosts)
-    check_in_step(share, placement_func=placement_func, deterministic=deterministic, on_error=on_error)
-    return Arguments(
-        loader_func=loader_func,
-        training=training_groups,
-        validation=validation_groups,
-        validation_interval=interval,
-        depth=_integer_or_auto("depth", depth, 1, _MOST_AHEAD),
-        loader_count=_integer_or_auto("loader_count", loader_count, 1 if loads else 0, _MOST_WORKERS),
-        loader_nice=integer("loader_nice", loader_nice, -20, 19),
-        cacher_count=integer("cacher_count", cacher_count, 0, _MOST_WORKERS),
-        first_batch=first,
-        last_batch=_end(end_at, per_epoch),
-        interleave_groups=interleave_groups,
-        deterministic=boolean("deterministic", deterministic),
-        timeout_sec=_timeout(timeout_sec),
-        startup_func=startup_func,
-        placement_func=placement_func,
-        loader_kind=choice("loader_kind", loader_kind, get_args(LoaderKind)),
-        on_error=choice("on_error", on_error, get_args(OnError)),
-        max_held=None if max_held is None else integer("max_held", max_held, 1),
-        monitor=_monitor(monitor),
-        verify_hosts_every=integer("verify_hosts_every", verify_hosts_every, 0),
-        evaluates=evaluation is not None,
-        share=share,
-        plan=plan,
-    )
+    return any(group.loader_layouts for found in groups.values() for group in found)
 
 
 def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:

@@ -133,7 +133,7 @@ class Dataloader(Generic[D]):
         evaluation: DataGroup[D] | Iterable[DataGroup[D]] | None = None,
     ) -> None:
         given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
-        self._arguments = check_arguments(**given)
+        self._arguments = check_arguments(given)
         # Iterables are used up by now: what replace() starts from is what was read from them.
         given["loader_func"] = self._arguments.loader_func
         given["training"] = self._arguments.training
