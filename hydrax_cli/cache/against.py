@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hydrax_cli.cache.remake import Asked, Place, find_place
+from hydrax_cli.cache.remake import Place, find_place
 from hydrax_core.cache import Finding, UnstorableError, encode, info, sample_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from hydrax_cli.shared.options import AskedLoader
     from hydrax_core import Batch, DataGroup, Dataloader
     from hydrax_core.cache import CacheInfo
 
@@ -40,7 +41,7 @@ class Compared(NamedTuple):
 def compare(
     path: Path,
     loader: Dataloader[Any],
-    asked: Asked,
+    asked: AskedLoader,
     sample: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Compared]:

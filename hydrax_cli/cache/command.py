@@ -22,7 +22,16 @@ from hydrax_cli.cache.render import (
     overview_lines,
     verified_lines,
 )
-from hydrax_cli.shared.options import ALLOW_PICKLE, COUNT, HintingGroup, Pattern, content_options
+from hydrax_cli.shared.options import (
+    ALLOW_PICKLE,
+    COUNT,
+    AskedLoader,
+    HintingGroup,
+    Overrides,
+    Pattern,
+    content_options,
+)
+from hydrax_cli.shared.recognise import SourceOptions
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.text import to_json
 from hydrax_cli.shared.units import many
@@ -33,7 +42,6 @@ from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from hydrax_cli.cache.remake import Asked
     from hydrax_core import Dataloader
     from hydrax_core.cache import CacheInfo
 
@@ -246,7 +254,9 @@ class _Verified:
     not_served: int = 0
 
 
-def _verify_all(folders: Sequence[Path], asked: Asked | None, sample: int, *, repair: bool, silent: bool) -> _Verified:
+def _verify_all(
+    folders: Sequence[Path], asked: AskedLoader | None, sample: int, *, repair: bool, silent: bool
+) -> _Verified:
     """Look at one cache after the other, and say what is found when it is found."""
     all_found = _Verified([], [], [])
 
@@ -315,19 +325,18 @@ def _asked(
     size: tuple[int, int] | None,
     *,
     allow_pickle: bool,
-) -> Asked | None:
+) -> AskedLoader | None:
     if target is None:
         given = {"--sample": sample, "-p": parameters or None, "--batch": batch_size, "--seed": seed, "--size": size}
         for option, value in given.items():
             if value is not None:
                 raise click.UsageError(f"{option}: it goes with --against")
         return None
-    from hydrax_cli.cache.remake import Asked  # noqa: PLC0415  it imports the whole library
+    data = SourceOptions(size=size, batch_size=batch_size, seed=seed)
+    return AskedLoader(target, parameters, data, Overrides(allow_pickle=allow_pickle))
 
-    return Asked(target, parameters, batch_size, seed, size, allow_pickle)
 
-
-def _loader(folder: Path, asked: Asked) -> Dataloader[Any]:
+def _loader(folder: Path, asked: AskedLoader) -> Dataloader[Any]:
     from hydrax_cli.cache.remake import remake  # noqa: PLC0415  it imports the whole library
 
     return remake(info(folder), asked)
@@ -336,7 +345,7 @@ def _loader(folder: Path, asked: Asked) -> Dataloader[Any]:
 def _compare(
     folder: Path,
     loader: Dataloader[Any],
-    asked: Asked,
+    asked: AskedLoader,
     sample: int,
     seen: Callable[[int, int], None],
     all_found: _Verified,

@@ -7,14 +7,14 @@ Where the two do not fit, both sides are shown with the options that would make 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hydrax_cli.shared.overrides import Overrides, load_overridden, refuse_pickles
-from hydrax_cli.shared.recognise import SourceOptions
+from hydrax_cli.shared.options import AskedLoader, Overrides
+from hydrax_cli.shared.overrides import load_overridden, refuse_pickles
 from hydrax_cli.shared.target import is_built_in
 from hydrax_core import CacheMismatchError
 from hydrax_core.cache import Manifest, read_manifest, side_by_side
@@ -25,34 +25,11 @@ if TYPE_CHECKING:
     from hydrax_core import DataGroup, Dataloader
     from hydrax_core.cache import CacheInfo
 
-__all__ = ["Asked", "Place", "find_place", "remake"]
+__all__ = ["Place", "find_place", "remake"]
 
 _DIGITS = "digits"
 _PIXELS = 3
 """Height, width and colours: the last dimensions of images."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line says of the loader; ``None`` where it says nothing.
-
-    Attributes:
-        target: As ``hydrax run`` takes it, or ``"digits"``.
-        parameters: Arguments for the function that it may be.
-        size: Height and width of a folder's images.
-    """
-
-    target: str
-    parameters: Mapping[str, str]
-    batch_size: int | None
-    seed: int | None
-    size: tuple[int, int] | None
-    allow_pickle: bool = False
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder of images, which ``size`` is for."""
-        return self.target != _DIGITS and Path(self.target).is_dir()
 
 
 class Place(NamedTuple):
@@ -70,7 +47,7 @@ class _Misfit(NamedTuple):
     differences: tuple[tuple[str, str, str], ...]
 
 
-def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
+def remake(found: CacheInfo, asked: AskedLoader) -> Dataloader[Any]:
     """The loader that is asked for.
 
     Args:
@@ -81,18 +58,23 @@ def remake(found: CacheInfo, asked: Asked) -> Dataloader[Any]:
         TargetError: The target's own code fails.
     """
     target = None if asked.target == _DIGITS else asked.target
-    batch_size, seed, size = asked.batch_size, asked.seed, asked.size
+    batch_size, seed, size = asked.data.batch_size, asked.data.seed, asked.data.size
     if target is None or is_built_in(target):
         batch_size = batch_size or found.settings.get("batch_size")
         seed = found.settings.get("seed") if seed is None else seed
         shapes = {array.name: array.shape for array in found.arrays}
-        size = size or (_image_size(shapes) if asked.is_folder else None)
-    return load_overridden(
-        target, asked.parameters, SourceOptions(size=size), Overrides(batch_size=batch_size, seed=seed)
-    )[1]
+        size = size or (_image_size(shapes) if _is_folder(asked) else None)
+    data = replace(asked.data, size=size, batch_size=batch_size, seed=seed)
+    changes = Overrides(batch_size=batch_size, seed=seed)
+    return load_overridden(AskedLoader(target, asked.parameters, data, changes))[1]
 
 
-def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Asked) -> Place:
+def _is_folder(asked: AskedLoader) -> bool:
+    """Whether the target is a folder of images, which ``size`` is for."""
+    return asked.target != _DIGITS and Path(str(asked.target)).is_dir()
+
+
+def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: AskedLoader) -> Place:
     """The group that a cache was made for.
 
     Raises:
@@ -114,7 +96,7 @@ def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Ask
                 "loader cannot make that again"
             )
         own = group.cache_location is not None and group.cache_location.resolve() == path.resolve()
-        if not own and not asked.allow_pickle:
+        if not own and not asked.changes.allow_pickle:
             refuse_pickles(group, path)
         cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
         wanted = Manifest.of(cached, kind=found.kind, group_index=index, cache_by=found.cache_by)
@@ -128,7 +110,7 @@ def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Ask
         fresh = cached.replace(cache_location=None, cache_readonly=False, cache_by="batch", **changes)
         return Place(index, cached.replace(**changes), fresh)
     nearest = min(misfits, key=lambda misfit: len(misfit.differences))
-    raise CacheMismatchError(_refusal(path, held, nearest, sized=asked.is_folder))
+    raise CacheMismatchError(_refusal(path, held, nearest, sized=_is_folder(asked)))
 
 
 def _differ(group: DataGroup[Any]) -> bool:

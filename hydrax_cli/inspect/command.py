@@ -9,13 +9,13 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from hydrax_cli.shared.errors import TargetError
-from hydrax_cli.shared.options import SPAN, Pattern, loader_options, reproduction
+from hydrax_cli.shared.options import SPAN, Pattern, loader_options
 from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.cache.app import CacheApp
     from hydrax_cli.inspect.feeds.loader import Opened
     from hydrax_cli.inspect.values import Fault
-    from hydrax_cli.shared.recognise import SourceOptions
+    from hydrax_cli.shared.options import AskedLoader
     from hydrax_core.monitor import Run
 
 __all__ = ["inspect"]
@@ -94,17 +94,7 @@ def _no_terminal() -> click.UsageError:
 @click.pass_context
 def inspect(
     ctx: click.Context,
-    target: str | None,
-    parameters: dict[str, str],
-    epochs: int | None,
-    batches: int | None,
-    start: tuple[int, int] | None,
-    workers: int | Literal["auto"] | None,
-    kind: str | None,
-    depth: int | Literal["auto"] | None,
-    batch_size: int | None,
-    seed: int | None,
-    data: SourceOptions,
+    asked: AskedLoader,
     step_seconds: float,
     cache: Path | None,
     attach: str | None,
@@ -139,18 +129,7 @@ def inspect(
     from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
     from hydrax_cli.inspect.feeds.loader import LoaderFeed  # noqa: PLC0415  same
 
-    changes = {
-        "epochs": epochs,
-        "batches": batches,
-        "workers": workers,
-        "kind": kind,
-        "depth": depth,
-        "batch_size": batch_size,
-        "seed": seed,
-        "start": start,
-    }
-    command = reproduction(target, parameters, batch_size, seed, data)
-    limit = _DEMO_SPEED if speed is None and target is None else speed or None
+    limit = _DEMO_SPEED if speed is None and asked.target is None else speed or None
     log = LogBuffer()
     feed: AttachedFeed | LoaderFeed
     if runs is not None:
@@ -159,7 +138,7 @@ def inspect(
             os.nice(_NICENESS)
     else:
         feed = LoaderFeed(
-            partial(_open, target, parameters, data, changes, command),
+            partial(_open, asked),
             log,
             step_seconds=step_seconds,
             limit=limit,
@@ -239,22 +218,16 @@ def _brisk() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _open(
-    target: str | None,
-    parameters: dict[str, str],
-    data: SourceOptions,
-    changes: dict[str, Any],
-    command: str,
-) -> Opened:
+def _open(asked: AskedLoader) -> Opened:
     """Find the target; this imports the user's code, and so is done while the screens are up already."""
     from hydrax_cli.inspect.feeds.loader import Opened  # noqa: PLC0415  see above
-    from hydrax_cli.shared.overrides import Overrides, load_overridden  # noqa: PLC0415  see above
+    from hydrax_cli.shared.overrides import load_overridden  # noqa: PLC0415  see above
 
-    found, loader = load_overridden(target, parameters, data, Overrides(**changes))
-    asked = changes["epochs"] is not None or changes["batches"] is not None
-    if not asked and (target is None or found.loader.last_batch is None):
+    found, loader = load_overridden(asked)
+    endless = asked.target is None or found.loader.last_batch is None
+    if endless and asked.changes.epochs is None and asked.changes.batches is None:
         loader = loader.replace(end_at=None)  # watching has no end of its own
-    return Opened(found.name, command, loader)
+    return Opened(found.name, asked.command, loader)
 
 
 async def _picture(app: InspectApp | CacheApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:

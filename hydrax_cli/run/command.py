@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,13 +16,13 @@ from hydrax_cli.run.render import result_json
 from hydrax_cli.run.reporters import choose_reporter
 from hydrax_cli.run.summary import describe
 from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options
-from hydrax_cli.shared.overrides import Overrides, load_overridden
+from hydrax_cli.shared.overrides import load_overridden
 from hydrax_cli.shared.streams import own_output
 from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
-    from hydrax_cli.shared.recognise import SourceOptions
+    from hydrax_cli.shared.options import AskedLoader
     from hydrax_core import Dataloader
 
 __all__ = ["run"]
@@ -67,17 +67,7 @@ def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | Non
 @click.pass_context
 def run(
     ctx: click.Context,
-    target: str | None,
-    parameters: dict[str, str],
-    epochs: int | None,
-    batches: int | None,
-    start: tuple[int, int] | None,
-    workers: int | Literal["auto"] | None,
-    kind: str | None,
-    depth: int | Literal["auto"] | None,
-    batch_size: int | None,
-    seed: int | None,
-    data: SourceOptions,
+    asked: AskedLoader,
     step_seconds: float,
     cache: Path | None,
     allow_pickle: bool,
@@ -99,20 +89,9 @@ def run(
     Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
     wrong usage, 130 interrupted.
     """
-    asked = Overrides(
-        epochs=epochs,
-        batches=batches,
-        workers=workers,
-        kind=kind,
-        depth=depth,
-        batch_size=batch_size,
-        seed=seed,
-        start=start,
-        cache=cache,
-        allow_pickle=allow_pickle,
-    )
+    changes = replace(asked.changes, cache=cache, allow_pickle=allow_pickle)
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
-        found, loader = load_overridden(target, parameters, data, asked)
+        found, loader = load_overridden(replace(asked, changes=changes))
         _check_start(loader)
         plan = describe(replace(found, loader=loader))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)

@@ -6,7 +6,8 @@ import difflib
 import functools
 import re
 import shlex
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -14,6 +15,7 @@ from hydrax_cli.shared.recognise import SourceOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     ParamType = click.ParamType[Any]
 else:
@@ -24,11 +26,12 @@ __all__ = [
     "COUNT",
     "PLACE",
     "SPAN",
+    "AskedLoader",
     "HintingGroup",
+    "Overrides",
     "Pattern",
     "content_options",
     "loader_options",
-    "reproduction",
 ]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -157,46 +160,79 @@ def content_options(*, size_default: str) -> Callable[[Callable[..., Any]], Call
     return lambda function: _with(function, options)
 
 
-def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add TARGET and the options that choose and change its loader, in this order.
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line changes about a loader; ``None`` leaves what the loader says.
 
-    What says how data is read comes as one argument, ``data``.
+    Attributes:
+        epochs: Epochs to run, counted from the start.
+        batches: Training batches to run, counted likewise; the first of both limits ends the run.
+        workers: Workers, or ``"auto"``.
+        depth: Batches loaded ahead, or ``"auto"``.
+        start: ``(epoch, batches)``.
+        allow_pickle: Whether a cache that is there may be unpickled, where the loader says ``cache_pickle=True``.
+        cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
     """
 
+    epochs: int | None = None
+    batches: int | None = None
+    workers: int | Literal["auto"] | None = None
+    kind: str | None = None
+    depth: int | Literal["auto"] | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    start: tuple[int, int] | None = None
+    cache: Path | None = None
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLoader:
+    """TARGET, and what the options say of its loader."""
+
+    target: str | None
+    parameters: Mapping[str, str]
+    data: SourceOptions
+    changes: Overrides
+
+    @property
+    def command(self) -> str:
+        """``hydrax run`` with all that decides what is in a batch."""
+        words = ["hydrax", "run", *([self.target] if self.target is not None else [])]
+        for name, value in self.parameters.items():
+            words += ["-p", f"{name}={value}"]
+        data = self.data
+        texts = {
+            "batch": data.batch_size,
+            "seed": data.seed,
+            "size": None if data.size is None else f"{data.size[0]}x{data.size[1]}",
+            "columns": None if data.columns is None else ",".join(data.columns),
+            "split": data.split,
+            "length": data.length,
+        }
+        for option, text in texts.items():
+            words += [] if text is None else [f"--{option}", str(text)]
+        return shlex.join(words)
+
+
+def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add TARGET and the options that choose and change its loader, in this order; they come as ``asked``."""
+
     @functools.wraps(function)
-    def bundled(*args: Any, size: Any, columns: Any, split: Any, length: Any, **others: Any) -> Any:
-        data = SourceOptions(size=size, columns=columns, split=split, length=length)
-        return function(*args, data=data, **others)
+    def bundled(*args: Any, target: str | None, parameters: dict[str, str], **others: Any) -> Any:
+        data = SourceOptions(**{name: value for name, value in others.items() if name in _OF_DATA})
+        changes = Overrides(**{name: value for name, value in others.items() if name in _OF_CHANGES})
+        rest = {name: value for name, value in others.items() if name not in _OF_DATA | _OF_CHANGES}
+        return function(*args, asked=AskedLoader(target, parameters, data, changes), **rest)
 
     return _with(bundled, _LOADER_OPTIONS)
+
+
+_OF_DATA = {each.name for each in fields(SourceOptions)}
+_OF_CHANGES = {each.name for each in fields(Overrides)} - {"cache", "allow_pickle"}
 
 
 def _with(function: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def reproduction(
-    target: str | None,
-    parameters: Mapping[str, str],
-    batch_size: int | None,
-    seed: int | None,
-    data: SourceOptions,
-) -> str:
-    """``hydrax run`` with all that decides what is in a batch."""
-    words = ["hydrax", "run", *([target] if target is not None else [])]
-    for name, value in parameters.items():
-        words += ["-p", f"{name}={value}"]
-    if batch_size is not None:
-        words += ["--batch", str(batch_size)]
-    if seed is not None:
-        words += ["--seed", str(seed)]
-    if data.size is not None:
-        words += ["--size", f"{data.size[0]}x{data.size[1]}"]
-    if data.columns is not None:
-        words += ["--columns", ",".join(data.columns)]
-    for name in ("split", "length"):
-        if getattr(data, name) is not None:
-            words += [f"--{name}", str(getattr(data, name))]
-    return shlex.join(words)

@@ -5,62 +5,33 @@ Promise: the result has an end, so that trying a loader that was made to train f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hydrax_cli.shared.options import Overrides
 from hydrax_cli.shared.target import Target, load_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from hydrax_cli.shared.recognise import SourceOptions
+    from hydrax_cli.shared.options import AskedLoader
     from hydrax_core import DataGroup, Dataloader
 
-__all__ = ["Overrides", "load_overridden", "override", "refuse_pickles"]
+__all__ = ["load_overridden", "override", "refuse_pickles"]
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """Options of ``hydrax run``; ``None`` leaves what the loader says.
-
-    Attributes:
-        epochs: Epochs to run, counted from the start.
-        batches: Training batches to run, counted likewise; the first of both limits ends the run.
-        workers: Workers, or ``"auto"``.
-        depth: Batches loaded ahead, or ``"auto"``.
-        start: ``(epoch, batches)``.
-        allow_pickle: Whether a cache that is there may be unpickled, where the loader says ``cache_pickle=True``.
-        cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
-    """
-
-    epochs: int | None = None
-    batches: int | None = None
-    workers: int | Literal["auto"] | None = None
-    kind: str | None = None
-    depth: int | Literal["auto"] | None = None
-    batch_size: int | None = None
-    seed: int | None = None
-    start: tuple[int, int] | None = None
-    cache: Path | None = None
-    allow_pickle: bool = False
-
-
-def load_overridden(
-    target: str | None, parameters: Mapping[str, str], data: SourceOptions, asked: Overrides
-) -> tuple[Target, Dataloader[Any]]:
+def load_overridden(asked: AskedLoader) -> tuple[Target, Dataloader[Any]]:
     """A target as it says itself, and its loader with the changes asked for.
 
     Raises:
         click.UsageError: There is no such target, or it does not go with what is asked for.
         TargetError: The target's own code fails, or is no Dataloader.
     """
-    options = replace(data, batch_size=asked.batch_size, seed=asked.seed)
-    found = load_target(target, parameters, options)
+    found = load_target(asked.target, asked.parameters, asked.data)
     try:
-        return found, override(found.loader, asked)
+        return found, override(found.loader, asked.changes)
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from error
 

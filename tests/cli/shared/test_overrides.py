@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_cli.shared.overrides import Overrides, override
+from hydrax_cli.shared.options import Overrides
+from hydrax_cli.shared.overrides import override
 from hydrax_core import DataGroup, Dataloader
 
 
