@@ -28,7 +28,7 @@ from hydrax_cli.shared.options import (
     AskedLoader,
     HintingGroup,
     Overrides,
-    Pattern,
+    PatternType,
     content_options,
 )
 from hydrax_cli.shared.recognise import SourceOptions
@@ -51,13 +51,13 @@ _FINDINGS = 1
 _DECLINED = 1
 _SAMPLE = 8
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGE = Pattern(
+_AGE = PatternType(
     "age",
     r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)",
     lambda m: float(m[1]) * _UNITS[m[2]],
     "an age with its unit, such as 12h, 7d or 2w",
 )
-_EPOCH = Pattern("n", r"\d{1,18}", lambda m: int(m[0]), "the number of a content epoch, counted from 0")
+_EPOCH = PatternType("n", r"\d{1,18}", lambda m: int(m[0]), "the number of a content epoch, counted from 0")
 
 _path = click.argument("path", type=click.Path(path_type=Path))
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")

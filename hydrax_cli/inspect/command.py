@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from hydrax_cli.shared.errors import TargetError
-from hydrax_cli.shared.options import SPAN, Pattern, loader_options
+from hydrax_cli.shared.options import SPAN, PatternType, loader_options
 from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _DEMO_SPEED = 10.0
 """Batches a second of the digits, which would be over before anybody has looked."""
 _SWITCH_SECONDS = 0.001
 """How long a thread may keep the interpreter while another waits: a loader at full speed must not hold up a key."""
-_SCREEN = Pattern(
+_SCREEN = PatternType(
     "columnsxlines", r"(\d{2,3})x(\d{2,3})", lambda m: (int(m[1]), int(m[2])), "COLUMNSxLINES, such as 120x40"
 )
 _POLL_SECONDS = 0.05

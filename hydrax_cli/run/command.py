@@ -12,7 +12,7 @@ import click
 
 from hydrax_cli.run.digest import RunDigest
 from hydrax_cli.run.drive import drive
-from hydrax_cli.run.render import result_json
+from hydrax_cli.run.render.json import result_json
 from hydrax_cli.run.reporters import choose_reporter
 from hydrax_cli.run.summary import describe
 from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options

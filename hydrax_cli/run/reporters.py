@@ -1,20 +1,21 @@
-"""Who tells the user how a run goes: live bars on a terminal, plain lines elsewhere, or nobody.
+"""Reporters of a run: live bars on a terminal, plain lines elsewhere, or nothing.
 
-Promise: telling costs little: what is shown is brought up to date ten times a second at most, whatever the batches do.
+Promise: a report costs little: what is shown is brought up to date ten times a second at most, whatever the batches do.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
-from hydrax_cli.run.render import pass_line, plan_lines, plan_view, rates, result_lines, result_view
+from hydrax_cli.run.render.terminal import plan_view, result_view
+from hydrax_cli.run.render.text import pass_line, plan_lines, rates, result_lines
 from hydrax_cli.shared.units import count, many
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ _LINE_SECONDS = 10.0
 _WINDOW_SECONDS = 2.0
 
 
-class Reporter(Protocol):
-    """Told of a run: ``start``, then ``batch`` by batch with the passes it ends, then ``finish`` or ``abandon``."""
+class Reporter:
+    """Hears of a run: ``start``, then ``batch`` by batch with the passes it ends, then ``finish`` or ``abandon``."""
 
     def start(self, plan: PlannedRun) -> None:
         """The run begins."""
@@ -43,7 +44,7 @@ class Reporter(Protocol):
         """A batch was handed out and worked on."""
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
-        """The run is over; ``ended`` are the passes that ``batch`` was not told of."""
+        """The run is over; ``ended`` are the passes that ``batch`` did not get."""
 
     def abandon(self) -> None:
         """The run is over, and there is no result. May follow ``finish``."""
@@ -59,27 +60,18 @@ def choose_reporter(stream: TextIO, *, quiet: bool) -> Reporter:
     return PlainReporter(stream)
 
 
-class SilentReporter:
-    """Says only the digest, where one was asked for."""
+class SilentReporter(Reporter):
+    """Writes only the digest, where one was asked for."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-
-    def start(self, plan: PlannedRun) -> None:
-        """Nothing."""
-
-    def batch(self, batch: Batch[Any], passes: Passes, ended: Iterable[Pass]) -> None:
-        """Nothing."""
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:  # noqa: ARG002  see Reporter
         if result.digest is not None:
             self._stream.write(f"{result.digest}\n")
 
-    def abandon(self) -> None:
-        """Nothing."""
 
-
-class PlainReporter:
+class PlainReporter(Reporter):
     """Plain lines: the plan, each pass when it ends, a sign of life every ten seconds, the result."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -96,14 +88,12 @@ class PlainReporter:
         if now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
             items = f"{many(passes.items, 'item')} so far"
-            self._write([f"{_pass_name(batch)}: batch {batch.progress} of {batch.progress_total}, {items}"])
+            assert passes.current is not None
+            self._write([f"{passes.current.name}: batch {batch.progress} of {batch.progress_total}, {items}"])
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
         self._write(pass_line(done) for done in ended)
         self._write(result_lines(result))
-
-    def abandon(self) -> None:
-        """Nothing is left to do."""
 
     def _write(self, lines: Iterable[str]) -> None:
         written = False
@@ -114,7 +104,7 @@ class PlainReporter:
             self._stream.flush()
 
 
-class TerminalReporter:
+class TerminalReporter(Reporter):
     """The plan, live bars, the result."""
 
     def __init__(self, console: Console) -> None:
@@ -163,7 +153,8 @@ class _Bars(Progress):
 
     def show(self, now: float, batch: Batch[Any], passes: Passes) -> None:
         self._rates = self._rate_text(now, passes)
-        self.update(self._epoch, description=_pass_name(batch), completed=batch.progress, total=batch.progress_total)
+        assert passes.current is not None
+        self.update(self._epoch, description=passes.current.name, completed=batch.progress, total=batch.progress_total)
         self.update(self._whole, completed=passes.batches)
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -192,7 +183,3 @@ class _CountColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{count(int(task.completed))}/{count(int(task.total or 0))}", style="dim")
-
-
-def _pass_name(batch: Batch[Any]) -> str:
-    return f"{'epoch' if batch.is_training else 'validation'} {batch.address.epoch}"

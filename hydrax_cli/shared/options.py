@@ -29,7 +29,7 @@ __all__ = [
     "AskedLoader",
     "HintingGroup",
     "Overrides",
-    "Pattern",
+    "PatternType",
     "content_options",
     "loader_options",
 ]
@@ -52,7 +52,7 @@ class HintingGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Pattern(ParamType):
+class PatternType(ParamType):
     """An option whose text has a pattern."""
 
     def __init__(self, name: str, pattern: str, read: Callable[[re.Match[str]], object], expected: str) -> None:
@@ -70,39 +70,39 @@ class Pattern(ParamType):
         return self._read(found)
 
 
-COUNT = Pattern("n", r"0*[1-9]\d*", lambda m: int(m[0]), "a whole number of at least 1")
-COUNT_OR_AUTO = Pattern(
+COUNT = PatternType("n", r"0*[1-9]\d*", lambda m: int(m[0]), "a whole number of at least 1")
+COUNT_OR_AUTO = PatternType(
     "n|auto",
     r"auto|0*[1-9]\d*",
     lambda m: m[0] if m[0] == "auto" else int(m[0]),
     "a whole number of at least 1, or auto",
 )
-SPAN = Pattern(
+SPAN = PatternType(
     "time",
     r"(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s)",
     lambda m: float(m[1]) * _UNITS[m[2]],
     "a time with its unit, such as 5ms, 250us or 0.2s",
 )
-PLACE = Pattern(
+PLACE = PatternType(
     "epoch[:batch]",
     r"(\d+)(?::(\d+))?",
     lambda m: (int(m[1]), int(m[2] or 0)),
     "EPOCH or EPOCH:BATCH, counted from 0",
 )
-_SIZE = Pattern(
+_SIZE = PatternType(
     "n|hxw",
     r"([1-9]\d*)(?:x([1-9]\d*))?",
     lambda m: (int(m[1]), int(m[2] or m[1])),
     "N or HEIGHTxWIDTH in pixels",
 )
 
-_SHARE = Pattern(
+_SHARE = PatternType(
     "share",
     r"0?\.\d*[1-9]\d*(?:[eE]-\d+)?|[1-9](?:\.\d+)?[eE]-\d+",
     lambda m: float(m[0]),
     "a share above 0 and below 1, such as 0.1 (a split that has a name is a folder: TARGET/train)",
 )
-_NAMES = Pattern(
+_NAMES = PatternType(
     "a,b,c", r"[^,]+(,[^,]+)*", lambda m: tuple(name.strip() for name in m[0].split(",")), "names with commas between"
 )
 

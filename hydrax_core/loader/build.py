@@ -37,7 +37,7 @@ from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.wire import Functions, GroupLoader, GroupSetup, WorkerSetup
 from hydrax_core.loader.arguments import Arguments
 from hydrax_core.plan.plan import Position
-from hydrax_core.plan.position import Progress
+from hydrax_core.plan.position import Consumed
 
 __all__ = ["close_from_anywhere", "first_setting", "launch", "slot_bytes"]
 
@@ -58,7 +58,7 @@ def slot_bytes(arguments: Arguments) -> int:
     return aligned(max(1, *sizes), mmap.PAGESIZE)
 
 
-def launch(arguments: Arguments, progress: Progress) -> Engine:
+def launch(arguments: Arguments, consumed: Consumed) -> Engine:
     """The engine for a position of the run, not started yet.
 
     Raises:
@@ -91,7 +91,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
     ]
     plan, last = arguments.plan, arguments.last_batch
     end = None if last is None else plan.number(Position(last, plan.batches_per_validation))
-    if end is not None and last is not None and progress.next_number >= end and arguments.first_batch >= last:
+    if end is not None and last is not None and consumed.next_number >= end and arguments.first_batch >= last:
         logger.warning(
             "start_at, end_at: the run is empty, as it starts at training batch %d of all and stops before %d "
             "(an epoch has %d)",
@@ -115,7 +115,7 @@ def launch(arguments: Arguments, progress: Progress) -> Engine:
         pool = SlotPool(size, limit, workers.most, depth.least + 2)
         undo.callback(pool.close)
         start_worker = _worker_starter(arguments, groups, pool, packed)
-        first, ahead = progress.next_number, frozenset(progress.ahead)
+        first, ahead = consumed.next_number, frozenset(consumed.ahead)
         training = len(arguments.training)
         admission = Admission(plan, groups, training, pool, caches, first=first, end=end, skipped=ahead)
         queue = ReadyQueue(wakeup.wake)

@@ -35,7 +35,7 @@ from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
 from hydrax_core.plan.mixture import Interleave, Stop
 from hydrax_core.plan.plan import PlannedBatch, Position
-from hydrax_core.plan.position import Progress, restore, save
+from hydrax_core.plan.position import Consumed, restore, save
 
 if TYPE_CHECKING:
     from hydrax_core.batch.agreement import Agreement
@@ -145,7 +145,7 @@ class Dataloader(Generic[D]):
         self._groups = (*self._arguments.training, *self._arguments.validation)
         plan = self._arguments.plan
         validated = 0 if self._arguments.evaluates else plan.batches_per_validation
-        self._progress = Progress(plan.number(Position(self._arguments.first_batch, validated)))
+        self._consumed = Consumed(plan.number(Position(self._arguments.first_batch, validated)))
         self._engine: Engine | None = None
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
@@ -348,7 +348,7 @@ class Dataloader(Generic[D]):
         if last is None:
             raise TypeError("len(): the run is endless; give end_at, or ask batches_per_epoch")
         end = plan.number(Position(last, plan.batches_per_validation))
-        return max(0, end - self._progress.next_number - len(self._progress.ahead))
+        return max(0, end - self._consumed.next_number - len(self._consumed.ahead))
 
     def __bool__(self) -> bool:
         return True  # whatever is left of it
@@ -407,7 +407,7 @@ class Dataloader(Generic[D]):
     def _start(self) -> Engine:
         if self._engine is None:
             self._counters.start(self._arguments.plan.mixture)
-            engine = launch(self._arguments, self._progress)
+            engine = launch(self._arguments, self._consumed)
             self._finalizer = weakref.finalize(self, close_from_anywhere, engine, os.getpid())
             self._engine = engine
             try:
@@ -477,12 +477,12 @@ class Dataloader(Generic[D]):
 
     def _pass(self, engine: Engine, host: HostBatch) -> None:
         if self._arguments.deterministic:
-            self._progress.pass_all_up_to(host.planned.number)
+            self._consumed.pass_all_up_to(host.planned.number)
             engine.loop.dropped.clear()  # each is behind, or comes to be with a later batch
             return
-        self._progress.pass_one(host.planned.number)
+        self._consumed.pass_one(host.planned.number)
         while engine.loop.dropped:
-            self._progress.pass_one(engine.loop.dropped.popleft())
+            self._consumed.pass_one(engine.loop.dropped.popleft())
 
     # --- looking at it
 
@@ -523,7 +523,7 @@ class Dataloader(Generic[D]):
         """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
         arguments = self._arguments
         state = save(
-            self._progress,
+            self._consumed,
             arguments.plan,
             arguments.training,
             arguments.validation,
@@ -543,7 +543,7 @@ class Dataloader(Generic[D]):
             StateMismatchError: It belongs to another dataset, batch size, seed or shuffle; the text shows what differs.
         """
         arguments = self._arguments
-        progress = restore(
+        consumed = restore(
             state,
             arguments.plan,
             arguments.training,
@@ -553,13 +553,13 @@ class Dataloader(Generic[D]):
         )
         # Batches that were handed out already keep the turns that they had.
         plan = arguments.plan.resumed(
-            state.get("turns"), max((number + 1 for number in progress.ahead), default=progress.next_number)
+            state.get("turns"), max((number + 1 for number in consumed.ahead), default=consumed.next_number)
         )
         self.close()  # which ends a wait of another thread in next(), too
         with self._lock:
             self.close()
             self._arguments = dataclasses.replace(arguments, plan=plan)
-            self._progress = progress
+            self._consumed = consumed
             self._ended = False
 
     def __repr__(self) -> str:

@@ -16,12 +16,12 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.errors import StateMismatchError, shorten
 from hydrax_core.plan.plan import Plan, Position
 
-__all__ = ["Progress", "restore", "save"]
+__all__ = ["Consumed", "restore", "save"]
 
 _VERSION = 1
 
 
-class Progress:
+class Consumed:
     """Which batches of the run are behind, the order in which they were handed out being free.
 
     Args:
@@ -52,7 +52,7 @@ class Progress:
 
 
 def save(
-    progress: Progress,
+    consumed: Consumed,
     plan: Plan,
     training: Sequence[DataGroup[Any]],
     validation: Sequence[DataGroup[Any]],
@@ -61,12 +61,12 @@ def save(
     interleave: bool,
 ) -> dict[str, Any]:
     """The state as JSON values."""
-    position = plan.position(progress.next_number)
+    position = plan.position(consumed.next_number)
     return {
         "version": _VERSION,
         "training_batches": position.training,
         "validation_batches": position.validation,
-        "ahead": sorted(progress.ahead),
+        "ahead": sorted(consumed.ahead),
         "training": _training_settings(training, interleave=interleave),
         "validation": _validation_settings(validation, validation_interval, interleave=interleave),
     }
@@ -80,7 +80,7 @@ def restore(
     validation_interval: int,
     *,
     interleave: bool,
-) -> Progress:
+) -> Consumed:
     """The position that a state describes.
 
     Validation may have changed since, as long as no validation run was under way.
@@ -105,7 +105,7 @@ def restore(
         if ahead or validation_batches:
             _compare("validation", saved_validation, own_validation)
         validation_batches = plan.batches_per_validation
-    return Progress(plan.number(Position(training_batches, validation_batches)), ahead)
+    return Consumed(plan.number(Position(training_batches, validation_batches)), ahead)
 
 
 def _training_settings(groups: Sequence[DataGroup[Any]], *, interleave: bool) -> dict[str, Any]:

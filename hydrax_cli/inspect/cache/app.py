@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.timer import Timer
 
-    from hydrax_cli.inspect.cache.model.values import Entries, Snapshot, Source
+    from hydrax_cli.inspect.cache.model.values import CacheAccess, Entries, Snapshot
     from hydrax_cli.inspect.values import BatchView
     from hydrax_core.cache import EntryInfo
 
@@ -69,7 +69,7 @@ class CacheApp(BaseApp):
     ]
 
     def __init__(
-        self, source: Source, path: Path, *, on_ready: Callable[[], None] | None = None, light: bool = False
+        self, source: CacheAccess, path: Path, *, on_ready: Callable[[], None] | None = None, light: bool = False
     ) -> None:
         super().__init__(on_ready=on_ready, light=light)
         self._source = source

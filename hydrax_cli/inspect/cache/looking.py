@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from hydrax_cli.inspect.cache.jobs import Jobs
     from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import Source
+    from hydrax_cli.inspect.cache.model.values import CacheAccess
     from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
     from hydrax_cli.inspect.values import BatchView
     from hydrax_core.cache import EntryInfo
@@ -32,7 +32,7 @@ class Looking:
     def __init__(
         self,
         state: GroupState,
-        source: Source,
+        source: CacheAccess,
         table: EntryTable,
         jobs: Jobs,
         read: Callable[[GroupState, Sequence[EntryInfo], Sequence[str]], None],

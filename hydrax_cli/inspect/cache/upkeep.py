@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hydrax_cli.inspect.cache.jobs import Jobs
     from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import Conditions, Progress, Source
+    from hydrax_cli.inspect.cache.model.values import CacheAccess, Conditions, VerifyProgress
     from hydrax_core.cache import Cleared
 
 __all__ = ["Upkeep"]
@@ -44,7 +44,7 @@ class Upkeep:
     def __init__(
         self,
         app: App[None],
-        source: Source,
+        source: CacheAccess,
         jobs: Jobs,
         changed: Callable[[GroupState, bool], None],
         ended: Callable[[GroupState], None],
@@ -105,10 +105,10 @@ class Upkeep:
         self._busy, self._stop = state, threading.Event()
         group, stop = state.group, self._stop
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: VerifyProgress) -> None:
             self._jobs.tell(came_further, progress)
 
-        def came_further(progress: Progress) -> None:
+        def came_further(progress: VerifyProgress) -> None:
             state.tell(progress)
             if progress.end not in ("", "done", "stopped"):
                 self._warn(progress.end, f"Nothing was {'repaired' if repair else 'verified'}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hydrax_core.cache.index.index import Index, IndexRow
 
-__all__ = ["Found", "FoundMany", "Reader"]
+__all__ = ["EntryReader", "Found", "FoundMany"]
 
 _log = logging.getLogger("hydrax")
 
@@ -68,7 +68,7 @@ class _Epoch:
     states: np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class Reader:
+class EntryReader:
     """Reads entries of one cache; any thread may call it.
 
     Args:

@@ -23,7 +23,7 @@ from hydrax_core.cache.format.codec import DecodeError, PickleRefusedError
 from hydrax_core.cache.format.entry import decode_batch, decode_item, encode_batch, encode_items
 from hydrax_core.cache.format.manifest import CacheBy, Manifest
 from hydrax_core.cache.store.opening import OpenCache, open_cache
-from hydrax_core.cache.store.reader import FoundMany, Reader
+from hydrax_core.cache.store.reader import EntryReader, FoundMany
 from hydrax_core.cache.store.writer import Job, Writer
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class CacheStore:
         self._allow_pickle = allow_pickle
         self._dtypes = {name: layout.numpy_dtype for name, layout in group.cache_layouts.items()}
         self._shapes = {array.name: array.shape for array in manifest.arrays}
-        self._reader = Reader(cache.folder, files, identity, cache.index, writable=cache.writable)
+        self._reader = EntryReader(cache.folder, files, identity, cache.index, writable=cache.writable)
         self._writer: Writer | None = None
         if cache.writable and cacher_count:
             assert cache.index is not None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_PAYLOAD",
     "Message",
-    "Reader",
+    "MessageReader",
     "WireError",
     "arrays_of",
     "client_reader",
@@ -82,7 +82,7 @@ def _plain(value: object) -> list[object]:
     return [getattr(value, field.name) for field in fields(value)]  # type: ignore[arg-type]  # else json says so
 
 
-class Reader:
+class MessageReader:
     """Takes bytes as they come, gives messages.
 
     Args:
@@ -131,12 +131,12 @@ class Reader:
         return _message_decoder(name)(values)
 
 
-def server_reader() -> Reader:
-    return Reader([Ask], _MOST_ASKED, 0)
+def server_reader() -> MessageReader:
+    return MessageReader([Ask], _MOST_ASKED, 0)
 
 
-def client_reader() -> Reader:
-    return Reader([Hello, RunPlan, Moment, Sample, Refusal, Bye], _MOST_TEXT, MOST_PAYLOAD)
+def client_reader() -> MessageReader:
+    return MessageReader([Hello, RunPlan, Moment, Sample, Refusal, Bye], _MOST_TEXT, MOST_PAYLOAD)
 
 
 def _refuse(name: str) -> None:

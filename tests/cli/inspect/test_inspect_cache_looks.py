@@ -11,7 +11,7 @@ from test_inspect_looks import SIZES, compare
 
 from hydrax_cli.inspect.cache.app import CacheApp
 from hydrax_cli.inspect.cache.model.listing import KeyList
-from hydrax_cli.inspect.cache.model.values import Group, Key, Progress, Snapshot
+from hydrax_cli.inspect.cache.model.values import Group, Key, Snapshot, VerifyProgress
 from hydrax_cli.inspect.cache.model.views import record_of, view_of
 from hydrax_cli.inspect.svg import screen_svg
 from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, EpochCount, Finding, StoredArray, StoredEntry
@@ -112,9 +112,9 @@ class StillSource:
         return view_of(group.info, record, [entry]), [fault]
 
     def verify(self, _group, _stop, tell, *, repair):
-        tell(Progress(1_470_000, 2_940_000, 1.5, Key(1, 30), FOUND[:2]))
+        tell(VerifyProgress(1_470_000, 2_940_000, 1.5, Key(1, 30), FOUND[:2]))
         if not repair:
-            tell(Progress(2_940_000, 2_940_000, 3.0, Key(3, 8), FOUND[2:], "done"))
+            tell(VerifyProgress(2_940_000, 2_940_000, 3.0, Key(3, 8), FOUND[2:], "done"))
 
     def clear(self, *_, **__):
         return Cleared(40, ("a", "b", "c"), 812_345)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hydrax_cli.inspect.cache.model.listing import KeyList, read_filter
 from hydrax_cli.inspect.cache.model.state import GroupState, Verdicts
-from hydrax_cli.inspect.cache.model.values import Key, Progress, Selection
+from hydrax_cli.inspect.cache.model.values import Key, Selection, VerifyProgress
 from hydrax_cli.inspect.cache.widgets.plotting import plot
 from hydrax_core.cache import EntryInfo, Finding
 
@@ -118,7 +118,7 @@ def test_what_is_repaired_or_found_good_is_bad_no_more():
 
 
 def progress(*findings, end="", read_to=None):
-    return Progress(1, 2, 0.1, read_to, findings, end)
+    return VerifyProgress(1, 2, 0.1, read_to, findings, end)
 
 
 def test_a_verify_that_fails_at_once_leaves_what_is_known():

@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from hydrax_cli.run.render import pass_line, plan_lines, plan_view, result_json, result_lines, result_view
+from hydrax_cli.run.render.json import result_json
+from hydrax_cli.run.render.terminal import plan_view, result_view
+from hydrax_cli.run.render.text import pass_line, plan_lines, result_lines
 from hydrax_cli.run.reporters import PlainReporter, SilentReporter, TerminalReporter, choose_reporter
 from hydrax_cli.run.summary import CachePlan, RunResult, describe
 from hydrax_cli.shared.target import Target

@@ -90,8 +90,8 @@ def test_a_run_goes_on_under_other_weights_and_says_so(caplog):
 
 def test_batches_handed_out_ahead_of_their_turn_keep_the_weights_they_had():
     before = loader(weights=[1, 1, 1], deterministic=False)
-    before._progress.next_number = 3
-    before._progress.ahead.add(7)
+    before._consumed.next_number = 3
+    before._consumed.ahead.add(7)
     after = loader(weights=[0, 0, 1], deterministic=False)
     after.load_state_dict(before.state_dict())
     assert [batch[0] for batch in batches_of(after, 6)] == [0, 1, 2, 0, 2, 2]

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_core.plan.position import Progress
+from hydrax_core.plan.position import Consumed
 
 
 @given(st.permutations(range(12)), st.integers(0, 12))
 def test_batches_in_any_order_leave_the_first_that_is_missing_and_those_ahead_of_it(order, count):
-    progress = Progress(0)
+    progress = Consumed(0)
     for number in order[:count]:
         progress.pass_one(number)
     missing = sorted(set(range(13)) - set(order[:count]))
@@ -18,7 +18,7 @@ def test_batches_in_any_order_leave_the_first_that_is_missing_and_those_ahead_of
 
 @given(st.integers(0, 20), st.sets(st.integers(0, 30)), st.integers(1, 30))
 def test_numbers_ahead_of_a_state_without_order_are_forgotten_once_the_order_reaches_them(start, ahead, count):
-    progress = Progress(start, sorted(ahead))
+    progress = Consumed(start, sorted(ahead))
     taken = []
     for _ in range(count):
         number = progress.next_number

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hydrax_cli.inspect.cache.model.listing import KeyList
-from hydrax_cli.inspect.cache.model.values import Group, Key, Progress, Snapshot
+from hydrax_cli.inspect.cache.model.values import Group, Key, Snapshot, VerifyProgress
 from hydrax_cli.inspect.cache.model.views import record_of, rows_of, view_of
 from hydrax_core.cache import CacheEntries, caches, clear, in_use, info, verify
 from hydrax_core.errors import HydraxError, NotACacheError
@@ -73,7 +73,7 @@ class CacheSource:
         return Group(folder, name, found, f"index: {found.problem}" if found.problem else "", writable)
 
     def stamp(self) -> object:
-        """See ``Source``: times and sizes of the indexes, and who uses them."""
+        """See ``CacheAccess``: times and sizes of the indexes, and who uses them."""
         try:
             folders = caches(self._path)
         except (NotACacheError, OSError):
@@ -155,7 +155,9 @@ class CacheSource:
 
     # --- putting it in order
 
-    def verify(self, group: Group, stop: threading.Event, tell: Callable[[Progress], None], *, repair: bool) -> None:
+    def verify(
+        self, group: Group, stop: threading.Event, tell: Callable[[VerifyProgress], None], *, repair: bool
+    ) -> None:
         reading = _Reading(stop, tell)
         try:
             for finding in verify(group.path, repair=repair, progress=reading.progress, on_entry=reading.entry):
@@ -193,7 +195,7 @@ class CacheSource:
 class _Reading:
     """Passes on how far a verify is, some times a second, and ends it when asked to."""
 
-    def __init__(self, stop: threading.Event, tell: Callable[[Progress], None]) -> None:
+    def __init__(self, stop: threading.Event, tell: Callable[[VerifyProgress], None]) -> None:
         self._stop = stop
         self._tell = tell
         self._started = self._told = time.monotonic()
@@ -218,7 +220,7 @@ class _Reading:
         self._told = time.monotonic()
         findings, self._findings = tuple(self._findings), []
         seconds = self._told - self._started
-        self._tell(Progress(self._done, self._total, seconds, self._read_to, findings, end))
+        self._tell(VerifyProgress(self._done, self._total, seconds, self._read_to, findings, end))
 
 
 def _within(key: Key, selection: Selection) -> bool:

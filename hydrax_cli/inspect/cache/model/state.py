@@ -15,7 +15,7 @@ from hydrax_cli.inspect.cache.model.values import Key
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hydrax_cli.inspect.cache.model.values import Group, Progress
+    from hydrax_cli.inspect.cache.model.values import Group, VerifyProgress
     from hydrax_core.cache import EntryInfo, Finding
 
 __all__ = ["Doing", "GroupState", "State", "Verdicts"]
@@ -115,7 +115,7 @@ class GroupState:
     verdicts: Verdicts = field(default_factory=Verdicts)
     findings: list[Finding] = field(default_factory=list)
     found: int = 0
-    progress: Progress | None = None
+    progress: VerifyProgress | None = None
     doing: Doing = ""
     did: Doing = ""
     _begun: float | None = None
@@ -124,7 +124,7 @@ class GroupState:
         """A verify or repair begins; what is known stays until that has got anywhere."""
         self.doing, self._begun = doing, at
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, progress: VerifyProgress) -> None:
         """It is so far; one that fails at once, such as a repair while a run writes, leaves everything as it was."""
         failed = progress.end not in ("", "done", "stopped")
         if self._begun is not None and not failed:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, Finding
     from hydrax_core.monitor import BatchRecord
 
-__all__ = ["Conditions", "Entries", "Group", "Key", "Progress", "Selection", "Snapshot", "Source"]
+__all__ = ["CacheAccess", "Conditions", "Entries", "Group", "Key", "Selection", "Snapshot", "VerifyProgress"]
 
 
 class Key(NamedTuple):
@@ -96,7 +96,7 @@ class Entries(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class VerifyProgress:
     """How far a verify or repair is.
 
     Attributes:
@@ -125,7 +125,7 @@ class Conditions:
     corrupt: bool = False
 
 
-class Source(Protocol):
+class CacheAccess(Protocol):
     """Where the screens get all that they show; every call may take a while and is made in a thread of its own."""
 
     def load(self) -> Snapshot:
@@ -159,7 +159,7 @@ class Source(Protocol):
     def items_at_once(self, group: Group) -> int:
         """How many entries are looked into together: items are, batches are not."""
 
-    def verify(self, group: Group, stop: Event, tell: Callable[[Progress], None], *, repair: bool) -> None:
+    def verify(self, group: Group, stop: Event, tell: Callable[[VerifyProgress], None], *, repair: bool) -> None:
         """Read everything, with ``repair`` removing what is bad; the last thing told has an end."""
 
     def clear(self, group: Group, conditions: Conditions, stop: Event, *, dry_run: bool) -> Cleared | None:

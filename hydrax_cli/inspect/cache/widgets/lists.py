@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import Group, Progress
+    from hydrax_cli.inspect.cache.model.values import Group, VerifyProgress
     from hydrax_core.cache import Finding
 
 __all__ = ["FindingList", "GroupList", "coverage_of", "summary"]
@@ -115,7 +115,7 @@ class FindingList(LineList):
             return self._under_way(progress, state.found, width)
         return _ended(state, progress)
 
-    def _under_way(self, progress: Progress | None, found: int, width: int) -> Pieces:
+    def _under_way(self, progress: VerifyProgress | None, found: int, width: int) -> Pieces:
         if progress is None:
             yield " ◔ looking at the folder …", "accent"
             return
@@ -153,7 +153,7 @@ def summary(state: GroupState) -> str:
     return "".join(text for text, _ in _ended(state, state.progress)).strip() + hint
 
 
-def _ended(state: GroupState, progress: Progress) -> Pieces:
+def _ended(state: GroupState, progress: VerifyProgress) -> Pieces:
     read = f"{size(progress.done)} read in {span(progress.seconds)}"
     if progress.end == "stopped":
         return [(" ‖ stopped", "warn"), (f" after {read}: {many(state.found, 'finding')} so far", "plain")]
