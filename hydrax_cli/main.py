@@ -1,7 +1,7 @@
 """The command group; the one place where an error becomes text and an exit code.
 
 Promise: ``hydrax --help`` imports no command, so it answers at once. What is expected to go wrong (usage, targets,
-``HydraxError``) is told without a traceback of ours; anything else is a defect and shows one. Exit codes: 0 done, 1
+``HydraxError``) is shown without a traceback of ours; anything else is a defect and shows one. Exit codes: 0 done, 1
 failed, 2 wrong usage, 130 interrupted.
 """
 
@@ -85,7 +85,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_output()  # whoever read it has had enough
+        _drop_output()  # its reader has closed it
         return FAILED
     except (HydraxError, TargetError, OSError) as error:
         click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_lines(str(error))}", err=True)

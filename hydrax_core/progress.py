@@ -131,7 +131,7 @@ class _Terminal:
     """Bars while a pass runs, its line when it is over."""
 
     def __init__(self, file: TextIO) -> None:
-        from rich.console import Console  # noqa: PLC0415  only who watches needs it
+        from rich.console import Console  # noqa: PLC0415  only this style needs it
         from rich.progress import (  # noqa: PLC0415  same
             BarColumn,
             MofNCompleteColumn,

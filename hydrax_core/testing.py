@@ -69,7 +69,7 @@ def check_loader(
     *,
     seed: int | None = 0,
 ) -> list[str]:
-    """Load items several times, over different memory, and tell what is wrong; an empty list where nothing is.
+    """Load items several times, over different memory; returns what is wrong, an empty list where nothing is.
 
     Found are: an item that raises; values that differ from call to call, with the seed or, as in validation, without;
     elements that are left out, or arrays that are not filled at all; numbers that do not fit into the array's dtype.
@@ -89,7 +89,7 @@ def check_loader(
 
 
 def check_source(source: Source[Any], indices: Sequence[int] | None = None) -> list[str]:
-    """Try what a source must keep, and tell what it does not; an empty list where it keeps all of it.
+    """Try what a source must keep; returns what it does not, an empty list where it keeps all of it.
 
     Tried are: the length; that -1 and ``len(source)`` are refused, or -1 is the last item as in a list; that an item
     is the same when it is read again, with others, in a copy, and in a second process; that the source can be pickled.

@@ -268,7 +268,7 @@ def _verify_all(
 
     for folder in folders:
         try:
-            loader = None if asked is None else _loader(folder, asked)  # what is wrong with TARGET is told at once
+            loader = None if asked is None else _loader(folder, asked)  # an error in TARGET is raised at once
             with nullcontext() if repair else _findings_only(), progress(f"reading {folder.name}", "bytes") as seen:
                 look(folder, verify(folder, repair=repair, progress=seen), seen)
                 all_found.read += seen.done

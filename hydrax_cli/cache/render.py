@@ -160,7 +160,7 @@ def _finding_line(first: Finding, last: Finding) -> str:
 
 
 def verified_lines(path: Path, findings: Sequence[Finding], read: str, *, repair: bool) -> Iterator[str]:
-    """What comes of it all, and what to do; ``read`` tells what was read for it."""
+    """The summary and what to do; ``read`` says what was read."""
     if not findings:
         yield f"{click.style('clean', fg='green', bold=True)}; {read}"
         return

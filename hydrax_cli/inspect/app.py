@@ -1,7 +1,7 @@
 """``hydrax inspect``: asks a feed for frames and hands them to the screens.
 
 Promise: it is up before the loader, NumPy or jax are; no key waits for the loader; whatever happens to the run, the app
-lives and says so. ``q``, Ctrl-C and signals leave the terminal as it was.
+lives and shows the error. ``q``, Ctrl-C and signals leave the terminal as it was.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class BaseApp(App[None]):
         yield SystemCommand("Help", "All keys and signs", self.action_help)
 
     def on_resize(self, event: events.Resize) -> None:
-        """A terminal that is too small gets a screen that says so."""
+        """In a terminal that is too small another screen is shown."""
         small = event.size.width < _LEAST[0] or event.size.height < _LEAST[1]
         shown = isinstance(self.screen, TooSmallScreen)
         if small and not shown:

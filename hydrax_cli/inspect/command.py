@@ -175,7 +175,7 @@ def _require_alone(ctx: click.Context, option: str) -> None:
 def _show_cache(
     path: Path, *, light: bool, screenshot: str | None, screen: tuple[int, int], keys: list[str], seconds: float
 ) -> None:
-    from hydrax_cli.inspect.cache.app import CacheApp  # noqa: PLC0415  who watches a run needs none of it
+    from hydrax_cli.inspect.cache.app import CacheApp  # noqa: PLC0415  a run needs none of it
     from hydrax_cli.inspect.cache.model.source import CacheSource  # noqa: PLC0415  same
     from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
 
@@ -261,7 +261,7 @@ def _report(ctx: click.Context, fault: Fault | None) -> None:
     raise TargetError(fault.text)
 
 
-# --- which run --attach means: what is not there is told with what there is
+# --- which run --attach means: an error lists the runs that there are
 
 
 def _runs_to_watch(wanted: str) -> list[Run]:

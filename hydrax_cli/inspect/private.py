@@ -1,7 +1,7 @@
 """What is used of Textual that it does not promise, and the mending of a fault of it; seen in Textual 8.2.8.
 
-Promise: nothing of it is touched when this file is imported. Where Textual has changed, taking a picture says so, and
-the screens work on.
+Promise: nothing of it is touched when this file is imported. Where Textual has changed, taking a picture raises an
+error, and the screens work on.
 """
 
 from __future__ import annotations

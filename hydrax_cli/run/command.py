@@ -108,7 +108,7 @@ def run(
 
 
 def _check_start(loader: Dataloader[Any]) -> None:
-    """A run without a batch is nobody's wish."""
+    """Refuse a run without a batch."""
     if loader.last_batch is not None and loader.first_batch >= loader.last_batch:
         first = "{}:{}".format(*divmod(loader.first_batch, loader.batches_per_epoch))
         end = "{}:{}".format(*divmod(loader.last_batch, loader.batches_per_epoch))

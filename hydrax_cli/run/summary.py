@@ -23,7 +23,7 @@ class CachePlan:
     Attributes:
         keeps: ``"batch"`` or ``"item"``.
         shared: Whether what one epoch needs serves every other; else each epoch has entries of its own.
-        held: Entries that are there; ``None`` where that cannot be told.
+        held: Entries that are there; ``None`` where that is not known.
         complete: Entries that one epoch needs.
         filled: Whether this run stores what it loads.
     """
@@ -102,7 +102,7 @@ def _cache(group: DataGroup[Any], plan: GroupPlan) -> CachePlan | None:
         try:
             held = info(group.cache_location).entries
         except (HydraxError, OSError):
-            held = None  # what is wrong is told, or mended, when the loader opens the cache
+            held = None  # the loader mends it, or raises, when it opens the cache
     return CachePlan(
         folder=str(group.cache_location),
         keeps=group.cache_by,

@@ -72,7 +72,7 @@ def _regroup(kind: str, groups: Sequence[DataGroup[Any]], asked: Overrides) -> l
 
 
 def refuse_pickles(group: DataGroup[Any], folder: Path) -> None:
-    """Refuse to unpickle what somebody else may have put into a folder that the command line names.
+    """Refuse to unpickle what others may have put into a folder that the command line names.
 
     Raises:
         click.UsageError: The group would unpickle it.

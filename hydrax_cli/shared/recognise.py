@@ -162,7 +162,7 @@ _BOMB, _LARGE = 100, 256 << 20
 """An archive that grows by more than this, to more than these bytes, is made to fill the memory."""
 
 _SHOWN = 8
-"""Classes, and columns left out, that are told by name."""
+"""Most classes, and columns left out, that are named."""
 
 _TAR_MAGIC = slice(257, 262)
 _BIN_DTYPE = "uint16"
@@ -354,7 +354,7 @@ def _one_split(target: str) -> None:
 
 def _table(path: str) -> str:
     """The only table of a database."""
-    import sqlite3  # noqa: PLC0415  dear for all who have none
+    import sqlite3  # noqa: PLC0415  slow to import, and most targets need none of it
 
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True)

@@ -21,7 +21,7 @@ _STDOUT, _STDERR = 1, 2
 
 @contextmanager
 def own_output() -> Iterator[TextIO]:
-    """Standard output, which nobody else has within the ``with`` block."""
+    """Standard output, which is the caller's alone within the ``with`` block."""
     with ExitStack() as undo:
         output = sys.stdout
         if output is sys.__stdout__ and output is not None and output.fileno() == _STDOUT:

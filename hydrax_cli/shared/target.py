@@ -1,8 +1,8 @@
 """TARGET -> Dataloader.
 
-Promise: a target that does not exist is wrong usage, told with what was looked for; one whose own code fails shows that
-code's traceback, cut to the user's frames. A function's ``-p name=value`` arguments come as its annotations say. What a
-``file.py`` defines travels to the workers by value, as they cannot import it by name.
+Promise: a target that does not exist is wrong usage, and the error names what was looked for; one whose own code
+fails shows that code's traceback, cut to the user's frames. A function's ``-p name=value`` arguments come as its
+annotations say. What a ``file.py`` defines travels to the workers by value, as they cannot import it by name.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _arguments(function: Callable[..., Any], target: str, parameters: Mapping[st
     try:
         known = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return dict(parameters)  # some builtins do not tell
+        return dict(parameters)  # some builtins have no signature
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     named = {
         name: parameter

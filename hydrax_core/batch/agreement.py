@@ -1,7 +1,7 @@
 """What the hosts of a run say to one another, through the key-value store of ``jax.distributed``.
 
 Promise: hosts that are about to do different things all hear so before the first batch, with the field, the hosts and
-both values, instead of waiting for one another in a computation; where one fails, the others' ``next()`` says so within
+both values, instead of waiting for one another in a computation; where one fails, the others' ``next()`` raises within
 about a second. Nothing here uses a device. A host that waits inside a computation for one that has failed is beyond
 reach: jax ends it when it notices.
 """
@@ -160,7 +160,7 @@ class Agreement:
         told = {"host": self._index, "error": f"{type(error).__name__}: {error}"[:_LONGEST_TEXT]}
         try:
             self._client.key_value_set(f"{self._name}/failed", json.dumps(told))
-        except Exception:  # noqa: BLE001  another host was first, or there is nobody to tell any more
+        except Exception:  # noqa: BLE001  another host was first, or the coordinator is gone
             return
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ class Arrays(Mapping[str, "jax.Array"]):
     """Arrays by name, in the order of their declaration; it has the methods of a ``mappingproxy``.
 
     Args:
-        arrays: A dict that nobody else changes.
+        arrays: A dict that does not change any more.
     """
 
     __slots__ = ("_arrays",)

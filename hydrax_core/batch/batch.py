@@ -94,9 +94,9 @@ class Batch(ABC, Generic[D]):
         self._indices: tuple[Any, ...] | None = None
         self._seeds: tuple[Any, ...] | None = None
         self.made_ahead = False
-        """Whether it waits for the consumer, who does not have it yet."""
+        """Whether it was made ahead and is not handed out yet."""
         self.holders = () if known is None else tuple(map(weakref.ref, arrays.values()))
-        """Weak references to its arrays: as long as one of them lives, somebody holds the batch."""
+        """Weak references to its arrays: as long as one of them lives, the batch is held."""
 
     @property
     def _text(self) -> str:

@@ -1,7 +1,7 @@
 """What is used of jaxlib that is not public, each with the versions that it was seen in.
 
 Promise: a jaxlib that lacks it, or gives it another form, costs speed or early warnings and never correctness: each
-name is ``None`` or refuses by returning ``None``, and whoever uses it has another way.
+name is ``None`` or refuses by returning ``None``, and its users have another way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who refers to the batches that are alive: for finding out what holds memory.
+"""What refers to the batches that are alive: for finding out what holds memory.
 
 Promise: each holder is named by what a reader can find in the code: variable, attribute, key, index. What the garbage
 collector does not know (a variable of C code, say) cannot be named.

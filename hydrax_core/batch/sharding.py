@@ -127,7 +127,7 @@ def pieces(sharding: jax.sharding.Sharding, shape: Sequence[int], rows: Indices)
 
 
 def mask_sharding(sharding: jax.sharding.Sharding, rank: int) -> jax.sharding.Sharding | None:
-    """The sharding of one value a row, on the devices of the rows; ``None`` where it cannot be told."""
+    """The sharding of one value a row, on the devices of the rows; ``None`` where it is not known."""
     if isinstance(sharding, jax.sharding.NamedSharding):
         return jax.sharding.NamedSharding(sharding.mesh, _spec(sharding.spec[:1]))
     return sharding if rank == 1 or isinstance(sharding, jax.sharding.SingleDeviceSharding) else None

@@ -64,7 +64,7 @@ def call(argument: str, function: Any, count: int, expected: str) -> None:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return  # some builtins do not tell
+        return  # some builtins have no signature
     try:
         signature.bind(*[None] * count)
     except TypeError as error:

@@ -41,7 +41,7 @@ def code_digests(function: Any) -> dict[str, str]:
 
 
 def changed_code(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of what differs; nothing where that cannot be told, as for another version of Python."""
+    """The names of what differs; nothing where they cannot be compared, as for another version of Python."""
     if not before or not now or before.get(_VERSION) != now.get(_VERSION):
         return ()
     return tuple(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))

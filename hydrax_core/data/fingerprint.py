@@ -1,6 +1,6 @@
 """The identity of data: what a cache or a saved state is of.
 
-Promise: data that says who it is by a method ``fingerprint() -> str`` is named by that; other data by the value of its
+Promise: data that names itself by a method ``fingerprint() -> str`` is named by that; other data by the value of its
 items in their order. Equal data has equal digests in every process and run. A change of any item changes the digest
 where the data has at most ``EXACT_ITEMS`` items; of longer data the length and ``SAMPLED_ITEMS`` items, evenly spread,
 are read, so that a billion items cost what a thousand cost; of a ``Source`` without a fingerprint
@@ -118,7 +118,7 @@ class _Items:
     def _item(self, index: int) -> Any:
         try:
             return self._data[index]
-        except Exception as error:  # noqa: BLE001  the user's code; what loads the item tells of it, or skips it
+        except Exception as error:  # noqa: BLE001  the user's code; loading the item raises it again, or skips it
             if not self._warned:
                 self._warned = True
                 logger.warning(

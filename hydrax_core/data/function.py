@@ -74,7 +74,7 @@ def is_batched(loader_func: Any) -> bool:
 
 
 def items_a_call(loader_func: Any) -> tuple[int, int]:
-    """The least and the most items of a call, as ``batched`` was told; 0 for no bound."""
+    """The least and the most items of a call, as given to ``batched``; 0 for no bound."""
     return _mark(loader_func) or (0, 0)
 
 

@@ -347,7 +347,7 @@ class DataGroup(Sequence[D], Generic[D]):
         return type(self)(**{**self._given, **changes})
 
     def in_validation(self) -> DataGroup[D]:
-        """The group as a loader's validation has it: it pads unless it was told to drop."""
+        """The group as a loader's validation has it: it pads unless ``remainder`` is ``"drop"``."""
         changes = self._given["remainder"] == "default" and self._size % self._batch_size
         return self.replace(remainder="pad") if changes else self
 

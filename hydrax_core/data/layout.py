@@ -167,7 +167,7 @@ def _dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
 
 def _extended_dtype(where: str, dtype: Any) -> np.dtype[Any]:
     """A dtype that NumPy does not know by name, such as ``"bfloat16"``."""
-    import ml_dtypes  # noqa: PLC0415  only who uses such a dtype pays for it
+    import ml_dtypes  # noqa: PLC0415  only such a dtype pays for it
 
     kind = getattr(ml_dtypes, dtype, None) if isinstance(dtype, str) else None
     if kind is None:

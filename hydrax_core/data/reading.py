@@ -35,7 +35,7 @@ class GuardedData(Sequence[D], Generic[D]):
         self._data = data
         self.lock = threading.RLock()
         self.wanted = False
-        """Whether somebody else has asked: the loader reads without a pause, and a lock is not fair."""
+        """Whether another thread has asked: the loader reads without a pause, and a lock is not fair."""
 
     def __len__(self) -> int:
         return len(self._data)
@@ -74,7 +74,7 @@ class GuardedData(Sequence[D], Generic[D]):
 
 
 def guarded(data: Sequence[D]) -> Sequence[D]:
-    """What reads a data object: the same for all who ask, or the object itself where it needs no lock."""
+    """What reads a data object: the same for all callers, or the object itself where it needs no lock."""
     inside: Any = data
     while type(inside) is IdentifiedItems:
         inside = inside.items
@@ -82,7 +82,7 @@ def guarded(data: Sequence[D]) -> Sequence[D]:
         plain: Sequence[D] = inside
         return plain
     with _registry_lock:
-        guard = _guards.get(id(data))  # a guard keeps its data alive, so the id is nobody else's
+        guard = _guards.get(id(data))  # a guard keeps its data alive, so no other object has the id
         if guard is None:
             guard = _guards[id(data)] = GuardedData(data)
     return guard

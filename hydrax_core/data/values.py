@@ -9,7 +9,7 @@ So these differ: an int from a bool or an ``np.int64``, a list from a tuple, ``0
 the same name in another module. Refused is what cannot be pickled.
 
 The bytes are a pickle that is never loaded. It has no memory of what came before, or two equal lists would differ
-where one of them holds the same string object twice; and what pickling would spell in its own way is told by value.
+where one of them holds the same string object twice; and what pickling would spell in its own way is encoded by value.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import numpy as np
 __all__ = ["UNENCODABLE", "array_parts", "dtype_text", "module_name", "value_bytes"]
 
 UNENCODABLE = (pickle.PicklingError, TypeError, AttributeError, RecursionError, ValueError)
-"""What ``value_bytes`` raises for a value that it cannot tell."""
+"""What ``value_bytes`` raises for a value that it cannot encode."""
 
 _PROTOCOL = 3
-"""The last one that tells of a set by its class."""
+"""The last one that names the class of a set."""
 _SET_MARKS = (b"X\3\0\0\0set\x87", b"X\t\0\0\0frozenset\x87")
-"""How a dump tells of one of these two classes: the text of its name, and the end of a tuple."""
+"""How a dump spells one of these two classes: the text of its name, and the end of a tuple."""
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _OWN_ARRAYS = (np.ndarray, np.memmap)
 _NEW: Any = copyreg.__newobj__  # type: ignore[attr-defined]  # what reduction names for an object made by __new__

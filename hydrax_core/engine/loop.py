@@ -116,7 +116,7 @@ class Loop:
         self._dropped_batches = 0
         self._dropped_in_a_row = 0
         self.dropped: deque[int] = deque()
-        """Numbers of batches that failed; whoever keeps the position takes them out."""
+        """Numbers of batches that failed; the owner of the position takes them out."""
         self.at_end = False
         """Whether the last batch of the run is loaded."""
         self._started = time.perf_counter()

@@ -39,7 +39,7 @@ class Wakeup:
 
     def wake(self) -> None:
         # Through PyDLL, which keeps the interpreter's lock: given up here, the engine would take it for its whole step,
-        # and next() would wait that long. An error is none: full, it is readable already; closed, nobody waits.
+        # and next() would wait that long. An error is none: full, it is readable already; closed, no engine waits.
         _send(self._fd, b"\0", 1, _FLAGS)
 
     def clear(self) -> None:
@@ -116,7 +116,7 @@ class ReadyQueue:
         """Have something made of each of the first ``most`` batches before the consumer asks for it, once."""
         for position in range(most):
             try:
-                entry = self._ready[position]  # no copy of the queue: what is taken meanwhile is held by nobody here
+                entry = self._ready[position]  # no copy of the queue would do: it holds what is taken meanwhile
             except IndexError:
                 return
             if isinstance(entry, ReadyBatch) and not entry.tried:
@@ -169,9 +169,9 @@ class ReadyQueue:
 
         Args:
             seconds: How long; ``None`` for no limit.
-            notify: Whether to have the engine see that somebody waits; asked when that can be seen already.
+            notify: Whether to wake the engine; called when ``waiting`` is set already.
         """
-        self.waiting = True  # set before looking again: only who waits is woken
+        self.waiting = True  # set before looking again: a consumer is woken only while it is set
         began = time.monotonic()
         try:
             if notify() or self._owes_wake:

@@ -88,7 +88,7 @@ class Dataloader(Generic[D]):
         max_held: Most batches that the consumer may hold when it asks for another, the one before not counted; by
             default what half of the memory has room for.
         monitor: Whether ``hydrax inspect --attach`` of the same user may watch the run, or a name to be found by;
-            ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for who watches.
+            ``None`` asks the environment (``HYDRAX_MONITOR=1``). The run never waits for an inspector.
         sharding: Where arrays go: a ``jax.sharding.Sharding``, a dict of array name -> Sharding, or ``(mesh, axis
             names)``, of which the first is that of the rows. It may span several hosts: ``batch_size`` is that of all
             of them, and each loads the rows that its devices need. See docs/hosts.md.
@@ -536,7 +536,7 @@ class Dataloader(Generic[D]):
         """Go on behind the last batch of a saved state.
 
         The number and kind of workers, ``depth`` and ``end_at`` may differ from those of the loader that was saved; so
-        may ``weights``: the run goes on under those of this loader, each group where it was, and the log says so.
+        may ``weights``: the run goes on under those of this loader, each group where it was, and that is logged.
 
         Raises:
             TypeError: ``state`` is not what ``state_dict()`` returned.

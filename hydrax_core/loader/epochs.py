@@ -23,7 +23,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[D]):
-    """The batches of a loader, for who takes them one by one.
+    """The batches of a loader, taken one by one.
 
     Attributes:
         peek: Which batch comes next; ``None`` at the end.

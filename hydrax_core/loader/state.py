@@ -1,6 +1,6 @@
 """Saved states in words, and as a file.
 
-Promise: what a state says is told without the loader that it was saved of; what is no state is refused. A file holds a
+Promise: a state is explained without the loader that it was saved of; what is no state is refused. A file holds a
 few KB whatever the run, and all hosts of a run would write the same one.
 """
 

@@ -1,11 +1,11 @@
 """What is shown of a run, and a running loader seen from another process of the same user.
 
-Promise: nothing in the training waits for whoever looks. Without ``monitor=True`` (or ``HYDRAX_MONITOR=1`` in the
+Promise: nothing in the training waits for an inspector. Without ``monitor=True`` (or ``HYDRAX_MONITOR=1`` in the
 environment) a training imports nothing for it but this file. The names below are public; they are imported when they
 are first used.
 
 ``run.py`` and ``stats.py`` are the words: the plan of a run, its batches, passes, log and counts, as frozen values.
-``server/`` is the training's side, ``client.py`` is the side of whoever looks, ``protocol/`` what they say.
+``server/`` is the training's side, ``client.py`` is the inspector's side, ``protocol/`` is what goes between them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Watched(NamedTuple):
 
 
 def start(owner: object, wanted: bool | str | None, watched: Watched, snapshot: Callable[[], Stats]) -> Monitor | None:
-    """Offer a loader that starts to whoever looks, where that is asked for.
+    """Offer a loader that starts to inspectors, where that is asked for.
 
     Args:
         owner: The loader; it is not kept, and when it is gone it is no longer offered.
@@ -101,7 +101,7 @@ def start(owner: object, wanted: bool | str | None, watched: Watched, snapshot: 
         wanted = os.environ.get(ENVIRONMENT, "").strip().lower() not in _OFF
     if wanted is False:
         return None
-    from hydrax_core.monitor.server.server import Monitor  # noqa: PLC0415  only who is watched pays for it
+    from hydrax_core.monitor.server.server import Monitor  # noqa: PLC0415  only a run that is watched pays for it
 
     try:
         monitor = Monitor(watched, snapshot, "" if wanted is True else wanted)

@@ -1,4 +1,4 @@
-"""The side of whoever looks: finds running loaders and talks to one.
+"""The inspector's side: finds running loaders and talks to one.
 
 Promise: neither jax nor NumPy is imported for it, no call waits longer than it says, and whatever the other side sends
 ends in messages of the protocol or in a ``ConnectionError`` with a text for people.
@@ -55,7 +55,7 @@ class Connection:
         path: Its socket.
 
     Raises:
-        ConnectionError: Nobody is there, or another user.
+        ConnectionError: No loader listens there, or one of another user.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +75,7 @@ class Connection:
     def ask(self, question: Ask) -> None:
         """Send a question; one that cannot leave now, as the other side is stopped, leaves with a later one.
 
-        That the other side is gone is told by ``receive()``, after its last words.
+        ``receive()`` raises once the other side is gone and its last messages are read.
 
         Raises:
             ConnectionError: The other side has taken no question for long.

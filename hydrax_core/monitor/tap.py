@@ -1,4 +1,4 @@
-"""What the training's thread leaves for whoever looks.
+"""What the training's thread leaves for inspectors.
 
 Promise: each call takes about a microsecond, waits for nothing and raises nothing. No batch, array or exception is
 kept: a reference to one would hold a lease. Where rows are wanted they are copied, into memory that is made beforehand.

@@ -1,4 +1,4 @@
-"""The length of each item of a group: given, told by the data, or measured in one pass that is kept.
+"""The length of each item of a group: given, known by the data, or measured in one pass that is kept.
 
 Promise: what is kept is used only for the data and the function that it was measured of.
 """

@@ -47,7 +47,7 @@ _REST: Final = 10
 _PICTURE_SECONDS: Final = 0.12
 """How long the cursor has to rest on an entry before it is drawn."""
 _MOST_RECHECKED: Final = 20_000
-"""Of more bad entries than these nobody looks whether they have been written anew."""
+"""Above this number, bad entries are not checked for having been written anew."""
 _RUN_KEYS: Final = frozenset({"step", "newest", "copy_command"})
 
 
@@ -89,7 +89,7 @@ class CacheApp(BaseApp):
         self._jobs = Jobs(self, self._failed)
         self._upkeep = Upkeep(self, source, self._jobs, self._changed, self._ended)
 
-    # --- for whoever takes a picture
+    # --- for taking a picture
 
     @property
     def has_batch(self) -> bool:

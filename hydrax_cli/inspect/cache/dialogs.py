@@ -145,7 +145,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
     AUTO_FOCUS = "#choices"
 
     class Planned(Message):
-        """What would go, or why that cannot be told."""
+        """What would go, or why that is not known."""
 
         def __init__(self, conditions: Conditions, cleared: Cleared | None, error: str) -> None:
             super().__init__()

@@ -94,7 +94,7 @@ class AttachedFeed:
             self._ring.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # a full bell rings already; a closed one has nobody to hear it
+        with contextlib.suppress(OSError):  # a full socket is readable already; a closed one has no reader
             self._ring.send(b"\0")
 
     # --- what the app sees

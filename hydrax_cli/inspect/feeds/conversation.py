@@ -47,10 +47,10 @@ class Conversation:
 
     Args:
         first: Serial of the last record that the screens know.
-        log: Gets the lines that the run tells.
+        log: Gets the lines of the run.
 
     Raises:
-        ConnectionError: Nobody is there.
+        ConnectionError: The run is gone.
     """
 
     def __init__(self, run: Run, first: int, log: LogBuffer) -> None:

@@ -40,7 +40,7 @@ _SMALLEST_PICTURE = 16
 _BYTE = 255
 _GAP = 1
 _OVERSAMPLING = 4
-# A scale of our own from dark to light, which stays ordered for who sees few colours.
+# A scale of our own from dark to light, which stays ordered without colours.
 _HEAT_STOPS = (
     (0x16, 0x12, 0x2E),
     (0x3B, 0x2A, 0x7A),

@@ -1,7 +1,7 @@
 """What the values of an array look like, in numbers and in warnings.
 
 Promise: exact over the values looked at; of an array with more than ``MOST_VALUES`` the first rows are looked at, which
-is said. Padding rows are left out by whoever calls.
+is said. The caller leaves padding rows out.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _odd_floats(
 
 
 def _odd_rows(numbers: npt.NDArray[Any], row_size: int, rows: int) -> list[str]:
-    """Rows that nobody filled, and rows that were filled twice; a row of a few values may well equal the next."""
+    """Rows left unfilled, and rows that equal the row before; rows of a few values may well be equal."""
     if rows < 2 or row_size < _SMALLEST_ROW:  # noqa: PLR2004  a neighbour
         return []
     flat = numbers.reshape(len(numbers), -1)

@@ -403,5 +403,5 @@ def _head(text: str, width: int) -> str:
 
 
 def _tail(text: str, width: int) -> str:
-    """The end of a text, which tells more of a path than its start."""
+    """The end of a text: of a path it matters more than the start."""
     return text if len(text) <= width else f"…{text[1 - width :]}"

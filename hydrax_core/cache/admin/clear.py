@@ -1,6 +1,6 @@
 """``clear``: remove entries of a cache, or all of it.
 
-Promise: only files of the format are removed, only while nobody uses the cache, and no link is followed. Killed in
+Promise: only files of the format are removed, only while no run uses the cache, and no link is followed. Killed in
 the middle, it leaves a cache that serves nothing wrong. Entries are removed as corrupt only where all could be read.
 """
 

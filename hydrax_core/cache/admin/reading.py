@@ -165,8 +165,8 @@ class StoredEntry:
         fault: ``""`` for a checksum that fits, ``"unchecked"`` where only some rows were asked for; ``"corrupt"``,
             ``"cut"``, ``"missing"`` and ``"unreadable"`` as ``verify`` has them.
         additional_fault: Why there is no additional data though some is stored; ``""`` where all is well.
-        indices: Index in the group's data of each real row; empty where the settings do not tell.
-        seeds: Seed of each real row; ``None`` in validation, of items, and where the settings do not tell.
+        indices: Index in the group's data of each real row; empty where the settings do not say.
+        seeds: Seed of each real row; ``None`` in validation, of items, and where the settings do not say.
     """
 
     arrays: Mapping[str, np.ndarray[Any, Any]]

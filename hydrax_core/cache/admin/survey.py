@@ -77,7 +77,7 @@ class Survey:
         except DamagedManifestError as error:
             self.damage = str(error)
         self.files: tuple[ArrayFile, ...] = () if self.manifest is None else array_files(self.manifest)
-        # Without a manifest nobody knows the arrays' names: then every .npy file counts.
+        # Without a manifest the arrays' names are not known: then every .npy file counts.
         known = {file.file_name for file in self.files}
         epochs: dict[int, tuple[str, ...]] = {}
         leftovers: list[str] = []
@@ -195,10 +195,10 @@ def _list(folder: int) -> list[tuple[str, int]]:
 
 
 def exclusive_lock(folder: Path) -> FolderLock:
-    """Make sure that nobody uses a cache, until the lock is closed.
+    """Exclude all use of a cache, until the lock is closed.
 
     Raises:
-        CacheBusyError: Somebody does.
+        CacheBusyError: The cache is in use.
         CacheError: The folder cannot be written.
     """
     try:

@@ -88,7 +88,7 @@ class _Epoch:
 class _Scope:
     found: Survey
     repair: bool
-    settled: bool  # nobody writes, so what has no row will not get one
+    settled: bool  # no run writes, so what has no row will not get one
     progress: Callable[[int, int], None] | None
     on_entry: Callable[[int, int], None] | None
     epochs: list[_Epoch] = field(default_factory=list)

@@ -2,7 +2,7 @@
 
 Promise: what ``encode`` takes comes back from ``decode`` with equal value and the same type. ``decode`` takes any
 bytes whatever and either returns a value or raises ``DecodeError``; it allocates at most a constant times the bytes
-given, imports nothing that they name, and unpickles only where ``allow_pickle`` says so.
+given, imports nothing that they name, and unpickles only with ``allow_pickle``.
 
 Refused: types other than those of ``encode``, their subclasses included, since they would come back as something
 else.
@@ -119,7 +119,7 @@ def dtype_of(text: str) -> np.dtype[Any]:
     if _NUMPY_DTYPE.fullmatch(text):
         return np.dtype(text)
     if _EXTENDED_DTYPE.fullmatch(text):
-        import ml_dtypes  # noqa: PLC0415  only who stored such a dtype pays for it
+        import ml_dtypes  # noqa: PLC0415  only such a dtype pays for it
 
         kind: type[np.generic] = getattr(ml_dtypes, text)
         return np.dtype(kind)

@@ -1,7 +1,7 @@
 """What an entry is beside its arrays: a checksum over all of it, and additional data as sealed bytes.
 
 Promise: an entry that lies in another place, belongs to other settings or has any byte changed has another checksum
-(xxh3, which finds accidents; who wants to deceive can compute it). Additional data that cannot be stored is refused by
+(xxh3: it finds accidents, not forgeries). Additional data that cannot be stored is refused by
 key, position and type before anything is written; what is read has the form that was written, or ``DecodeError``.
 """
 

@@ -217,7 +217,7 @@ def check_journal_mode(path: Path) -> None:
     """Refuse a file that says it is in WAL mode; SQLite would create files for that.
 
     Raises:
-        DamagedIndexError: It says so.
+        DamagedIndexError: It is in WAL mode.
     """
     with contextlib.suppress(FileNotFoundError):
         start = _start(path)

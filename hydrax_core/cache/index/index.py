@@ -272,7 +272,7 @@ class Index:
                 raise
 
     def _fail(self, error: Exception) -> None:
-        """A read, or a removal, failed: mend what is damaged, and say so once."""
+        """A read, or a removal, failed: mend what is damaged, and log it once."""
         if is_damage(error):
             self._mend(error)
             return

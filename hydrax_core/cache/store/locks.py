@@ -1,4 +1,4 @@
-"""Who uses a cache folder and who writes which entry, by advisory locks on bytes of one empty file.
+"""Use of a cache folder, and claims to write entries, as advisory locks on bytes of one empty file.
 
 Promise: a lock ends with its process, however that ends, so nothing stale is left behind. Locks belong to an open
 file (Linux ``F_OFD_SETLK``), not to a process: two stores in one process exclude each other like two processes do.
@@ -66,10 +66,10 @@ class FolderLock:
         self._wait(fcntl.F_RDLCK, _IN_USE, "entries are being removed from it")
 
     def exclude_use(self) -> None:
-        """Make sure that nobody uses the cache, until ``close()``.
+        """Exclude all other use of the cache, until ``close()``.
 
         Raises:
-            CacheBusyError: Somebody does.
+            CacheBusyError: The cache is in use.
         """
         if not self._take(fcntl.F_WRLCK, _IN_USE, 1):
             raise CacheBusyError(f"{self._folder}: a run is using this cache; wait for its end, or stop it")
@@ -107,7 +107,7 @@ class FolderLock:
             if self._take(kind, start, 1):
                 if self._is_current():
                     return
-                # Who removed the cache took the lock file with it: ours is a file that nobody else can find.
+                # The cache was removed, its lock file with it: the file that we have open has no name any more.
                 os.close(self._file)
                 self._file = -1
                 self._file = open_regular(self._folder / LOCK, self._flags)

@@ -143,7 +143,7 @@ def _open_readonly(folder: Path, wanted: Manifest, *, needed: bool) -> OpenCache
 
 
 def _compare(manifest: Manifest, wanted: Manifest, folder: Path) -> None:
-    """Refuse another group, and warn of another loader: whether it still loads the same, nobody can tell."""
+    """Refuse another group, and warn of a changed loader, which may or may not load the same."""
     manifest.require_equal(wanted, folder)
     changed = changed_code(manifest.code, wanted.code)
     if changed:

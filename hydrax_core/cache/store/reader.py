@@ -144,7 +144,7 @@ class EntryReader:
         return found
 
     def forget(self, epoch: int, number: int, why: str) -> None:
-        """Give up a bad entry: count it, say so the first time, remove it."""
+        """Give up a bad entry: count it, log the first one, remove it."""
         with self._lock:
             self.corrupt += 1
             first = self.corrupt == 1

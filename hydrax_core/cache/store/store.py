@@ -44,7 +44,7 @@ _MOST_KEPT: Final = 64
 class _Ahead:
     """Runs functions on a thread, each under a key, before it is needed.
 
-    Who waits for a key gets it done, by whoever; what is never waited for costs a bounded amount.
+    Waiting for a key runs its function where the thread has not begun; what is never waited for costs a bounded amount.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,6 +1,6 @@
 """Writing entries: cacher threads put arrays into the files, one more makes them last.
 
-Promise: who hands over an entry waits for no disk; what has no room in the backlog is not stored, is counted and is
+Promise: handing over an entry waits for no disk; what has no room in the backlog is not stored, is counted and is
 said once (or, where that is asked for, one waits for room). An entry's row is added when its data is on the disk, many
 entries at a time. An entry that the index holds, or that another process is writing, is not written. After the first
 error nothing more is written, which is logged once; ``on_done`` is called once for every job, whatever happens.
@@ -32,7 +32,7 @@ __all__ = ["MOST_BACKLOG", "Job", "Writer"]
 _log = logging.getLogger("hydrax")
 
 MOST_BACKLOG: Final = 256 << 20
-"""Bytes that wait for the disk where nobody waits for it."""
+"""Bytes that may wait for the disk where the caller does not wait for room."""
 _LEAST_JOB: Final = 16 << 10
 """What the smallest job counts for, as it takes memory beside its data."""
 _GROUP_SECONDS: Final = 0.5

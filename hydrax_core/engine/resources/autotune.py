@@ -29,7 +29,7 @@ _SATURATED = 0.9
 """Share from which on they have no pause that a deeper queue could fill."""
 _WINDOW_SECONDS = 0.25
 _TRIAL_SECONDS = 0.5
-"""Windows for a look, and for the judgement of a step, which has to tell a gain from noise."""
+"""Windows for a look, and for the judgement of a step, which has to separate a gain from noise."""
 _WINDOW_BATCHES = 6
 _GAIN = 1.05
 """What a step, or the next of its kind with it, has to gain in batches a second over the windows before, to be kept."""
@@ -107,7 +107,7 @@ class Tuner:
         return self._depth.least < self._depth.most or self._workers.least < self._workers.most
 
     def restart(self) -> None:
-        """What was seen so far tells nothing: a worker is still starting, or the consumer has not begun."""
+        """Forget what was seen so far: a worker is still starting, or the consumer has not begun."""
         self._begin = None
 
     def confine(self, workers: int) -> None:

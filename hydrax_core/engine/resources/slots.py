@@ -103,7 +103,7 @@ class SlotMemory:
 
 
 class _Lease(weakref.ref[Any]):
-    """A weak reference to a lease's root that remembers the slot, and who got what lies in it."""
+    """A weak reference to a lease's root that remembers the slot, and the objects that were handed out."""
 
     __slots__ = ("holders", "note", "slot")
     slot: int

@@ -1,1 +1,1 @@
-"""Those who load: worker processes, worker threads, or the caller itself, behind one protocol."""
+"""Workers: processes, threads, or the caller itself, behind one protocol."""

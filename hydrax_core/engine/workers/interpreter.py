@@ -108,7 +108,7 @@ def _set_sys_values(values: dict[str, Any]) -> None:
 
 
 class _NamedCategory(type):
-    """A warning category that is known by its name: its module need not be imported to tell its warnings."""
+    """A warning category that is known by its name: its module need not be imported for that."""
 
     named: tuple[str, str]
 

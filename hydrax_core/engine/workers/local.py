@@ -158,5 +158,5 @@ class ThreadWorker(_LocalWorker):
                 self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # where it is full, it is readable; where it is closed, nobody waits
+        with contextlib.suppress(OSError):  # where it is full, it is readable; where it is closed, no engine waits
             self._notify.send(b"\0", NO_SIGNAL)

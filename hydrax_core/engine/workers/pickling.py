@@ -202,7 +202,7 @@ def _reduced_class(obj: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _reduced_array(array: npt.NDArray[Any]) -> Any:
-    """Of an array in a mapped file, where it lies; of others, and of what nobody else can map, nothing."""
+    """Of an array in a mapped file, its place; of others, and of files that workers cannot map, nothing."""
     root: Any = array
     base: Any = array.base
     while not isinstance(base, mmap.mmap):
@@ -211,7 +211,7 @@ def _reduced_array(array: npt.NDArray[Any]) -> Any:
         root, base = base, base.base
     if not isinstance(root, np.memmap):
         return NotImplemented
-    # Of a copy-on-write mapping ("c") nobody else can know what was written to it.
+    # Of a copy-on-write mapping ("c") what was written to it is seen in this process only.
     if array.nbytes < _LEAST_MAPPED or root.filename is None or root.mode == "c":
         return NotImplemented
     first = _address(array) - _address(root)

@@ -192,7 +192,7 @@ class ProcessWorker:
         if not frames and (code := self._process.poll()) is not None:
             raise WorkerGoneError(_how_it_ended(code, by_us=self._killed))
         if not frames and self._gone and self._killer is None:
-            # Its socket is closed, so it ends in a moment, which nobody waits for; or it lives on, and is killed.
+            # Its socket is closed, so it ends in a moment without being waited for; or it lives on, and is killed.
             self.ending = True
             self.descriptors = tuple(fd for fd in self.descriptors if fd != self._channel.fileno())
             self._killer = threading.Timer(_END_SECONDS, self._kill_late)

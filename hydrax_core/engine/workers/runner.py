@@ -82,7 +82,7 @@ class _SlotViews:
             array[first:end].fill(0)
 
     def kept(self, first: int, end: int) -> bool:
-        """Whether somebody else refers to the views of these rows, or to views made from any."""
+        """Whether other objects refer to the views of these rows, or to views made from any."""
         views = iter(self.rows(first, end))
         if any(sys.getrefcount(row[name]) > _OWN_REFERENCES for row in views for name in row):
             return True

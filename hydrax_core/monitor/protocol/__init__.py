@@ -1,1 +1,1 @@
-"""What crosses between a training and whoever watches it."""
+"""Messages between a training and its inspectors."""

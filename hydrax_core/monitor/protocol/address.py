@@ -1,4 +1,4 @@
-"""Where the sockets of running loaders are, and who may use them.
+"""Sockets of running loaders: their places, and the users that may connect.
 
 Promise: a socket lies in a folder that belongs to the user and is open to nobody else: ``hydrax`` in
 ``$XDG_RUNTIME_DIR``, or ``hydrax-UID`` among the temporary files. A folder that is another user's, or open to others,
@@ -147,7 +147,7 @@ def connect(path: Path) -> socket.socket:
     """A socket, not blocking, that is connected to the loader at that place.
 
     Raises:
-        OSError: Nobody listens there, or another user does.
+        OSError: No loader of this user listens there.
     """
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:

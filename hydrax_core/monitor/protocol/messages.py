@@ -1,4 +1,4 @@
-"""What a running loader and whoever looks at it say to each other: frozen values of plain types.
+"""Messages between a running loader and an inspector: frozen values of plain types.
 
 Promise: a value here holds texts and numbers alone, never a batch. Both sides speak one ``VERSION``; it goes up with
 any change of this file, of ``run.py`` and of ``stats.py``, but ``Hello`` and ``Bye`` stay as they are, so that the

@@ -79,7 +79,7 @@ def encode(message: Message, payload: memoryview | bytes = b"") -> list[memoryvi
 
 def _plain(value: object) -> list[object]:
     """A frozen dataclass as the list of its values; JSON takes named tuples itself."""
-    return [getattr(value, field.name) for field in fields(value)]  # type: ignore[arg-type]  # else json says so
+    return [getattr(value, field.name) for field in fields(value)]  # type: ignore[arg-type]  # json refuses anything else
 
 
 class MessageReader:

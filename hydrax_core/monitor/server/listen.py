@@ -1,7 +1,7 @@
-"""Log lines of hydrax, and what workers write, while somebody looks.
+"""Log lines of hydrax, and what workers write, while an inspector is connected.
 
 Promise: what the program itself does with its log stays as it is: no handler is added, as one would silence Python's
-handler of last resort. Whoever logs or forwards output only appends to a bounded queue.
+handler of last resort. Logging and forwarding output only append to a bounded queue.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Ear(logging.Filter):
         level: Level = "error" if record.levelno >= logging.ERROR else "info"
         if logging.WARNING <= record.levelno < logging.ERROR:
             level = "warning"
-        with contextlib.suppress(Exception):  # a record whose arguments do not fit is told by its own handler
+        with contextlib.suppress(Exception):  # its own handler reports a record whose arguments do not fit
             self._hear(record.created, "hydrax", level, record.getMessage(), None)
         return True
 

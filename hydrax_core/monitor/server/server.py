@@ -1,8 +1,8 @@
-"""The training's side: a thread that offers a socket and answers who looks.
+"""The training's side: a thread that offers a socket and answers inspectors.
 
 Promise: the training never waits for it. Without a client the thread sleeps; with one it wakes when that asks, at most
 ten times a second. Whatever goes wrong here ends the watching, with one line in the log, and never the run. The socket
-goes with the loader; what a killed process leaves is swept by whoever lists the runs. In a fork's child it is closed.
+goes with the loader; what a killed process leaves is removed when runs are listed. In a fork's child it is closed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Monitor:
             while not self._closing:
                 self._turn()
         except OSError as error:
-            # As text: whoever keeps log records would keep the traceback, and with it the memory of the batches.
+            # As text: kept log records would keep the traceback, and with it the memory of the batches.
             _logger.warning("this run cannot be watched: %s", str(error))
         except Exception:  # noqa: BLE001  a defect of ours must not end the run
             text = traceback.format_exc()
@@ -147,7 +147,7 @@ class Monitor:
             with contextlib.suppress(Gone, ValueError):
                 now = time.monotonic()
                 if peer.last_asked is not None and self._closing:
-                    peer.say(self._moment(peer.last_asked), now=now)  # the last batches, which nobody has asked for yet
+                    peer.say(self._moment(peer.last_asked), now=now)  # the last batches, which were not asked for yet
                 peer.say(bye, now=now)
             self._drop(peer)
         self._selector.close()
@@ -198,7 +198,7 @@ class Monitor:
             yield self._next_sample
 
     def _watch(self) -> None:
-        """Have the selector tell when more can be sent."""
+        """Have the selector watch for room to send more."""
         for peer in self._peers:
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.sending else 0)
             if self._selector.get_key(peer).events != wanted:
@@ -324,11 +324,11 @@ class Monitor:
         return self.tap.order is None and self.tap.copied is None
 
     def _wanting(self) -> list[Peer]:
-        """Who wants rows, and has taken in what was sent before: one that reads slowly waits for itself alone."""
+        """Clients that want rows and have read what was sent before: a slow reader delays no other."""
         return [peer for peer in self._peers if (peer.wants_sample or peer.wants_batch) and not peer.sending]
 
     def _order(self, now: float) -> None:
-        """Have the training's thread copy the next batch, where somebody wants it."""
+        """Have the training's thread copy the next batch, where a client wants it."""
         if now < self._next_sample or not self._may_order():
             return
         wanting = self._wanting()

@@ -125,7 +125,7 @@ class CacheSource:
         try:
             return None if found is None or not entries else self._glance(group, found, entries)
         except (HydraxError, OSError, sqlite3.Error, IndexError, MemoryError):
-            return None  # what is wrong with it is told where it is opened
+            return None  # opening it shows the error
 
     def _glance(self, group: Group, found: CacheInfo, entries: Sequence[EntryInfo]) -> BatchView | None:
         if found.cache_by == "batch":

@@ -32,7 +32,7 @@ class Group:
     """One cache, which is that of one group of a loader.
 
     Attributes:
-        info: What it holds; ``None`` where that cannot be told.
+        info: What it holds; ``None`` where that is not known.
         problem: What is wrong with it, ``""`` for nothing that is seen without reading it.
         writable: Whether this user may change it.
     """
@@ -160,7 +160,7 @@ class CacheAccess(Protocol):
         """How many entries are looked into together: items are, batches are not."""
 
     def verify(self, group: Group, stop: Event, tell: Callable[[VerifyProgress], None], *, repair: bool) -> None:
-        """Read everything, with ``repair`` removing what is bad; the last thing told has an end."""
+        """Read everything, with ``repair`` removing what is bad; the last progress reported has an ``end``."""
 
     def clear(self, group: Group, conditions: Conditions, stop: Event, *, dry_run: bool) -> Cleared | None:
         """Remove entries, or say what would go; ``None`` where it was stopped.

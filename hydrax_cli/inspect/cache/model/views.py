@@ -101,7 +101,7 @@ def _array_infos(found: CacheInfo, record: BatchRecord) -> tuple[ArrayPlan, ...]
 
 
 def rows_of(array: StoredArray) -> int:
-    """Rows of a stored batch; a manifest that somebody made up may declare none."""
+    """Rows of a stored batch; a forged manifest may declare none."""
     return array.shape[0] if array.shape else 1
 
 
