@@ -134,7 +134,7 @@ def _size_option(default: str) -> Callable[..., Any]:
 
 
 _LOADER_OPTIONS = (
-    click.argument("target", required=False),
+    click.argument("target", nargs=-1),
     _PARAMETER,
     click.option("--epochs", type=COUNT, help="Epochs to run."),
     click.option("--batches", type=COUNT, help="Training batches to run."),
@@ -198,7 +198,7 @@ class AskedLoader:
     @property
     def command(self) -> str:
         """``hydrax run`` with all that decides what is in a batch."""
-        words = ["hydrax", "run", *([self.target] if self.target is not None else [])]
+        words = ["hydrax", "run", *([self.target] if self.target is not None else []), *self.data.others]
         for name, value in self.parameters.items():
             words += ["-p", f"{name}={value}"]
         data = self.data
@@ -219,11 +219,12 @@ def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add TARGET and the options that choose and change its loader, in this order; they come as ``asked``."""
 
     @functools.wraps(function)
-    def bundled(*args: Any, target: str | None, parameters: dict[str, str], **others: Any) -> Any:
-        data = SourceOptions(**{name: value for name, value in others.items() if name in _OF_DATA})
+    def bundled(*args: Any, target: tuple[str, ...], parameters: dict[str, str], **others: Any) -> Any:
+        chosen = {name: value for name, value in others.items() if name in _OF_DATA}
+        data = SourceOptions(**chosen, others=target[1:])
         changes = Overrides(**{name: value for name, value in others.items() if name in _OF_CHANGES})
         rest = {name: value for name, value in others.items() if name not in _OF_DATA | _OF_CHANGES}
-        return function(*args, asked=AskedLoader(target, parameters, data, changes), **rest)
+        return function(*args, asked=AskedLoader(target[0] if target else None, parameters, data, changes), **rest)
 
     return _with(bundled, _LOADER_OPTIONS)
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hydrax_core.sources import FileFormat, file_format
+
 if TYPE_CHECKING:
     from hydrax_core import DataGroup
 
@@ -34,6 +36,8 @@ class SourceOptions:
     columns: tuple[str, ...] | None = None
     split: float | None = None
     length: int | None = None
+    others: tuple[str, ...] = ()
+    """Further files, read with the first one."""
 
     def of_data(self) -> list[str]:
         """Names of the options given that say how data is read, beside batch size and seed."""
@@ -77,76 +81,47 @@ class Recognised(NamedTuple):
         return self.load(options)
 
 
-class _Format(NamedTuple):
-    """A format: what it is called, the function of ``hydrax_core.sources`` that reads it, and how."""
+class _Takes(NamedTuple):
+    """The options that a source takes, what its columns are called, and whether it reads several files."""
 
-    kind: str
-    function: str
-    takes: tuple[str, ...] = ("columns", "split")
+    options: tuple[str, ...] = ("columns", "split")
     columns: str = "columns"
+    several: bool = False
 
 
-_FORMATS = {
-    "npy": _Format("a NumPy file", "numpy_rows", columns="arrays"),
-    "arrow": _Format("Arrow IPC", "arrow"),
-    "parquet": _Format("Parquet", "arrow"),
-    "sqlite": _Format("an SQLite database", "sqlite"),
-    "hdf5": _Format("an HDF5 file", "hdf5", columns="datasets"),
-    "zarr": _Format("Zarr", "zarr", columns="arrays"),
-    "lmdb": _Format("an LMDB database", "lmdb"),
-    "array_record": _Format("ArrayRecord", "array_record"),
-    "tar": _Format("tar shards", "tar", ("columns", "split", "size", "length")),
-    "jsonl": _Format("JSON lines", "jsonl", ("columns", "split", "length")),
-    "csv": _Format("CSV", "csv", ("columns", "split", "length")),
-    "text": _Format("lines of text", "text_lines", ("split", "length")),
-    "hugging_face": _Format("a data set of Hugging Face", "hugging_face", ("columns", "split", "size")),
-    "images": _Format("a folder of images", "image_folder", ("size", "split")),
-    "audio": _Format("a folder of sound", "audio_folder", ("length", "split")),
-    "tokens": _Format("a stream of tokens", "tokens", ("length",)),
+_SOURCES = {
+    "numpy_rows": _Takes(columns="arrays"),
+    "arrow": _Takes(several=True),
+    "sqlite": _Takes(),
+    "hdf5": _Takes(columns="datasets"),
+    "zarr": _Takes(columns="arrays"),
+    "lmdb": _Takes(),
+    "array_record": _Takes(several=True),
+    "tar": _Takes(("columns", "split", "size", "length"), several=True),
+    "jsonl": _Takes(("columns", "split", "length"), several=True),
+    "csv": _Takes(("columns", "split", "length"), several=True),
+    "text_lines": _Takes(("split", "length"), several=True),
+    "hugging_face": _Takes(("columns", "split", "size")),
+    "image_folder": _Takes(("size", "split")),
+    "audio_folder": _Takes(("length", "split")),
+    "tokens": _Takes(("length",)),
 }
-_SUFFIXES = {
-    **dict.fromkeys((".npy", ".npz"), "npy"),
-    **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".sqlite", ".sqlite3", ".db"), "sqlite"),
-    **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
-    **dict.fromkeys((".array_record", ".arrayrecord"), "array_record"),
-    ".tar": "tar",
-    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
-    **dict.fromkeys((".csv", ".tsv"), "csv"),
-    ".txt": "text",
-    ".mdb": "lmdb",
-    ".bin": "tokens",
-    **dict.fromkeys((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"), "images"),
-    **dict.fromkeys((".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"), "audio"),
-}
-_PLURALS = {"images": "images", "audio": "sound files", "npy": "NumPy files", "text": "text files"}
-_BESIDE = ("jsonl", "csv", "text")
-"""Formats of which files lie beside data of others: notes, lists, labels."""
+_FOLDERS = {"image_folder": "a folder of images", "audio_folder": "a folder of sound"}
+_COSTLY = {*_FOLDERS, "tar", "hugging_face"}
+_PLURALS = {"an image": "images", "sound": "sound files", "a NumPy file": "NumPy files", "lines of text": "text files"}
+_BESIDE = ("jsonl", "csv", "text_lines")
+"""Sources of which files lie beside data of others: notes, lists, labels."""
 
-_MAGIC = {
-    b"\x93NUMPY": "npy",
-    b"ARROW1": "arrow",
-    b"\xff\xff\xff\xff": "arrow",
-    b"PAR1": "parquet",
-    b"SQLite format 3\0": "sqlite",
-    b"\x89HDF\r\n\x1a\n": "hdf5",
-    b"\x89PNG": "images",
-    b"\xff\xd8\xff": "images",
-    b"GIF8": "images",
-    b"fLaC": "audio",
-    b"OggS": "audio",
+_MARKERS = {
+    "dataset_dict.json": ("hugging_face", "a data set of Hugging Face"),
+    "dataset_info.json": ("hugging_face", "a data set of Hugging Face"),
+    "zarr.json": ("zarr", "Zarr"),
+    ".zarray": ("zarr", "Zarr"),
+    ".zgroup": ("zarr", "Zarr"),
+    "data.mdb": ("lmdb", "an LMDB database"),
 }
-_FOREIGN = {
-    b"\x1f\x8b": "compressed by gzip; unpack it (gunzip)",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it (unzstd)",
-    b"BZh": "compressed by bzip2; unpack it (bunzip2)",
-    b"\xfd7zXZ": "compressed by xz; unpack it (unxz)",
-    b"%PDF": "a PDF document",
-    b"\x7fELF": "a program",
-    b"\x80\x04\x95": "a pickle, which runs code when it is read",
-    b"\x80\x05\x95": "a pickle, which runs code when it is read",
-}
+"""Files that say what the folder is which they are in."""
+
 _NO_USE = {
     "size": "has no images that are brought to a size",
     "columns": "has no columns to choose",
@@ -157,14 +132,12 @@ _POSSIBLE = (
     "a folder of images or sound; .npy, .npz, Arrow, Parquet, HDF5, Zarr, SQLite, LMDB, ArrayRecord, a data set of "
     "Hugging Face; tar, JSON lines, CSV, text; tokens (.bin, or .npy with --length)"
 )
-_HEAD = 4096
 _BOMB, _LARGE = 100, 256 << 20
 """An archive that grows by more than this, to more than these bytes, is made to fill the memory."""
 
 _SHOWN = 8
 """Most classes, and columns left out, that are named."""
 
-_TAR_MAGIC = slice(257, 262)
 _BIN_DTYPE = "uint16"
 _TABLES = "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' limit 9"
 _RATE = 16_000
@@ -173,119 +146,100 @@ _RATE = 16_000
 
 def is_data_name(target: str) -> bool:
     """Whether a name is that of data, there or not."""
-    return os.path.splitext(target)[1].lower() in _SUFFIXES  # noqa: PTH122  a target may be no path
+    return file_format(target, content=False) is not None
 
 
 def recognise(target: str, options: SourceOptions) -> Recognised:
-    """The source of a path.
+    """The source of a path, or of several.
 
     Raises:
         FileNotFoundError: There is no such path.
         ValueError: No source reads it, or it is not clear which; the text says what was found and what is possible.
     """
+    (source, kind), *others = (_of_path(path, options) for path in (target, *options.others))
+    takes = _SOURCES[source]
+    for path, other in zip(options.others, others, strict=True):
+        if other != (source, kind) or not takes.several:
+            why = f"{path} is {other[1]}" if other != (source, kind) else "it is read alone"
+            raise ValueError(f"TARGET: {target} is {kind}, and {why}; give files of one kind, such as Parquet or tar")
+    if others:
+        kind = f"{kind}, {1 + len(others)} files"
+    load = functools.partial(_load, source, target)
+    return Recognised(kind, frozenset(takes.options), load, source in _COSTLY)
+
+
+def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
+    """The source, and what it is for people."""
     status = os.stat(target)  # noqa: PTH116  same
     if stat.S_ISDIR(status.st_mode):
-        name, kind = _of_folder(Path(target))
-    elif stat.S_ISREG(status.st_mode):
-        name = _of_file(Path(target))
-        if name in {"images", "audio"}:
-            raise ValueError(f"{target} is a single file; give {_FORMATS[name].kind}")
-        if name == "npy" and options.length is not None:
-            name = "tokens"
-        kind = _FORMATS[name].kind
-        if name == "tokens" and not target.endswith(".npy"):
-            kind = f"{kind}, taken for {_BIN_DTYPE}"
-    else:
+        return _of_folder(Path(target))
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{target} is a FIFO, a socket or a device; expected a regular file or a folder")
-    chosen = _FORMATS[name]
-    costly = name in {"images", "audio", "tar", "hugging_face"}
-    return Recognised(kind, frozenset(chosen.takes), functools.partial(_load, name, target), costly)
+    found = file_format(target)
+    if found is None:
+        told = "an empty file" if not status.st_size else "of no known format"
+        suffix = Path(target).suffix
+        raise ValueError(f"{target} is {told}, by its content and its suffix {suffix!r}; possible are {_POSSIBLE}")
+    if not found.source:
+        raise ValueError(f"{target} is {found.told}; possible are {_POSSIBLE}")
+    if found.source in _FOLDERS:
+        raise ValueError(f"{target} is a single file; give {_FOLDERS[found.source]}")
+    if found.source == "numpy_rows" and options.length is not None:
+        return "tokens", "a stream of tokens"
+    if target.lower().endswith(".npz"):
+        _refuse_archive(Path(target))
+    return found.source, f"{found.told}, taken for {_BIN_DTYPE}" if found.source == "tokens" else found.told
 
 
-def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            raise ValueError(f"{path} is {what}; possible are {_POSSIBLE}")
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return name
-    if head[_TAR_MAGIC] == b"ustar":
-        return "tar"
-    if head.startswith(b"PK\x03\x04"):
-        return _of_archive(path)
-    if _is_json_line(head):
-        return "jsonl"
-    by_suffix = _SUFFIXES.get(path.suffix.lower())
-    if by_suffix is not None:
-        return by_suffix
-    told = "an empty file" if not head else "of no known format"
-    raise ValueError(f"{path} is {told}, by its content and its suffix {path.suffix!r}; possible are {_POSSIBLE}")
-
-
-def _of_archive(path: Path) -> str:
+def _refuse_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"{path} is a damaged archive: {error}") from error
+    if not all(member.filename.endswith(".npy") for member in members):
+        raise ValueError(f"{path} is a zip archive; unpack it and give the folder")
     unpacked = sum(member.file_size for member in members)
     if unpacked > max(_LARGE, _BOMB * path.stat().st_size):
         raise ValueError(f"{path} unpacks to {unpacked:,} bytes, over {_BOMB} times its size, which no real data does")
-    if all(member.filename.endswith(".npy") for member in members):
-        return "npy"
-    raise ValueError(f"{path} is a zip archive; unpack it and give the folder")
-
-
-def _is_json_line(head: bytes) -> bool:
-    line = head.lstrip().partition(b"\n")[0]
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return line.startswith(b'{"') and len(line) > _HEAD // 2
 
 
 def _of_folder(path: Path) -> tuple[str, str]:
-    """Format and what it is, for people."""
-    for marker, name in (
-        ("dataset_dict.json", "hugging_face"),
-        ("dataset_info.json", "hugging_face"),
-        ("zarr.json", "zarr"),
-        (".zarray", "zarr"),
-        (".zgroup", "zarr"),
-        ("data.mdb", "lmdb"),
-    ):
+    """The source, and what it is for people."""
+    for marker, known in _MARKERS.items():
         if (path / marker).is_file():
-            return name, _FORMATS[name].kind
+            return known
     found = _count(path)
     main = (
-        {name: count for name, count in found.items() if name not in _BESIDE}
-        or {name: count for name, count in found.items() if name != "text"}
+        {kind: count for kind, count in found.items() if kind.source not in _BESIDE}
+        or {kind: count for kind, count in found.items() if kind.source != "text_lines"}
         or dict(found)
     )
-    listed = ", ".join(f"{count} {_PLURALS.get(name, _FORMATS[name].kind)}" for name, count in found.most_common())
+    listed = ", ".join(f"{count} {_PLURALS.get(kind.told, kind.told)}" for kind, count in found.most_common())
     if not main:
         raise ValueError(f"{path} holds no image, and nothing else that a source reads; possible are {_POSSIBLE}")
     if len(main) > 1:
         raise ValueError(f"{path} mixes formats ({listed}); give the files of one, as a folder of their own")
-    (name,) = main
-    if name in {"npy", "hdf5", "sqlite", "lmdb", "tokens"}:
-        raise ValueError(f"{path} holds {found[name]} files, each {_FORMATS[name].kind}; give one of them")
-    rest = sum(found.values()) - main[name]
-    kind = _FORMATS[name].kind if name in {"images", "audio"} else f"{_FORMATS[name].kind}, {main[name]} files"
-    return name, f"{kind}; {rest} other files are left out" if rest else kind
+    (kind,) = main
+    told = _FOLDERS.get(kind.source)
+    if told is None and not _SOURCES[kind.source].several:
+        raise ValueError(f"{path} holds {found[kind]} files, each {kind.told}; give one of them")
+    told = told or f"{kind.told}, {main[kind]} files"
+    rest = sum(found.values()) - main[kind]
+    return kind.source, f"{told}; {rest} other files are left out" if rest else told
 
 
-def _count(path: Path) -> Counter[str]:
+def _count(path: Path) -> Counter[FileFormat]:
     """How many files of each format are in a folder, and below it."""
-    found: Counter[str] = Counter()
+    suffixes: Counter[str] = Counter()
     for _, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        suffixes = Counter(os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))  # noqa: PTH122  a million
-        for suffix, count in suffixes.items():
-            if suffix in _SUFFIXES:
-                found[_SUFFIXES[suffix]] += count
+        suffixes.update(os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))  # noqa: PTH122  a million
+    found: Counter[FileFormat] = Counter()
+    for suffix, count in suffixes.items():
+        kind = file_format(f"file{suffix}", content=False)
+        if kind is not None:
+            found[kind] += count
     return found
 
 
@@ -295,13 +249,12 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
     chosen: dict[str, Any] = {
         field: value for field in ("batch_size", "seed") if (value := getattr(options, field)) is not None
     }
-    form = _FORMATS[name]
     if options.columns is not None:
-        chosen[form.columns] = options.columns
+        chosen[_SOURCES[name].columns] = options.columns
     if options.size is not None:
         chosen["size"] = options.size
-    function = getattr(sources, form.function)
-    if name in {"images", "audio"}:
+    function = getattr(sources, name)
+    if name in _FOLDERS:
         return _load_folder(name, function, target, options, chosen)
     if name == "tokens":
         if options.length is None:
@@ -313,8 +266,8 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
         _one_split(target)
     if options.length is not None:
         chosen["length"] = options.length
-    arguments = (target, _table(target)) if name == "sqlite" else (target,)
-    rows = function(*arguments, **chosen)
+    data = [target, *options.others] if options.others else target
+    rows = function(data, *([_table(target)] if name == "sqlite" else []), **chosen)
     if options.split is not None:
         training, validation = rows.split(options.split, options.seed or 0)
         return Groups(training, validation, _notes(rows.classes, rows.left_out))
@@ -324,7 +277,7 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
 def _load_folder(
     name: str, function: Callable[..., Any], target: str, options: SourceOptions, chosen: Mapping[str, Any]
 ) -> Groups:
-    length = {} if name == "images" else {"seconds": (options.length or _RATE) / _RATE, "rate": _RATE}
+    length = {} if name == "image_folder" else {"seconds": (options.length or _RATE) / _RATE, "rate": _RATE}
     found = function(target, split=options.split, **length, **chosen)
     return Groups(found.training, found.validation, _notes({"label": found.classes}, {}))
 

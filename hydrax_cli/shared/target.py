@@ -79,6 +79,8 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         return _built_in(target, options)
     for name in options.of_data():
         raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
+    if options.others:
+        raise click.UsageError(f"TARGET: {target} is code, of which one is run; several are files of one format")
     if "://" in target:
         raise click.UsageError(f"TARGET: {target} is a remote address, which no source reads; copy the data to a disk")
     place, colon, attribute = target.rpartition(":")

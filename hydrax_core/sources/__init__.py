@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hydrax_core.sources.colour import oklab as oklab, srgb as srgb
     from hydrax_core.sources.common import Rows as Rows, RowSource as RowSource
     from hydrax_core.sources.digits import Digits as Digits, uci_digits as uci_digits
+    from hydrax_core.sources.formats import FileFormat as FileFormat, file_format as file_format
     from hydrax_core.sources.frames import data_frame as data_frame
     from hydrax_core.sources.hf_datasets import hugging_face as hugging_face
     from hydrax_core.sources.images import ImageFolder as ImageFolder, image_folder as image_folder
@@ -42,6 +43,7 @@ _HOMES = {
     "sources.colour": "oklab srgb",
     "sources.common": "RowSource Rows",
     "sources.digits": "Digits uci_digits",
+    "sources.formats": "FileFormat file_format",
     "sources.frames": "data_frame",
     "sources.hf_datasets": "hugging_face",
     "sources.images": "ImageFolder image_folder",

@@ -22,6 +22,7 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
 from hydrax_core.sources.common import Arrays, Columns, Rows, choose, gather, make_rows, narrow, put, require
+from hydrax_core.sources.formats import expect_format
 
 __all__ = ["ArrayFile", "hdf5", "zarr"]
 
@@ -116,6 +117,7 @@ def _open_rows(
     file = os.path.realpath(path)
     if not Path(file).exists():
         raise FileNotFoundError(f"path: there is no {path}")
+    expect_format(kind.source, [file])
     opened = kind.open(file)
     found = {name: _spec(array) for name, array in opened.items()}
     specs, texts, left_out = choose(argument, found, columns, additional)
@@ -133,6 +135,9 @@ def _open_rows(
 
 class ArrayFile(BlockSource):
     """Rows of the arrays in a file."""
+
+    source: str
+    """The function that reads it."""
 
     def __init__(
         self,
@@ -185,6 +190,8 @@ class ArrayFile(BlockSource):
 class Hdf5File(ArrayFile):
     """Rows of datasets of an HDF5 file."""
 
+    source = "hdf5"
+
     @staticmethod
     def open(path: str) -> Mapping[str, Any]:
         module = require("h5py", "hdf5", "reading HDF5")
@@ -217,6 +224,8 @@ class Hdf5File(ArrayFile):
 
 class ZarrFolder(ArrayFile):
     """Rows of arrays of Zarr."""
+
+    source = "zarr"
 
     @staticmethod
     def open(path: str) -> Mapping[str, Any]:

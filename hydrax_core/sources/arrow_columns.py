@@ -1,9 +1,9 @@
 """Columns of Arrow as NumPy arrays: what becomes of which type, and how rows are gathered from chunks.
 
 Promise: numbers without missing values are read where they lie (a mapped file stays on the disk), the rest is decoded
-for the rows asked for only. A missing number is NaN where the array is of floats, else an error of its row, unless
-``missing`` says what it is. Lists of different length fill rows of the greatest, zeros behind them, and their length
-stands in an array of its own.
+for the rows asked for only. A missing number is NaN where the array is of floats, else an error of its row, as a
+missing list is, unless ``missing`` says what it is. Lists of different length fill rows of the greatest, zeros behind
+them, and their length stands in an array of its own. Lists of lists that make a matrix of one shape are that matrix.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hydrax_core.sources.common import OWN_LOADER, Arrays, Columns, choose, gath
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LENGTH", "Column", "ObjectColumn", "choose_columns", "fill_columns", "open_columns", "pyarrow"]
+__all__ = ["LENGTH", "Column", "ObjectColumn", "choose_columns", "fill_columns", "is_list", "open_columns", "pyarrow"]
 
 LENGTH = "_length"
 """What the name of an array of lengths ends with."""
@@ -93,7 +93,7 @@ def value_type(kind: pa.DataType) -> tuple[tuple[int, ...], int, np.dtype[Any] |
             return shape, lists, np.dtype(np.int32) if names else f"its type is {kind}"
         if module.types.is_fixed_size_list(kind):
             shape = (*shape, kind.list_size)
-        elif module.types.is_list(kind) or module.types.is_large_list(kind):
+        elif is_list(kind):
             if shape:
                 return (), lists, f"lists of any length within ones of fixed length ({kind})"
             lists += 1
@@ -135,7 +135,7 @@ class Column:
         self, where: str, chunks: Sequence[pa.Array], missing: Any = None, shape: tuple[int, ...] | None = None
     ) -> None:
         self.where, self._missing = where, missing
-        self._chunks = [_storage(chunk) for chunk in chunks if len(chunk)]
+        self._chunks = _matrices([_storage(chunk) for chunk in chunks if len(chunk)])
         self._starts = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self._chunks])]).astype(np.int64)
         kind = chunks[0].type
         self.is_extension = isinstance(kind, pyarrow().BaseExtensionType)
@@ -143,10 +143,14 @@ class Column:
         """The names that its numbers stand for."""
         if pyarrow().types.is_dictionary(kind):
             self.classes = tuple(map(str, chunks[0].dictionary.to_pylist()))
-        self.shape, self.lists, self.dtype = value_type(kind)
+        self.shape, self.lists, self.dtype = value_type(
+            self._chunks[0].type if self._chunks and is_list(kind) else kind
+        )
         """Shape and dtype of one value, or the reason why there is none."""
         if shape is not None:
             self.shape, self.lists, self.dtype = shape, 0, _dtype(_innermost(kind))
+        if self.lists and missing is not None and not isinstance(missing, list | tuple | np.ndarray):
+            raise ValueError(f"missing: {where} holds lists; expected one, such as [], got {missing!r}")
         self._views: list[npt.NDArray[Any] | None] | None = None
         self._scattered: _Scattered | None = None
         self._lists: list[Callable[[int], npt.NDArray[Any]] | None] | None = None
@@ -157,12 +161,13 @@ class Column:
         if isinstance(self.dtype, str):
             return self.dtype
         if self.lists > 1:
-            return "lists of lists of any length"
+            return "lists of lists that differ in their lengths"
         dtype = narrow(self.dtype)
         shape = self.shape
         if self.lists:
+            given = 0 if self._missing is None else len(self._missing)
             longest = max((int(lengths.max(initial=0)) for lengths in map(_lengths, self._chunks)), default=0)
-            shape = (longest, *shape)
+            shape = (max(longest, given), *shape)
         return f"its shape is {shape}" if 0 in shape else ArraySpec(shape, dtype, dtype)
 
     @property
@@ -179,8 +184,17 @@ class Column:
         return len(found) > 1
 
     def lengths(self) -> Indices:
-        """The length of each row of lists; a missing one counts as empty."""
-        return np.concatenate([np.empty(0, np.int64), *map(_lengths, self._chunks)]).astype(np.int64)
+        """The length of each row of lists.
+
+        Raises:
+            ValueError: A list is missing.
+        """
+        found = np.concatenate([np.empty(0, np.int64), *map(_lengths, self._chunks)]).astype(np.int64)
+        for start, chunk in zip(self._starts.tolist(), self._chunks, strict=False):
+            if chunk.null_count:
+                rows = start + np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))
+                found[rows] = len(self._missing_list(int(rows[0])))
+        return found
 
     def fill(self, indices: Indices, array: npt.NDArray[Any], lengths: npt.NDArray[Any] | None = None) -> None:
         """Gather rows.
@@ -194,6 +208,8 @@ class Column:
             ValueError: A value is missing, or has another length.
             OverflowError: A number does not fit.
         """
+        if self.lists > 1:
+            raise ValueError(f"{self.where}: {self.spec}")
         if self.lists:
             self._fill_lists(indices, array, lengths)
             return
@@ -266,8 +282,13 @@ class Column:
     def _decoded_list(self, chunk: int, offset: int, row: int) -> npt.NDArray[Any]:
         value = self._chunks[chunk][offset]
         if not value.is_valid:
-            raise ValueError(f"{self.where}: row {row} has no value (null)")
+            return self._missing_list(row)
         return self._decoded(value.values, np.full(len(value.values), row))
+
+    def _missing_list(self, row: int) -> npt.NDArray[Any]:
+        if self._missing is None:
+            raise ValueError(f"{self.where}: row {row} has no value (null); missing={{name: []}} says what it is")
+        return np.asarray(self._missing, self.dtype).reshape(-1, *self.shape)
 
 
 class _Scattered:
@@ -308,6 +329,29 @@ def _storage(chunk: Any) -> Any:
     while isinstance(chunk.type, pyarrow().BaseExtensionType):
         chunk = chunk.storage
     return chunk.indices if pyarrow().types.is_dictionary(chunk.type) else chunk
+
+
+def _matrices(chunks: list[Any]) -> list[Any]:
+    """Chunks of lists of lists as ones of fixed sizes, where all have the same; nothing is copied."""
+    if not chunks or not is_list(chunks[0].type) or not is_list(chunks[0].type.value_type):
+        return chunks
+    sizes: list[int] = []
+    levels = chunks
+    while is_list(levels[0].type):
+        found = {int(edge) for chunk in levels for edge in (_lengths(chunk).min(), _lengths(chunk).max())}
+        if len(found) != 1 or 0 in found or any(chunk.null_count for chunk in levels):
+            return chunks
+        sizes.append(found.pop())
+        levels = [chunk.flatten() for chunk in levels]
+    for size in reversed(sizes):
+        levels = [pyarrow().FixedSizeListArray.from_arrays(level, size) for level in levels]
+    return levels
+
+
+def is_list(kind: Any) -> bool:
+    """Whether it is a type of lists of any length."""
+    types = pyarrow().types
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def _lengths(chunk: Any) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
 """Tables of Arrow: IPC and Feather files, which are mapped; Parquet files, whose row groups are read whole; in memory.
 
 Promise: a mapped file costs no memory but the pages that are read. Parquet, and compressed record batches, are read in
-blocks that are shuffled, and their rows within a window of them; never row by row.
+blocks that are shuffled, and their rows within a window of them; never row by row. What the names of folders say
+(``year=2024/``) is a column: see ``partitions``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hydrax_core.sources.arrow_columns import (
     ObjectColumn,
     choose_columns,
     fill_columns,
+    is_list,
     open_columns,
     pyarrow,
 )
@@ -40,6 +42,8 @@ from hydrax_core.sources.common import (
     make_rows,
     require,
 )
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.partitions import Partitions, partitions_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,9 +77,10 @@ def arrow(
 
     Columns of numbers and truth values become arrays, also lists of them and tensors of fixed shape; 64-bit numbers
     become 32-bit ones, and one that does not fit fails its row. Names (a dictionary of strings) become the numbers of
-    ``Rows.classes``, but for Parquet. Lists of different length fill rows of the greatest
-    length, zeros behind them, and ``NAME_length`` tells how many there are. A missing number is NaN in a column of
-    floats, else an error of its row. Other columns, such as strings, are left out, or go to the additional data.
+    ``Rows.classes``, but for Parquet. The folders of ``year=2024/kind=a/0.parquet`` are columns, too. Lists of
+    different length fill rows of the greatest length, zeros behind them, and ``NAME_length`` tells how many there are.
+    A missing number is NaN in a column of floats, else an error of its row. Other columns, such as strings, are left
+    out, or go to the additional data.
 
     Args:
         data: The files (paths, folders, patterns; all of one schema), or a ``pyarrow.Table``, of which the workers
@@ -105,15 +110,19 @@ def arrow(
     filling = dict(missing or {})
     if isinstance(data, module.Table):
         return _mapped_rows(ArrowTable([], data, filling), columns, additional, batch_size, seed, labels)
-    paths = find_files("data", data, SUFFIXES)
+    given = [data] if isinstance(data, str | os.PathLike) else list(data)
+    paths = find_files("data", given, SUFFIXES)
+    expect_format("arrow", paths)
     with _named(paths):
+        partitions = partitions_of(given, paths)
         formats = [_format(path) for path in paths]
         if "parquet" not in formats and "compressed" not in formats:
-            return _mapped_rows(ArrowTable(paths, None, filling), columns, additional, batch_size, seed, labels)
-        source, left_out = _open_blocks(
-            paths, formats, columns, additional, filling, window, shuffled=shuffle != "rows"
+            table = ArrowTable(paths, None, filling, partitions)
+            return _mapped_rows(table, columns, additional, batch_size, seed, labels)
+        source, left_out, classes = _open_blocks(
+            paths, formats, partitions, columns, additional, filling, window, shuffled=shuffle != "rows"
         )
-    return make_rows(source, batch_size, seed, labels, left_out)
+    return make_rows(source, batch_size, seed, labels, left_out, classes)
 
 
 def _mapped_rows(
@@ -130,10 +139,18 @@ class ArrowTable(FileSource):
         paths: The files, absolute; none for a table in memory.
         table: The table in memory.
         missing: What a missing value is, by column.
+        partitions: Columns that stand in the names of folders.
     """
 
-    def __init__(self, paths: Sequence[str], table: pa.Table | None, missing: Mapping[str, Any]) -> None:
-        super().__init__(paths, missing)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        table: pa.Table | None,
+        missing: Mapping[str, Any],
+        partitions: Partitions | None = None,
+    ) -> None:
+        super().__init__(paths, missing, partitions)
+        self._partitions = partitions
         self._memory: Any = table
         self._shared: _SharedTable | None = None
         self._missing = missing
@@ -169,7 +186,7 @@ class ArrowTable(FileSource):
 
     @functools.cached_property
     def _table(self) -> pa.Table:
-        table = open_tables(self.paths) if self._memory is None else self._memory
+        table = open_tables(self.paths, self._partitions) if self._memory is None else self._memory
         if isinstance(table, str):
             if not Path(table).exists():
                 raise ValueError("a table in memory is shared only while the process that has it keeps it")
@@ -221,13 +238,16 @@ class ArrowBlocks(BlockSource):
         places: Sequence[_Place],
         chosen: tuple[dict[str, ArraySpec], tuple[str, ...]],
         loaded: Sequence[str],
+        partitions: Partitions,
         missing: Mapping[str, Any],
         window: int,
         *,
         shuffled: bool,
     ) -> None:
-        super().__init__(paths, [place.rows for place in places], *chosen, window, missing, shuffled=shuffled)
+        sizes = [place.rows for place in places]
+        super().__init__(paths, sizes, *chosen, window, missing, partitions, shuffled=shuffled)
         self._places, self._loaded, self._missing = tuple(places), tuple(loaded), missing
+        self._partitions = partitions
 
     @functools.cached_property
     def _readers(self) -> dict[str, Any]:
@@ -245,10 +265,11 @@ class ArrowBlocks(BlockSource):
                 if len(self._readers) >= _MOST_OPEN:
                     self._readers.clear()
                 self._readers[place.path] = _Reader(place.path)
-            table = self._readers[place.path].read(place.number, names)
+            reader = self._readers[place.path]
+            table = reader.read(place.number, [name for name in names if name in reader.schema.names])
             if table.num_rows != place.rows:
                 raise ValueError(f"it changed: block {place.number} no longer has {place.rows} rows")
-        return table
+            return self._partitions.add(table, place.path, [name for name in names if name not in table.column_names])
 
     def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
         place = self._places[number]
@@ -303,13 +324,14 @@ class _Reader:
 def _open_blocks(
     paths: Sequence[str],
     formats: Sequence[str],
+    partitions: Partitions,
     columns: Columns,
     additional: Iterable[str],
     missing: Mapping[str, Any],
     window: int | str | None,
     *,
     shuffled: bool,
-) -> tuple[ArrowBlocks, Mapping[str, str]]:
+) -> tuple[ArrowBlocks, Mapping[str, str], Mapping[str, tuple[str, ...]]]:
     if "mapped" in formats or "stream" in formats:
         raise ValueError("expected files that are all compressed, or none of them; split them into two calls")
     places: list[_Place] = []
@@ -321,10 +343,12 @@ def _open_blocks(
     if schema is None or not places:
         raise ValueError("it has no rows")
     texts = tuple(additional)
-    unknown = ArrowBlocks(paths, places, ({}, ()), (), missing, 1, shuffled=False)
+    unknown = ArrowBlocks(paths, places, ({}, ()), (), partitions, missing, 1, shuffled=False)
     asked = schema.names if columns is None else list(columns)
-    lists = [name for name in schema.names if name in asked and _is_list(schema.field(name).type)]
-    found = open_columns("", schema.empty_table(), schema.names, missing)
+    lists = [name for name in schema.names if name in asked and is_list(schema.field(name).type)]
+    keys = partitions.missing_in(schema.names)
+    names = [*schema.names, *keys]
+    found = open_columns("", partitions.add(schema.empty_table(), paths[0], keys), names, missing)
     found.update(open_columns("", unknown.read_table(0, lists), lists, missing) if lists else {})
     reasons = {
         name: "its lists are of different length; give the greatest: columns={'NAME': ((512,), 'int32')}"
@@ -340,11 +364,13 @@ def _open_blocks(
             "arrow(pyarrow.parquet.read_table(path), columns), of Feather pyarrow.feather.read_table(path)"
         )
     rows = window_rows("window", window, sum(place.rows for place in places), row_bytes(specs))
-    loaded = [name for name in schema.names if name in specs]
-    return ArrowBlocks(paths, places, (specs, texts), loaded, missing, rows, shuffled=shuffled), left_out
+    loaded = [name for name in names if name in specs]
+    classes = {name: found[name].classes for name in keys if name in specs and found[name].classes}
+    source = ArrowBlocks(paths, places, (specs, texts), loaded, partitions, missing, rows, shuffled=shuffled)
+    return source, left_out, classes
 
 
-def open_tables(paths: Sequence[str]) -> pa.Table:
+def open_tables(paths: Sequence[str], partitions: Partitions | None = None) -> pa.Table:
     """The mapped tables of several files of one schema, one after the other."""
     module = pyarrow()
     tables: list[Any] = []
@@ -352,8 +378,11 @@ def open_tables(paths: Sequence[str]) -> pa.Table:
         with _named([path]):
             file = module.memory_map(path)
             opening = module.ipc.open_file if _magic(path) == _IPC else module.ipc.open_stream
-            tables.append(opening(file).read_all())
-            _same(path, tables[0].schema, tables[-1].schema)
+            table = opening(file).read_all()
+            if partitions is not None:
+                table = partitions.add(table, path, partitions.missing_in(table.column_names))
+            tables.append(table)
+            _same(path, tables[0].schema, table.schema)
     return module.concat_tables(tables)
 
 
@@ -390,11 +419,6 @@ def _lies_in(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
 def _magic(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.read(len(_IPC))
-
-
-def _is_list(kind: Any) -> bool:
-    types = pyarrow().types
-    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def _dictionaries(schema: pa.Schema) -> list[str]:

@@ -21,6 +21,7 @@ import xxhash
 from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
 from hydrax_core.data.source import Source
 from hydrax_core.plan.permutation import derive_key, permute
+from hydrax_core.sources.formats import file_format
 from hydrax_core.sources.index import check_regular
 
 __all__ = ["FolderItem", "FolderItems", "Sides", "content", "find_sides"]
@@ -64,7 +65,9 @@ def find_sides(
         ValueError: It holds no such files, or an argument has a wrong value.
     """
     if not root.is_dir():
-        raise NotADirectoryError(f"folder: {root} is no folder")
+        kind = file_format(root) if root.is_file() else None
+        told = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
+        raise NotADirectoryError(f"folder: {root} is no folder{told}")
     found = _find(root, suffixes, what, shared=split is not None)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}

@@ -21,6 +21,7 @@ from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import ObjectColumn
 from hydrax_core.sources.arrow_files import ArrowTable, open_tables
 from hydrax_core.sources.common import Arrays, Columns, Rows, make_rows, require
+from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.pictures import Picture
 
 __all__ = ["HuggingFaceRows", "hugging_face"]
@@ -67,6 +68,7 @@ def hugging_face(
     """
     module = require("datasets", "hf", "reading datasets of Hugging Face")
     if isinstance(dataset, str | Path):
+        expect_format("hugging_face", [str(dataset)])
         dataset = module.load_from_disk(str(dataset))
     dataset = _one_split(module, dataset, split)
     if not len(dataset):

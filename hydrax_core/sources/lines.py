@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.sources.formats import refuse_binary
 from hydrax_core.sources.index import Index, IndexedFiles, Parts
 
 __all__ = ["LineFiles"]
@@ -26,21 +27,11 @@ __all__ = ["LineFiles"]
 _BLOCK = 256 << 10
 _SEGMENT = 16 << 20
 _NEWLINE, _RETURN, _QUOTE = b'\n\r"'
+_EMPTY = {b"\n", b"\r\n", b"\r"}
 _MAY_BE_EMPTY = 2
-"""Bytes: ``\\r\\n``."""
+"""Bytes of the longest of them."""
 
 _BOM = b"\xef\xbb\xbf"
-_FOREIGN = {
-    b"\x1f\x8b": "gzip-compressed: unpack it (gunzip)",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it (unzstd)",
-    b"BZh": "compressed by bzip2: unpack it (bunzip2)",
-    b"\xfd7zXZ": "compressed by xz: unpack it (unxz)",
-    b"\xff\xfe": "UTF-16: convert it to UTF-8 (iconv)",
-    b"\xfe\xff": "UTF-16: convert it to UTF-8 (iconv)",
-    b"PK\x03\x04": "a zip archive: unpack it",
-    b"PAR1": "a Parquet file",
-}
-
 _BIT = np.array([8 - max(value, 1).bit_length() for value in range(256)])
 """Place of the only bit that is set in a byte, from the left."""
 
@@ -121,7 +112,7 @@ class LineFiles:
         first = [0]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             for file, (path, size, _) in enumerate(self.files.identity):
-                _refuse_foreign(path, self.files.read(file, 0, min(size, 8)))
+                refuse_binary(path, self.files.read(file, 0, min(size, 16)))
                 found = self._in_file(file, size, threads)
                 starts.extend(found)
                 first.append(first[-1] + sum(map(len, found)) - 1)
@@ -156,14 +147,8 @@ class LineFiles:
         sizes = np.diff(starts)
         keep = sizes > _MAY_BE_EMPTY
         for place in np.flatnonzero(~keep).tolist():
-            keep[place] = bool(self.files.read(file, int(starts[place]), int(sizes[place])).rstrip(b"\r\n"))
+            keep[place] = self.files.read(file, int(starts[place]), int(sizes[place])) not in _EMPTY
         return np.append(starts[:-1][keep], starts[-1])
-
-
-def _refuse_foreign(path: str, head: bytes) -> None:
-    for magic, what in _FOREIGN.items():
-        if head.startswith(magic):
-            raise ValueError(f"{path} is no text file but {what}")
 
 
 def _look(descriptor: int, file_size: int, quoted: bool, start: int) -> _Segment:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, gather, make_rows, narrow
+from hydrax_core.sources.formats import expect_format
 
 __all__ = ["NumpyFile", "numpy_rows"]
 
@@ -56,6 +57,7 @@ def numpy_rows(
         ValueError: It is no such file, is damaged, or an array asked for cannot be batched; the text names the array.
     """
     file = os.path.realpath(path)
+    expect_format("numpy_rows", [file])
     opened = _open(file)
     try:
         specs, texts, left_out = choose("arrays", {n: _spec(a) for n, a in opened.items()}, arrays, additional)

@@ -21,6 +21,7 @@ import numpy as np
 from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.source import Source
 from hydrax_core.sources.common import Columns, Paths, Rows, find_files, require
+from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.wrapped import torch_dataset
 
 __all__ = ["Records", "array_record", "lmdb"]
@@ -54,6 +55,7 @@ def lmdb(
     require("lmdb", "lmdb", "reading LMDB")
     if not Path(path).exists():
         raise FileNotFoundError(f"path: there is no {path}")
+    expect_format("lmdb", [os.fspath(path)])
     return torch_dataset(LmdbRecords(os.path.realpath(path), database, decode), columns, **options)
 
 
@@ -75,6 +77,7 @@ def array_record(
     """
     require("array_record", "array-record", "reading ArrayRecord")
     files = find_files("paths", paths, (".array_record", ".arrayrecord"))
+    expect_format("array_record", files)
     return torch_dataset(ArrayRecords(files, decode), columns, **options)
 
 

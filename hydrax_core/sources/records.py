@@ -3,7 +3,8 @@
 Promise: shapes and dtypes are found in ``SAMPLED`` records, spread evenly, and can be given instead. Later values that
 do not fit fail their item, by column; nothing is wrapped, cut off or guessed. Only text that becomes bytes is cut, to
 the length that was asked for; a warning says where that was nobody's choice. A missing value is what was said it is;
-else NaN in a column of floats, and in any other it fails its item.
+else NaN in a column of floats, and in any other it fails its item. A whole number that no float holds (beyond 2**53)
+fails its item in a column of floats.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "choose_columns",
     "fill_columns",
     "read_json",
+    "refuse_rounded",
     "sampled",
     "text_number",
     "warn_cut",
@@ -43,6 +45,8 @@ _SUFFIX = "_length"
 _TRUTHS = {"true": True, "false": False}
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
 """How files say in text that there is no number, in lower case."""
+_EXACT = 1 << 53
+"""Floats hold all whole numbers up to this."""
 _MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}|\d{200}")
 
 _log = logging.getLogger("hydrax")
@@ -159,7 +163,9 @@ def _stacked(values: list[Any], target: npt.NDArray[Any]) -> npt.NDArray[Any] | 
     except ValueError:
         return None
     plain = many.shape == target.shape and many.dtype.kind in "biufc"
-    return many if plain and not (target.dtype.kind in "biu" and many.dtype.kind in "fc") else None
+    if not plain or (target.dtype.kind in "biu" and many.dtype.kind in "fc"):
+        return None
+    return None if target.dtype.kind in "fc" and _beyond(many) else many
 
 
 def text_number(text: str) -> int | float | bool | str | None:
@@ -237,6 +243,7 @@ def _fill(name: str, told: str, target: npt.NDArray[Any], value: Any, *, padded:
         given = np.asarray(value)
         if given.dtype.kind not in "biufc" or (target.dtype.kind in "biu" and given.dtype.kind in "fc" and given.size):
             raise TypeError(f"{told} holds {shorten(value, 60)}, which {target.dtype} cannot hold")
+        refuse_rounded(told, given, value, target.dtype)
     if not padded:
         put(told, target[None], given[None])
         return 0
@@ -273,7 +280,33 @@ def _numbers(
         raise TypeError(f"{told} holds {shorten(wrong, 60)}; expected {dtype}")
     if found.dtype.kind in "fc" and np.isinf(found).any():
         _refuse_overflow(told, texts, found)
+    refuse_rounded(told, found, values, dtype)
     return found
+
+
+def refuse_rounded(told: str, found: npt.NDArray[Any], value: Any, dtype: np.dtype[Any]) -> None:
+    """Refuse whole numbers for an array of floats that even float64, which NumPy makes of both, does not hold.
+
+    Raises:
+        OverflowError: There is one.
+    """
+    if dtype.kind not in "fc" or not _beyond(found) or (wrong := _rounded(value)) is None:
+        return
+    raise OverflowError(
+        f"{told} holds {wrong}, which floats round to {float(wrong):.0f}; name it in additional to have it as it is"
+    )
+
+
+def _beyond(values: npt.NDArray[Any]) -> bool:
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(values) >= _EXACT).any())
+
+
+def _rounded(value: Any) -> int | None:
+    """A whole number in a value that no float is."""
+    if isinstance(value, list | tuple):
+        return next((found for part in value if (found := _rounded(part)) is not None), None)
+    return value if type(value) is int and abs(value) > _EXACT and int(float(value)) != value else None
 
 
 def _refuse_overflow(told: str, texts: list[Any], values: npt.NDArray[Any]) -> None:
@@ -333,6 +366,8 @@ def _kind(values: list[Any], length: int) -> ArraySpec | str:
         problem = "of mixed types, booleans and numbers"
     elif len({array.ndim for array in arrays}) > 1 or (arrays[0].ndim > 1 and len({a.shape for a in arrays}) > 1):
         problem = f"of several shapes, as {sorted({array.shape for array in arrays})[:2]}"
+    elif "f" in kinds and (rounded := _rounded(present)) is not None:
+        problem = f"of floats and a whole number that these round, {rounded}"
     if problem is not None:
         return problem
     dtype = narrow(np.result_type(*{array.dtype for array in arrays if array.size}))

@@ -21,6 +21,8 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, make_rows, put
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.records import refuse_rounded
 
 if TYPE_CHECKING:
     import os
@@ -72,6 +74,7 @@ def sqlite(
     file = Path(path).absolute()
     if not file.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")
+    expect_format("sqlite", [str(file)])
     source = SqliteRows(str(file), query, key, missing or {})
     left_out = source.choose(columns, additional)
     return make_rows(source, batch_size, seed, labels, left_out)
@@ -169,7 +172,9 @@ class SqliteRows(FileSource):
                     f"{self.paths[0]}: {name!r}: the row with {self._key} {keys[place]} holds {shorten(value, 40)}, "
                     "no number; missing={name: value} says what NULL is"
                 )
-        return np.array(values)
+        found = np.array(values)
+        refuse_rounded(f"{self.paths[0]}: {name!r}", found, values, dtype)
+        return found
 
     def _files(self) -> Iterable[str]:
         return (self.paths[0], f"{self.paths[0]}-wal")  # what is committed last may stand there only

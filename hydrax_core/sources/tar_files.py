@@ -22,6 +22,7 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
+from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import Index, IndexedFiles, Parts
 from hydrax_core.sources.pictures import Augment, Picture, Resize
 from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled
@@ -43,8 +44,8 @@ Sample: TypeAlias = Mapping[str, bytes]
 
 def tar(
     paths: Paths,
-    *,
     columns: Columns = None,
+    *,
     additional: Iterable[str] = (),
     missing: Mapping[str, Any] | None = None,
     size: int | tuple[int, int] = 224,
@@ -86,7 +87,9 @@ def tar(
     height, width = (size, size) if isinstance(size, int) else size
     how = augment if isinstance(augment, Augment) else Augment() if augment else None
     picture = Picture(height, width, resize, gray, augment=how)
-    source = TarSamples(find_files("paths", paths, TAR), picture, index_folder, dict(missing or {}))
+    files = find_files("paths", paths, TAR)
+    expect_format("tar", files)
+    source = TarSamples(files, picture, index_folder, dict(missing or {}))
     left_out = source.choose(columns, additional, length)
     rows = make_rows(source, batch_size, seed, labels, left_out)
     return rows._replace(loader_func=load_samples, training=rows.training.replace(loader_func=load_samples))

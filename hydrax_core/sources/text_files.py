@@ -19,6 +19,7 @@ from hydrax_core.data.checks import integer
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows, put
+from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.lines import Kind, LineFiles
 from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled, text_number, warn_cut
@@ -37,8 +38,8 @@ Encode: TypeAlias = Callable[[str], Sequence[int]]
 
 def jsonl(
     paths: Paths,
-    *,
     columns: Columns = None,
+    *,
     additional: Sequence[str] = (),
     missing: Mapping[str, Any] | None = None,
     length: int = LENGTH,
@@ -69,14 +70,14 @@ def jsonl(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, or has no such columns.
     """
-    source = JsonLines(find_files("paths", paths, JSONL), index_folder, dict(missing or {}))
+    source = JsonLines(_find("jsonl", paths, JSONL), index_folder, dict(missing or {}))
     return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
 def csv(
     paths: Paths,
-    *,
     columns: Columns = None,
+    *,
     additional: Sequence[str] = (),
     missing: Mapping[str, Any] | None = None,
     names: Sequence[str] | None = None,
@@ -113,7 +114,7 @@ def csv(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, its columns differ from those of the first one, or it has no such columns.
     """
-    source = CsvRecords(find_files("paths", paths, CSV), index_folder, names, delimiter, quotes, dict(missing or {}))
+    source = CsvRecords(_find("csv", paths, CSV), index_folder, names, delimiter, quotes, dict(missing or {}))
     return _rows(source, columns, additional, length, batch_size, seed, labels)
 
 
@@ -146,10 +147,16 @@ def text_lines(
         ValueError: It is no such file, or an argument has a wrong value.
     """
     integer("length", length, minimum=1)
-    source = TextLines(find_files("paths", paths, TEXT), length, encode, additional, index_folder)
+    source = TextLines(_find("text_lines", paths, TEXT), length, encode, additional, index_folder)
     if not len(source):
         raise ValueError(f"{source.what}: it has no lines")
     return make_rows(source, batch_size, seed, ())
+
+
+def _find(source: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
+    files = find_files("paths", paths, suffixes)
+    expect_format(source, files)
+    return files
 
 
 class _Lines(FileSource):

@@ -20,6 +20,7 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.common import Arrays, FileSource, load_rows, make_rows, put
+from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 
 __all__ = ["Tokens", "tokens"]
@@ -71,6 +72,7 @@ def tokens(
         integer("vocabulary", vocabulary, minimum=1)
     file = os.path.abspath(os.fspath(path))  # noqa: PTH100  links keep their names
     regular_file(file)
+    expect_format("tokens", [file])
     source = TokenWindows(file, length, None if dtype is None else np.dtype(dtype), stride, targets, vocabulary)
     rows = make_rows(source, batch_size, seed, ("targets",) if targets else ())
     return Tokens(load_rows, rows.training, source.unused)

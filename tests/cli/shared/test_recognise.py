@@ -211,6 +211,32 @@ def test_a_zip_archive_a_fifo_and_a_missing_file_are_no_data():
         load("c.parquet")
 
 
+@pytest.mark.parametrize(
+    ("write", "suffix", "kind"),
+    [(write_parquet, ".parquet", "Parquet"), (write_tar, ".tar", "tar shards"), (write_csv, ".csv", "CSV")],
+)
+def test_several_files_of_one_kind_are_one_data_set(run_line, capsys, write, suffix, kind):
+    for name in "ab":
+        write(f"{name}{suffix}")
+    found = load(f"a{suffix}", others=(f"b{suffix}",))
+    assert (found.kind, len(found.loader.training[0])) == (f"{kind}, 2 files", 40)
+    assert run_line(f"a{suffix}", f"b{suffix}") == 0
+    assert "40 items" in capsys.readouterr().out
+
+
+def test_several_files_that_are_no_data_set_are_refused(run_line, capsys):
+    write_csv("a.csv")
+    write_jsonl("b.jsonl")
+    write_npy("c.npy")
+    for files, why in (
+        (("a.csv", "b.jsonl"), "a.csv is CSV, and b.jsonl is JSON lines"),
+        (("c.npy", "c.npy"), "c.npy is a NumPy file, and it is read alone"),
+        (("my_module:loader", "a.csv"), "my_module:loader is code, of which one is run"),
+    ):
+        assert run_line(*files) == 2
+        assert why in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_folder_that_mixes_formats_says_what_is_in_it():
     write_images("folder")
     write_tar("folder/a.tar")

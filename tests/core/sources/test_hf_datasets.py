@@ -222,3 +222,27 @@ def test_without_datasets_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'hydrax-toolkit\[hf\]'"):
         hugging_face("folder")
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_lists_of_lists_of_one_shape_are_matrices(tmp_path, place):
+    rows = {"image": DIGITS["image"][:300].tolist(), "cube": DIGITS["image"][:300].reshape(-1, 4, 2, 8).tolist()}
+    dataset = datasets.Dataset.from_dict(rows)
+    if place == "disk":
+        dataset = saved(tmp_path / "a", dataset)
+    group = hugging_face(dataset.shuffle(seed=1)).training
+    shapes = {name: layout.shape[1:] for name, layout in group.loader_layouts.items()}
+    assert shapes == {"image": (8, 8), "cube": (4, 2, 8)}
+    order = dataset.shuffle(seed=1)._indices.column(0).to_pylist()
+    for index in (0, 7, 299):
+        np.testing.assert_array_equal(group.items[index]["image"], DIGITS["image"][order[index]])
+        np.testing.assert_array_equal(group.items[index]["cube"].ravel(), DIGITS["image"][order[index]].ravel())
+    assert check_loader(None, group) == []
+
+
+def test_lists_of_lists_of_several_shapes_are_no_matrices():
+    for odd in ([[1, 2, 3]], [[1], [2, 3]], None):
+        dataset = datasets.Dataset.from_dict({"x": [[[1, 2]], odd], "y": [1, 2]})
+        assert hugging_face(dataset).left_out["x"] == "lists of lists that differ in their lengths"
+        with pytest.raises(ValueError, match="'x': lists of lists that differ in their lengths"):
+            hugging_face(dataset, {"x": ((1, 2), "int32")}).training.items[0]

@@ -191,3 +191,28 @@ def test_the_recipe_for_data_of_ones_own_packs():
 
     group = DataGroup(4, wrap(Items()), loader_arrays=RAGGED, loader_func=load, remainder="pad")
     assert values_of(pack(group, LENGTHS, length=32))[0] == FLAT
+
+
+@pytest.mark.parametrize("kind", ["mapped", "table", "datasets"])
+def test_a_missing_list_is_refused_before_it_is_packed_away(tmp_path, kind):
+    rows = {"ids": [[1, 2], None, [3]]}
+
+    def make(**options):
+        if kind == "datasets":
+            features = datasets.Features({"ids": datasets.Sequence(datasets.Value("int64"))})
+            return hugging_face(datasets.Dataset.from_dict(rows, features), RAGGED, batch_size=1, **options)
+        table = pa.table(rows)
+        if kind == "mapped":
+            with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+                file.write_table(table)
+            table = tmp_path / "a.arrow"
+        return arrow(table, RAGGED, batch_size=1, **options)
+
+    with pytest.raises(ValueError, match=r"'ids': row 1 has no value \(null\); missing=\{name: \[\]\} says what it is"):
+        pack(make().training, length=4)
+    said = make(missing={"ids": [7, 8, 9]})
+    assert said.training.items.lengths().tolist() == [2, 3, 1]
+    assert values_of(pack(said.training, length=6))[0] == [1, 2, 3, 7, 8, 9]
+    assert make(missing={"ids": []}).training.items.lengths().tolist() == [2, 0, 1]
+    with pytest.raises(ValueError, match=r"missing: .*'ids' holds lists; expected one, such as \[\], got 0"):
+        make(missing={"ids": 0})

@@ -133,6 +133,16 @@ def test_wrong_arguments_and_files_are_named(tmp_path):
         sqlite(tmp_path / "none.db", "digits")
 
 
+def test_a_whole_number_that_floats_round_is_an_error_of_its_row(tmp_path):
+    path = tmp_path / "a.db"
+    change(path, "CREATE TABLE t (x)")
+    change(path, f"INSERT INTO t VALUES (0.5), ({2**53 + 1})")
+    source = sqlite(path, "t").training.items
+    assert source[0]["x"] == 0.5
+    with pytest.raises(OverflowError, match=rf"'x' holds {2**53 + 1}, which floats round"):
+        source[1]
+
+
 def test_a_damaged_page_is_an_error(tmp_path):
     path = write(tmp_path / "a.db")
     damaged = bytearray(path.read_bytes())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filekit import check_cache, check_promises, check_two_groups, epoch, touch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hydrax_core.sources import csv, jsonl, text_lines, uci_digits
@@ -52,6 +52,7 @@ def some_lines(paths, kind, **options):
     st.sampled_from([1, 2, 3, 7, 64]),
     st.booleans(),
 )
+@example(["\r\r"], 1, True)
 def test_lines_are_those_of_python_wherever_blocks_end(texts, block, filled):
     before = lines_module._BLOCK, lines_module._SEGMENT
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +99,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
 @pytest.mark.parametrize("content", [gzip.compress(b"{}\n"), "{}\n".encode("utf-16"), b"PK\x03\x04"])
 def test_what_has_no_lines_to_look_for_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.jsonl is no text file but"):
+    with pytest.raises(ValueError, match=r"a\.jsonl is (compressed by gzip; unpack it|text in UTF-16|a zip archive)"):
         jsonl(tmp_path / "a.jsonl")
 
 
@@ -253,6 +254,40 @@ def test_a_number_beyond_its_dtype_fails_its_row(tmp_path, read, number):
     path.write_text(f'{{"x": 0.5}}\n{{"x": {number}}}\n' if read is jsonl else f"x,y\n0.5,1\n{number},1\n")
     with pytest.raises(Exception, match=r"OverflowError|.* does not fit into float(32|64)"):
         epoch(read(path).training)
+
+
+ROUNDED = 2**53 + 1  # no float64
+
+
+@pytest.mark.parametrize("read", [jsonl, csv])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_whole_number_that_floats_round_is_never_rounded(tmp_path, read, late):
+    values = [0.5] * 2000
+    values[1001 if late else 0] = ROUNDED
+    path = write_numbers(tmp_path / "a", range(len(values)), values)[read]
+    if late:
+        with pytest.raises(OverflowError, match=rf"'x' holds {ROUNDED}, which floats round to {2**53}; name it in add"):
+            read(path).training.items[1001]
+        return
+    assert read(path).left_out["x"] == f"of floats and a whole number that these round, {ROUNDED}"
+    assert read(path, columns=["id"], additional=["x"]).training.items[0]["x"] in {ROUNDED, str(ROUNDED)}
+    exact = write_numbers(tmp_path / "b", [1, 2], [2**60, 0.5])[read]
+    assert read(exact).training.items[0]["x"] == np.float32(2**60)
+
+
+def test_whole_numbers_that_floats_round_in_lists_and_beside_missing_ones(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"v": [0.5, 1.0]}] * 2000)
+    text = path.read_text().splitlines()
+    text[1001] = json.dumps({"v": [0.5, ROUNDED]})
+    path.write_text("\n".join(text))
+    group = jsonl(path).training
+    assert group.items[1000]["v"].tolist() == [0.5, 1]
+    for asked in ([1001], [1000, 1001, 1002]):
+        with pytest.raises(OverflowError, match=f"'v' holds {ROUNDED}"):
+            group.items.__getitems__(asked)
+    ids = write_jsonl(tmp_path / "b.jsonl", [{"id": ROUNDED}, {"id": None}])
+    with pytest.raises(OverflowError, match=f"'id' holds {ROUNDED}"):
+        jsonl(ids, columns={"id": "float32"}).training.items[0]
 
 
 @pytest.mark.parametrize("word", ["inf", "-Infinity"])
