@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from hydrax_core.engine.resources.machine import usable_cores as usable_cores
     from hydrax_core.errors import *  # noqa: F403  its __all__ is the public tree
-    from hydrax_core.loader import checkpoint as checkpoint, state as state
+    from hydrax_core import checkpoint as checkpoint, state as state
     from hydrax_core.loader.dataloader import Dataloader as Dataloader
     from hydrax_core.monitor.stats import GroupShare as GroupShare, Stats as Stats
     from hydrax_core.plan.mixing import buckets as buckets, class_balanced as class_balanced, mix as mix
@@ -59,7 +59,7 @@ _HOMES = {
     "monitor.stats": "GroupShare Stats",
 }
 __version__ = "0.1.0"
-__all__, _find = lazy(__name__, _HOMES, checkpoint="loader.checkpoint", state="loader.state")
+__all__, _find = lazy(__name__, _HOMES, "checkpoint", "state")
 __all__ += ["__version__"]
 
 if not TYPE_CHECKING:  # a name that is not above is a mistake

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,17 @@ def test_the_batch_types_are_final_and_abstract_as_said():
     for final in (TrainingBatch, ValidationBatch):
         assert not inspect.isabstract(final)
         assert final.__final__
+
+
+def test_modules_that_are_public_are_modules_and_bring_neither_jax_nor_orbax():
+    program = """if True:
+        import sys, hydrax_core
+        assert hydrax_core.state.__name__ == "hydrax_core.state"
+        import hydrax_core.state
+        from importlib.util import find_spec
+        assert find_spec("hydrax_core.checkpoint") and not {"jax", "orbax"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_signatures_are_those_of_the_documentation():

@@ -9,6 +9,7 @@ returns is checked.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from hydrax_core.batch import private
 from hydrax_core.batch.arrays import Arrays
 from hydrax_core.batch.batch import Known, TrainingBatch, ValidationBatch
-from hydrax_core.batch.settings import Settings
+from hydrax_core.batch.settings import Settings, without_mesh
 from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_hosts
 from hydrax_core.batch.transfers import checked, row_mask
 from hydrax_core.batch.trees import register
@@ -269,7 +270,10 @@ class UserPlacer(Placer):
         if layout is None or not isinstance(array, jax.Array) or array.dtype == layout.jax_dtype:
             return array
         left = array.dtype in {layout.numpy_dtype, jax.dtypes.canonicalize_dtype(layout.numpy_dtype)}
-        return _converter(layout.jax_dtype)(array) if left else array
+        if not left:
+            return array
+        with without_mesh() if array.is_fully_addressable else contextlib.nullcontext():
+            return _converter(layout.jax_dtype)(array)
 
 
 class Placement:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-__all__ = ["Settings", "own_transfers"]
+__all__ = ["Settings", "own_transfers", "without_mesh"]
 
 _NOTHING: AbstractContextManager[Any] = contextlib.nullcontext()
 
@@ -58,6 +58,12 @@ class Settings:
 def own_transfers() -> AbstractContextManager[Any]:
     """Let transfers pass that a method of ours was asked for."""
     return jax.transfer_guard("allow")
+
+
+def without_mesh() -> AbstractContextManager[Any]:
+    """For what is computed with arrays of this host alone: under a mesh of several hosts, jax takes them for copies."""
+    context: AbstractContextManager[Any] = _NOTHING if _mesh() is None else jax.set_mesh(None)
+    return context
 
 
 def _enable_x64(on: bool) -> AbstractContextManager[Any]:

@@ -2,10 +2,11 @@
 
 Promise: data that names itself by a method ``fingerprint() -> str`` is named by that; other data by the value of its
 items in their order. Equal data has equal digests in every process and run. A change of any item changes the digest
-where the data has at most ``EXACT_ITEMS`` items; of longer data the length and ``SAMPLED_ITEMS`` items, evenly spread,
-are read, so that a billion items cost what a thousand cost; of a ``Source`` without a fingerprint
-``SAMPLED_OF_A_SOURCE``. Files are named by path, size and time of their last change
-(or by their content), so a file rewritten in place and another folder with equal names are other data.
+where items are stored as they are (lists, tuples, ranges, arrays, deques) and at most ``EXACT_ITEMS`` many; of more,
+the length and ``SAMPLED_ITEMS`` items, evenly spread, are read, so that a billion items cost what a thousand cost. Of a
+``Source``, and of a class of the user's, whose ``__getitem__`` may decode a file, ``SAMPLED_IF_COMPUTED`` items are
+read: neither a checkpoint nor opening a cache reads a whole data set. Files are named by path, size and time of their
+last change (or by their content), so a file rewritten in place and another folder with equal names are other data.
 
 Lists, tuples, ranges and other sequences of equal items are equal; an array is equal to arrays of the same dtype and
 shape. Which items are equal: ``hydrax_core.data.values``. An item that cannot be read counts as such.
@@ -13,8 +14,10 @@ shape. Which items are equal: ``hydrax_core.data.values``. An item that cannot b
 
 from __future__ import annotations
 
+import array
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -22,7 +25,6 @@ import numpy as np
 import xxhash
 
 from hydrax_core.data.logger import logger
-from hydrax_core.data.source import Source
 from hydrax_core.data.values import UNENCODABLE, array_parts, dtype_text, value_bytes
 from hydrax_core.errors import shorten
 
@@ -34,8 +36,9 @@ WHAT_DATA_IS = "the identity of the data: path, size and time of the last change
 """For the texts of errors that show two of them."""
 EXACT_ITEMS = 2_000_000
 SAMPLED_ITEMS = 65_536
-SAMPLED_OF_A_SOURCE = 64
-"""Items of a source may be costly to read: those without a fingerprint are known by a few."""
+SAMPLED_IF_COMPUTED = 256
+_STORED = tuple(kind.__getitem__ for kind in (list, tuple, range, np.ndarray, np.memmap, deque, array.array))
+"""Ways of reading an item that cost nothing."""
 _RUN = 1024
 _CHUNK = 1 << 20
 _PATIENCE_SECONDS = 5
@@ -66,7 +69,8 @@ def data_digest(data: Any, guard: Any = None) -> str:
             for part in array_parts(data[first : first + step]):
                 digest.update(part)
     else:
-        most, sampled = (0, SAMPLED_OF_A_SOURCE) if isinstance(data, Source) else (EXACT_ITEMS, SAMPLED_ITEMS)
+        stored = getattr(type(data), "__getitem__", None) in _STORED
+        most, sampled = (EXACT_ITEMS, SAMPLED_ITEMS) if stored else (0, SAMPLED_IF_COMPUTED)
         sample = np.linspace(0, size - 1, min(size, sampled)).astype(np.int64)
         indices = range(size) if size <= most else sample.tolist()
         items = _Items(reading)

@@ -15,18 +15,18 @@ from typing import Any
 __all__ = ["lazy"]
 
 
-def lazy(package: str, homes: Mapping[str, str], **modules: str) -> tuple[list[str], Callable[[str], Any]]:
+def lazy(package: str, homes: Mapping[str, str], *modules: str) -> tuple[list[str], Callable[[str], Any]]:
     """``__all__`` and ``__getattr__`` of a package.
 
     Args:
         package: Its name.
         homes: Module below ``hydrax_core`` -> its public names, with spaces between.
-        **modules: Modules below ``hydrax_core`` that have another name in the package; they are not in ``__all__``.
+        *modules: Modules below ``hydrax_core`` that are attributes of the package, too; they are not in ``__all__``.
     """
     home_of = {name: home for home, names in homes.items() for name in names.split()}
 
     def find(name: str) -> Any:
-        home = home_of.get(name) or modules.get(name)
+        home = name if name in modules else home_of.get(name)
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = importlib.import_module(f"hydrax_core.{home}")

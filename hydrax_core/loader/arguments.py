@@ -72,6 +72,7 @@ class Arguments:
     monitor: bool | str | None = field(metadata=_alone(lambda _, value: _monitor(value)))
     verify_hosts_every: int = field(metadata=_alone(lambda name, value: integer(name, value, 0)))
     evaluates: bool
+    validate_first: bool
     share: HostShare
     plan: Plan
 
@@ -86,7 +87,8 @@ def check_arguments(given: Mapping[str, Any]) -> Arguments:
     loader_func, training, validation = given["loader_func"], given["training"], given["validation"]
     start_at, end_at, evaluation = given["start_at"], given["end_at"], given["evaluation"]
     if evaluation is not None:
-        _stands_alone(training=training, validation=validation, end_at=end_at, start_at=start_at)
+        first = given["validate_first"] or None
+        _stands_alone(training=training, validation=validation, end_at=end_at, validate_first=first, start_at=start_at)
         # A run of one validation run, which starts behind the only training batch before it.
         training, validation, start_at, end_at = _NO_TRAINING, ("batch", 1, evaluation), (0, 1), ("batch", 1)
     if training is None:  # Dataloader(group): the groups bring their loader functions
@@ -105,6 +107,7 @@ def check_arguments(given: Mapping[str, Any]) -> Arguments:
         interval,
         interleave=interleave,
         mixture=mixture,
+        validates_first=_validates_first(given["validate_first"], validation),
     )
     alone = {
         argument.name: argument.metadata["check"](argument.name, given[argument.name])
@@ -123,6 +126,7 @@ def check_arguments(given: Mapping[str, Any]) -> Arguments:
         last_batch=_end(end_at, per_epoch),
         interleave_groups=interleave,
         evaluates=evaluation is not None,
+        validate_first=plan.validated_first > 0,
         share=share,
         plan=plan,
         **alone,
@@ -196,6 +200,12 @@ def _validation(validation: Any, per_epoch: int) -> tuple[int, tuple[DataGroup[A
     return count * (per_epoch if kind == "epoch" else 1), found
 
 
+def _validates_first(value: Any, validation: Any) -> bool:
+    if boolean("validate_first", value) and validation is None:
+        raise ValueError("validate_first: there is nothing to validate on; give validation=, too")
+    return bool(value)
+
+
 def _share(
     training: tuple[DataGroup[Any], ...], validation: tuple[DataGroup[Any], ...], sharding: Any, hosts: Any
 ) -> HostShare:
@@ -205,8 +215,7 @@ def _share(
     return replace(share, rows=(None, *share.rows), shardings=({}, *share.shardings))
 
 
-def _stands_alone(*, training: Any, validation: Any, end_at: Any, start_at: Any) -> None:
-    given = {"training": training, "validation": validation, "end_at": end_at}
+def _stands_alone(*, start_at: Any, **given: Any) -> None:
     names = [name for name, value in given.items() if value is not None] + ["start_at"] * (tuple(start_at) != (0, 0))
     if names:
         raise ValueError(f"evaluation: it is a run of its own, without {names[0]}; make two loaders")

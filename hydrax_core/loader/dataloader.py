@@ -29,13 +29,13 @@ from hydrax_core.errors import HydraxError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.loader.epochs import Epochs, Stream
-from hydrax_core.loader.state import read, write
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
 from hydrax_core.plan.mixture import Interleave, Stop
 from hydrax_core.plan.plan import PlannedBatch, Position
 from hydrax_core.plan.position import Consumed, restore, save
+from hydrax_core.state import read, write
 
 if TYPE_CHECKING:
     from hydrax_core.batch.agreement import Agreement
@@ -97,6 +97,7 @@ class Dataloader(Generic[D]):
         verify_hosts_every: After how many batches the hosts compare what they were handed, besides before the first;
             0 for never.
         evaluation: Groups to go through once, every item, as a validation run that stands alone: no training groups.
+        validate_first: Whether a validation run comes before the first training batch, too.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -131,6 +132,7 @@ class Dataloader(Generic[D]):
         hosts: tuple[int, int] | None = None,
         verify_hosts_every: int = 0,
         evaluation: DataGroup[D] | Iterable[DataGroup[D]] | None = None,
+        validate_first: bool = False,
     ) -> None:
         given: dict[str, Any] = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._arguments = check_arguments(given)
@@ -144,8 +146,9 @@ class Dataloader(Generic[D]):
         self._given = given
         self._groups = (*self._arguments.training, *self._arguments.validation)
         plan = self._arguments.plan
-        validated = 0 if self._arguments.evaluates else plan.batches_per_validation
-        self._consumed = Consumed(plan.number(Position(self._arguments.first_batch, validated)))
+        first = self._arguments.first_batch
+        before = self._arguments.evaluates or (plan.validated_first and first == 0)  # of the validation run
+        self._consumed = Consumed(plan.number(Position(first, 0 if before else plan.batches_per_validation)))
         self._engine: Engine | None = None
         self._monitor: Monitor | None = None
         self._setting = first_setting(self._arguments)
@@ -180,6 +183,11 @@ class Dataloader(Generic[D]):
     def validation_interval(self) -> int:
         """Training batches between two validation runs; 0 without validation."""
         return self._arguments.validation_interval
+
+    @property
+    def validates_first(self) -> bool:
+        """Whether a validation run comes before the first training batch."""
+        return self._arguments.validate_first
 
     @property
     def batches_per_epoch(self) -> int:
@@ -461,7 +469,7 @@ class Dataloader(Generic[D]):
         """What this host is about to do, for the others to compare."""
         arguments, share = self._arguments, self._arguments.share
         return {
-            "version": sys.modules["hydrax_core"].__version__,
+            "hydrax_version": sys.modules["hydrax_core"].__version__,
             "hosts": share.count,
             "sharding": [{name: _spelled(found) for name, found in each.items()} for each in share.shardings],
             "arrays": [
@@ -500,6 +508,12 @@ class Dataloader(Generic[D]):
 
     # --- state
 
+    @property
+    def _stateful(self) -> tuple[Any, ...]:
+        """What a saved state is made of, beside the position."""
+        arguments = self._arguments
+        return arguments.plan, arguments.training, arguments.validation, arguments.validation_interval
+
     async def save(self, directory: Any) -> Awaitable[None]:
         """Save the position into a folder, as orbax's v1 API asks its checkpointables; see ``state_dict()``.
 
@@ -521,16 +535,8 @@ class Dataloader(Generic[D]):
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as JSON values; save it with the model's checkpoint."""
-        arguments = self._arguments
-        state = save(
-            self._consumed,
-            arguments.plan,
-            arguments.training,
-            arguments.validation,
-            arguments.validation_interval,
-            interleave=bool(arguments.interleave_groups),
-        )
-        return {**state, "turns": arguments.plan.saved()}
+        state = save(self._consumed, *self._stateful, interleave=bool(self._arguments.interleave_groups))
+        return {**state, "turns": self._arguments.plan.saved()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the last batch of a saved state.
@@ -543,14 +549,7 @@ class Dataloader(Generic[D]):
             StateMismatchError: It belongs to another dataset, batch size, seed or shuffle; the text shows what differs.
         """
         arguments = self._arguments
-        consumed = restore(
-            state,
-            arguments.plan,
-            arguments.training,
-            arguments.validation,
-            arguments.validation_interval,
-            interleave=bool(arguments.interleave_groups),
-        )
+        consumed = restore(state, *self._stateful, interleave=bool(arguments.interleave_groups))
         # Batches that were handed out already keep the turns that they had.
         plan = arguments.plan.resumed(
             state.get("turns"), max((number + 1 for number in consumed.ahead), default=consumed.next_number)
@@ -579,6 +578,7 @@ def _watched(arguments: Arguments) -> Watched:
         last_batch=arguments.last_batch,
         loader_kind=arguments.loader_kind,
         places_itself=arguments.placement_func is not None,
+        validates_first=arguments.validate_first,
     )
 
 

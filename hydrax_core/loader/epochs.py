@@ -41,13 +41,14 @@ class Stream(Generic[D]):
         end = (epoch + 1) * self.plan.batches_per_epoch
         end = end if self.last is None else min(end, self.last)
         total = self.plan.batches_per_validation
-        return self.plan.number(Position(end, 0)), self.plan.number(Position(end, total))
+        first = self.plan.validated_first if end == 0 else 0  # that run stands before the epoch
+        return max(first, self.plan.number(Position(end, 0))), self.plan.number(Position(end, total))
 
     def epoch_of(self, planned: PlannedBatch) -> int:
         """The epoch that a batch belongs to; a validation run belongs to that of the training batch before it."""
         if planned.address.kind == "training":
             return planned.address.epoch
-        return (self.plan.position(planned.number).training - 1) // self.plan.batches_per_epoch
+        return max(0, self.plan.position(planned.number).training - 1) // self.plan.batches_per_epoch
 
 
 class _Batches(Generic[D]):
@@ -71,12 +72,11 @@ class _Batches(Generic[D]):
 
 
 class _Run(Generic[D]):
-    """A validation run at the end of an epoch."""
+    """A validation run before or behind the batches of an epoch."""
 
-    def __init__(self, stream: Stream[D], first: int, end: int) -> None:
+    def __init__(self, stream: Stream[D], first: int, end: int, position: int) -> None:
         self._stream, self._first, self._end = stream, first, end
-        planned = stream.peek()
-        self._length = max(0, end - max(first, end if planned is None else planned.number))
+        self._length = max(0, end - max(first, position))
 
     def __len__(self) -> int:
         return self._length
@@ -93,22 +93,24 @@ class Epoch(Generic[D]):
 
     Attributes:
         number: Which epoch, counted from 0.
+        validation_before: The validation run before the first training batch, with ``validate_first``; else empty.
         validation: The batches of the validation run that follows; empty where none does.
     """
 
-    def __init__(self, stream: Stream[D], number: int, first: int) -> None:
+    def __init__(self, stream: Stream[D], number: int, position: int) -> None:
         end, after = stream.bounds(number)
         self.number = number
-        self.validation = _Run(stream, end, after)
-        self._stream, self._end = stream, end
-        self._length = max(0, end - first)
+        self.validation_before = _Run(stream, 0, stream.plan.validated_first, position)
+        self.validation = _Run(stream, end, after, position)
+        self._stream, self._first, self._end = stream, stream.plan.validated_first, end
+        self._length = max(0, end - max(position, self._first))
 
     def __len__(self) -> int:
         """How many batches it had left when it began: all, but in a run that was resumed in its middle."""
         return self._length
 
     def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
-        return _Batches(self._stream, 0, self._end)
+        return _Batches(self._stream, self._first, self._end)
 
     def __repr__(self) -> str:
         return f"<Epoch {self.number}: {self._length} batches>"

@@ -85,6 +85,7 @@ class Watched(NamedTuple):
     last_batch: int | None
     loader_kind: Literal["process", "thread", "inline"]
     places_itself: bool
+    validates_first: bool
 
 
 def start(owner: object, wanted: bool | str | None, watched: Watched, snapshot: Callable[[], Stats]) -> Monitor | None:

@@ -115,6 +115,7 @@ class RunPlan:
         last_batch: Number of the training batch to stop before; ``None`` for an endless run.
         loader_kind: What the workers are.
         places_itself: Whether a ``placement_func`` may change what is in the arrays.
+        validates_first: Whether a validation run stands before the first training batch.
     """
 
     groups: tuple[GroupPlan, ...]
@@ -125,6 +126,7 @@ class RunPlan:
     last_batch: int | None
     loader_kind: str
     places_itself: bool = False
+    validates_first: bool = False
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -142,7 +144,11 @@ class RunPlan:
         if self.last_batch is None or not self.validation_interval:
             return 0 if self.last_batch is not None else None
         runs = self.last_batch // self.validation_interval - self.first_batch // self.validation_interval
-        return max(0, runs) * self.batches_per_validation
+        return (max(0, runs) + (self.validates_first and self.first_batch == 0)) * self.batches_per_validation
+
+    def trained_before(self, run: int) -> int:
+        """Training batches before a validation run."""
+        return (run + (not self.validates_first)) * self.validation_interval
 
     def group(self, record: BatchRecord) -> GroupPlan:
         """The group that a batch comes from.
@@ -159,7 +165,7 @@ class RunPlan:
         """Epoch and batch to start at so that the batch comes: a validation run follows a training batch."""
         if record.kind == "training":
             return record.epoch, record.epoch_batch
-        return divmod((record.epoch + 1) * self.validation_interval - 1, self.batches_per_epoch)
+        return divmod(max(0, self.trained_before(record.epoch) - 1), self.batches_per_epoch)
 
 
 class BatchRecord(NamedTuple):

@@ -44,8 +44,8 @@ class Stats(EngineStats):
         idle_seconds: Time the consumer waited in ``next()``.
         training_batches: Training batches handed out.
         validation_batches: Validation batches handed out.
-        items: Items (real rows) in the batches handed out.
-        bytes: Bytes of the arrays handed out, as loaded.
+        items: Items (real rows) in the batches handed out; of several hosts, those that this one loaded.
+        bytes: Bytes of the arrays handed out, as loaded; of several hosts, those of this one's rows.
         errors: Items that failed, whatever was done about it.
         failed_items: The first hundred different items that failed.
         skipped_batches: Batches dropped by ``on_error="skip"``.
@@ -96,11 +96,6 @@ class Counters:
     """
 
     def __init__(self, groups: Sequence[DataGroup[Any]], mixture: Mixture) -> None:
-        self._batch_bytes = {
-            (ordinal, cached): sum(layout.nbytes for layout in layouts.values())
-            for ordinal, group in enumerate(groups)
-            for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts))
-        }
         self._caching = [group.cache_location is not None for group in groups]
         self.start(mixture)
 
@@ -127,7 +122,7 @@ class Counters:
             self._of_groups[address.group_index] += 1
             self._last = max(self._last, address.batch_num)
         self._items += len(host.indices)
-        self._bytes += self._batch_bytes[host.group, host.cached]
+        self._bytes += sum(array.nbytes for array in host.arrays.values())
         if self._caching[host.group]:
             self._hits += host.from_cache
             self._misses += not host.from_cache

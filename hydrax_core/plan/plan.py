@@ -52,6 +52,7 @@ class Plan:
         validation_interval: Training batches between two validation runs; 0 without validation.
         interleave: How the groups of a pass follow one another, see ``in_order``.
         mixture: The turns of the training groups, where they have weights.
+        validates_first: Whether a validation run stands before the first training batch.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Plan:
         *,
         interleave: Interleave,
         mixture: Mixture | None = None,
+        validates_first: bool = False,
     ) -> None:
         self._training = [order for order, _ in training]
         self._validation = [order for order, _ in validation]
@@ -71,6 +73,8 @@ class Plan:
         self._run = in_order([count for _, count in validation], interleave) if validation else None
         self.batches_per_epoch = self.mixture.batches_per_epoch
         self.batches_per_validation = 0 if self._run is None else self._run.batches_per_epoch
+        self.validated_first = self.batches_per_validation if validates_first else 0
+        """Validation batches before the first training batch."""
 
     def saved(self) -> dict[str, Any]:
         """How groups follow one another, as JSON values: what ``resumed()`` reads."""
@@ -96,28 +100,31 @@ class Plan:
         """How many batches of the run stand before ``position``."""
         if not self._interval:
             return position.training
-        runs = position.training // self._interval
-        if runs and position.training % self._interval == 0:
-            open_batches = self.batches_per_validation - min(position.validation, self.batches_per_validation)
-            return position.training + runs * self.batches_per_validation - open_batches
-        return position.training + runs * self.batches_per_validation
+        runs, rest = divmod(position.training, self._interval)
+        number = self.validated_first + position.training + runs * self.batches_per_validation
+        if rest == 0 and (runs or self.validated_first):
+            number -= self.batches_per_validation - min(position.validation, self.batches_per_validation)
+        return number
 
     def position(self, number: int) -> Position:
         if not self._interval:
             return Position(number, 0)
-        runs, offset = divmod(number, self._interval + self.batches_per_validation)
-        if offset == 0 and runs:
+        if number < self.validated_first:
+            return Position(0, number)
+        runs, offset = divmod(number - self.validated_first, self._interval + self.batches_per_validation)
+        if offset == 0 and (runs or self.validated_first):
             return Position(runs * self._interval, self.batches_per_validation)
         return Position(runs * self._interval + min(offset, self._interval), max(0, offset - self._interval))
 
     def batch(self, number: int) -> PlannedBatch:
-        training, validation = number, -1
+        training = number
+        if number < self.validated_first:
+            return self._validation_batch(number, 0, number)
         if self._interval:
-            runs, offset = divmod(number, self._interval + self.batches_per_validation)
+            runs, offset = divmod(number - self.validated_first, self._interval + self.batches_per_validation)
             training = runs * self._interval + offset
             if offset >= self._interval:
-                validation = offset - self._interval
-                return self._validation_batch(number, runs, validation)
+                return self._validation_batch(number, runs + bool(self.validated_first), offset - self._interval)
         epoch, epoch_batch = divmod(training, self.batches_per_epoch)
         turn = self.mixture.locate(training)
         address = BatchAddress("training", turn.group, epoch, epoch_batch, training)

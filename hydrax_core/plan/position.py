@@ -68,7 +68,7 @@ def save(
         "validation_batches": position.validation,
         "ahead": sorted(consumed.ahead),
         "training": _training_settings(training, interleave=interleave),
-        "validation": _validation_settings(validation, validation_interval, interleave=interleave),
+        "validation": _validation_settings(plan, validation, validation_interval, interleave=interleave),
     }
 
 
@@ -100,7 +100,7 @@ def restore(
     if version != _VERSION:
         raise StateMismatchError(f"state: it has version {version}, this hydrax reads version {_VERSION}")
     _compare("training", saved_training, _training_settings(training, interleave=interleave))
-    own_validation = _validation_settings(validation, validation_interval, interleave=interleave)
+    own_validation = _validation_settings(plan, validation, validation_interval, interleave=interleave)
     if saved_validation != own_validation:
         if ahead or validation_batches:
             _compare("validation", saved_validation, own_validation)
@@ -112,8 +112,11 @@ def _training_settings(groups: Sequence[DataGroup[Any]], *, interleave: bool) ->
     return {"groups": [group.fingerprint() for group in groups], "interleave_groups": interleave and len(groups) > 1}
 
 
-def _validation_settings(groups: Sequence[DataGroup[Any]], interval: int, *, interleave: bool) -> dict[str, Any]:
-    return {**_training_settings(groups, interleave=interleave), "interval": interval}
+def _validation_settings(
+    plan: Plan, groups: Sequence[DataGroup[Any]], interval: int, *, interleave: bool
+) -> dict[str, Any]:
+    first = {"first": True} if plan.validated_first else {}
+    return {**_training_settings(groups, interleave=interleave), "interval": interval, **first}
 
 
 def _compare(kind: str, saved: Any, own: Any) -> None:

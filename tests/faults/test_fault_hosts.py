@@ -1,5 +1,6 @@
 """Hosts of one run, up to four processes with two devices each: placed every way, killed, resumed on other numbers."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,13 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.environ.get("HYDRAX_FAULTS") != "long", reason="the everyday suite has two hosts"),
 ]
-AXES = {"rows": ["data"], "columns": [None, "model"], "both": ["data", "model"], "replicated": [None]}
+AXES = {
+    "rows": ["data"],
+    "columns": [None, "model"],
+    "both": ["data", "model"],
+    "replicated": [None],
+    "transposed": [["model", "data"]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def one_host():
     return run_hosts(1, {"model": True, "axes": [None], "size": 127})[0]
 
 
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("axes", AXES)
 def test_any_number_of_hosts_has_the_same_rows_however_they_are_spread(one_host, axes, count):
     setting = {"model": True, "axes": AXES[axes], "size": 127, "kind": "process"}
@@ -48,6 +55,43 @@ def test_a_training_stopped_on_four_hosts_goes_on_with_two_and_three_to_the_same
         setting |= {"state": hosts[0]["state"], "weights": hosts[0]["weights"]}
     assert at == len(whole["batches"])
     assert losses == whole["losses"]
+
+
+def test_a_training_killed_on_four_hosts_goes_on_with_two_and_three_to_the_same_bits(tmp_path):
+    """Every host gets SIGKILL, while the others wait in a computation for the last of them."""
+    setting = {"size": 127, "epochs": 3, "kind": "process"}
+    whole = run_hosts(1, setting)[0]
+    path = tmp_path / "checkpoint.json"
+    losses, start = [], {}
+    for count, steps in ((4, 5), (2, 6)):
+        path.unlink(missing_ok=True)
+        given = {**setting, **start, "checkpoint": str(path)}
+        last = {**given, "hang": steps}
+
+        def trained(steps=steps):
+            return path.exists() and len(json.loads(path.read_text())["losses"]) == steps
+
+        assert run_hosts(count, *[given] * (count - 1), last, until=trained) is None
+        saved = json.loads(path.read_text())
+        losses += saved.pop("losses")
+        start = saved
+    hosts = run_hosts(3, {**setting, **start})
+    assert len(losses) == 11
+    for host in hosts:
+        assert losses + host["losses"] == whole["losses"]
+        assert host["weights"] == whole["weights"]
+        assert host["state"] == whole["state"]
+
+
+def test_items_that_stand_in_for_bad_ones_are_the_same_on_any_number_of_hosts():
+    items = [10**6 + item if item % 9 == 4 else item for item in range(127)]
+    setting = {"items": items, "on_error": "substitute", "kind": "process", "model": True, "axes": [None]}
+    one = run_hosts(1, setting)[0]
+    assert "error" not in one
+    for axes in (["data"], [None, "model"]):
+        hosts = run_hosts(2, {**setting, "axes": axes, "verify": 2})
+        assert merged(hosts) == merged([one])
+        assert all(host["losses"] == one["losses"] for host in hosts)
 
 
 def test_hosts_whose_copies_of_a_row_differ_are_found_on_the_way():

@@ -1,8 +1,12 @@
-"""What a device does with batches: transfers, overlap, leases, memory; one table, and JSON where a path is given.
+"""What a device does with batches: transfers, overlap, leases, memory; then the tests. One table, JSON on request.
+
+    python tests/gpu/measure.py [--short] [RESULT.json]
 
 Needs numpy, jax, cloudpickle and xxhash. Runs on whatever backend jax finds; a CPU has no transfer, only aliases.
+``--short`` has a tenth of the batches and no tests, to see that all of it works.
 """
 
+import argparse
 import gc
 import json
 import platform
@@ -10,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import core_tests
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +22,11 @@ import numpy as np
 import hydrax_core
 from hydrax_core import DataGroup, Dataloader
 
+BUDGET = 285
+"""Seconds for all of it."""
 ROWS = 64
+MOST_SLOTS, MOST_GROWTH = 100, 64
+"""What is taken for a leak: slots of batches that nobody holds, MiB."""
 LARGE = (256, 256, 3)
 """Of one item: 12 MiB a batch as bytes."""
 
@@ -39,19 +48,18 @@ def transferred(array):
     return jnp.array(array, copy=True) if jax.default_backend() == "cpu" else array
 
 
-def bare_gigabytes():
+def bare_gigabytes(count):
     """GB/s of ``jax.device_put`` alone from memory that is warm."""
     host = np.ones((ROWS, *LARGE), np.uint8)
     jax.block_until_ready(jax.device_put(host))
-    began, count = time.perf_counter(), 40
+    began = time.perf_counter()
     for _ in range(count):
         jax.block_until_ready(transferred(jax.device_put(host)))
     return count * host.nbytes / (time.perf_counter() - began) / 1e9
 
 
-def loaded_gigabytes():
+def loaded_gigabytes(count):
     """GB/s of batches that are ready, as the consumer gets them."""
-    count = 60
     with loader(LARGE, count) as running:
         batch = next(running)
         began, taken = time.perf_counter(), 0
@@ -62,7 +70,7 @@ def loaded_gigabytes():
         return taken / (time.perf_counter() - began) / 1e9
 
 
-def idle_share(step_seconds):
+def idle_share(step_seconds, count):
     """Share of the time in ``next()`` beside a step on the device that takes about so long."""
     matrix = jnp.ones((512, 512))
 
@@ -80,35 +88,34 @@ def idle_share(step_seconds):
             break
         turns *= 2
     turns = max(1, round(turns * step_seconds / took))
-    with loader((64, 64, 3), 150) as running:
+    with loader((64, 64, 3), count) as running:
         next(running)
-        began, waited = time.perf_counter(), 0.0
+        began, before = time.perf_counter(), running.stats().idle_seconds
         for batch in running:
             jax.block_until_ready((work(matrix, turns), batch.arrays["x"]))
-        waited = running.stats().idle_seconds
-        return waited / (time.perf_counter() - began)
+        return (running.stats().idle_seconds - before) / (time.perf_counter() - began)
 
 
-def leases():
-    """A kept batch does not change, and 500 batches pass without a call of jax in between."""
-    with loader((64, 64, 3), 502) as running:
+def leases(count):
+    """Whether a kept batch stays as it was, and the slots that batches without a call of jax between take."""
+    with loader((64, 64, 3), count + 2) as running:
         kept = next(running)
         before = np.asarray(kept.arrays["x"]).copy()
         slots = 0
-        for _ in range(500):
+        for _ in range(count):
             next(running)
             slots = max(slots, len(running.stats().slots))
         same = bool((np.asarray(kept.arrays["x"]) == before).all())
     return same, slots
 
 
-def memory_growth():
-    """MiB that the device's memory (the process's, on a CPU) grew by over 2,000 batches, after the first 200."""
-    with loader((32, 32, 3), 2200, depth=8) as running:
+def memory_growth(count):
+    """MiB that the device's memory (the process's, on a CPU) grew by over so many batches, after the first tenth."""
+    with loader((32, 32, 3), count + count // 10, depth=8) as running:
         start = 0.0
         for number, batch in enumerate(running):
             jax.block_until_ready(batch.arrays["x"])
-            if number == 200:
+            if number == count // 10:
                 start = memory_mib()
         return memory_mib() - start
 
@@ -123,25 +130,37 @@ def memory_mib():
 
 
 def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("result", nargs="?", type=Path)
+    options = parser.parse_args()
+    began, part = time.monotonic(), 10 if options.short else 1
     device = jax.local_devices()[0]
-    bare, loaded = bare_gigabytes(), loaded_gigabytes()
-    same, slots = leases()
+    same, slots = leases(500 // part)
+    growth = memory_growth(2000 // part)
     found = {
         "device": f"{device.platform}: {device.device_kind}",
         "versions": f"hydrax {hydrax_core.__version__}, jax {jax.__version__}, Python {platform.python_version()}",
-        "bare device_put, GB/s": round(bare, 2),
-        "batches, GB/s": round(loaded, 2),
-        "idle share at a step of 2 ms": round(idle_share(0.002), 3),
-        "idle share at a step of 20 ms": round(idle_share(0.02), 3),
+        "bare device_put, GB/s": round(bare_gigabytes(40 // part), 2),
+        "batches, GB/s": round(loaded_gigabytes(60 // part), 2),
+        "idle share at a step of 2 ms": round(idle_share(0.002, 300 // part), 3),
+        "idle share at a step of 20 ms": round(idle_share(0.02, 100 // part), 3),
         "a kept batch stays as it was": same,
-        "slots in use over 500 batches without a jax call": slots,
-        "memory growth over 2,000 batches, MiB": round(memory_growth(), 1),
+        f"slots in use over {500 // part} batches without a jax call": slots,
+        f"memory growth over {2000 // part:,} batches, MiB": round(growth, 1),
     }
+    good = same and slots <= MOST_SLOTS and growth <= MOST_GROWTH
+    if not options.short:
+        tests, passed = core_tests.run(BUDGET - (time.monotonic() - began))
+        found |= tests
+        good = good and passed
+    found["seconds"] = round(time.monotonic() - began)
     width = max(map(len, found))
     sys.stdout.write("".join(f"{name:<{width}}  {value}\n" for name, value in found.items()))
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
-    sys.exit(not same or slots > 100 or found["memory growth over 2,000 batches, MiB"] > 64)
+    if options.result is not None:
+        options.result.write_text(json.dumps(found, indent=1) + "\n")
+    sys.exit(not good)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -165,9 +165,9 @@ class ProgressPanel(FramePanel):
             epoch, done = training.epoch, training.epoch_batch + 1
             number = training.batch_num + 1
         elif current is not None:
-            number = (current.epoch + 1) * plan.validation_interval
-            epoch, done = divmod(number - 1, plan.batches_per_epoch)
-            done += 1
+            number = plan.trained_before(current.epoch)
+            epoch, done = divmod(max(0, number - 1), plan.batches_per_epoch)
+            done += number > 0
         else:
             number = plan.first_batch
             epoch, done = divmod(number, plan.batches_per_epoch)

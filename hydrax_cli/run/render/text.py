@@ -125,7 +125,7 @@ def plan_facts(run: PlannedRun) -> Iterator[tuple[str, str]]:
             every = f"; after every {count(plan.validation_interval)} of them {validation}"
         else:
             every = f", then {validation}" if epochs == 1 else f"; after every {count(epochs)} epochs {validation}"
-        epoch += every
+        epoch += every + (", one run of them before training" if plan.validates_first else "")
     yield "epoch", epoch
     yield "run", _run_text(plan)
     if plan.loader_kind == "inline":

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from collections import deque
 
 import numpy as np
 import pytest
@@ -192,6 +193,39 @@ def test_reading_that_takes_long_is_said_once(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "hydrax"):
         data_digest(range(5000))
     assert ["fingerprint()" in record.getMessage() for record in caplog.records] == [True]
+
+
+class Decoded:
+    """Reading an item costs; whoever reads all of them waits."""
+
+    def __init__(self, items):
+        self.items, self.read = items, []
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        if self.items[index] is None:
+            raise ValueError("damaged")
+        return self.items[index]
+
+
+def test_of_items_that_are_computed_when_they_are_read_some_are_read():
+    data = Decoded(range(10_000))
+    digest = data_digest(data)
+    assert len(data.read) == fingerprint_module.SAMPLED_IF_COMPUTED
+    assert {data.read[0], data.read[-1]} == {0, 9_999}
+    assert digest == data_digest(Decoded(list(range(10_000))))
+    assert digest not in {data_digest(Decoded(range(9_999))), data_digest(Decoded(range(1, 10_001)))}
+    assert data_digest(Decoded([1, 2, 3])) != data_digest(Decoded([1, 9, 3])), "of a few, all"
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque, type("Paths", (list,), {})])
+def test_of_items_that_are_stored_all_are_read(kind):
+    items = list(range(1000))
+    changed = [*items[:501], "another", *items[502:]]
+    assert data_digest(kind(items)) != data_digest(kind(changed))
 
 
 def test_an_unpicklable_item_is_named():

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("hostrun.py")
@@ -22,8 +23,11 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def run_hosts(count, *settings, seconds=120):
-    """What each host prints last, as JSON, or its errors; ``settings`` are dicts, for all hosts or one for each."""
+def run_hosts(count, *settings, seconds=120, until=None):
+    """What each host prints last, as JSON, or its errors; ``settings`` are dicts, for all hosts or one for each.
+
+    As soon as ``until()`` is true, all hosts are killed, and ``None`` is returned.
+    """
     address = free_address()
     given = settings * count if len(settings) == 1 else settings
     hosts = [
@@ -37,6 +41,13 @@ def run_hosts(count, *settings, seconds=120):
         for index, setting in enumerate(given)
     ]
     try:
+        if until is not None:
+            deadline = time.monotonic() + seconds
+            while not until():
+                assert time.monotonic() < deadline
+                assert all(host.poll() is None for host in hosts), hosts[0].communicate()
+                time.sleep(0.01)
+            return None
         answers = [host.communicate(timeout=seconds) for host in hosts]
     finally:
         for host in hosts:

@@ -2,14 +2,17 @@
 
 import json
 import sys
+import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xxhash
 
+import hydrax_core
 from hydrax_core import DataGroup, Dataloader, HydraxError
 
 ARRAYS = {"x": ((4,), np.float32), "bytes": ((2,), np.uint8, np.float32), "y": ((), np.int32)}
@@ -19,7 +22,7 @@ WEIGHTS = np.zeros((4,), np.float32)
 
 
 def load(item, arrays, seed):
-    if item == 10**6:
+    if item >= 10**6:
         raise ValueError("a bad item")
     arrays["x"][...] = np.random.default_rng(seed or 0).random(4) + item
     arrays["bytes"][...] = item % 256
@@ -58,11 +61,25 @@ def step(weights, batch, everywhere):
     return weights - 1e-6 * gradient, value
 
 
+def checkpoint(setting, loader, weights, losses):
+    """As a training does after each step: what a file of that name holds is always whole."""
+    if "checkpoint" in setting and jax.process_index() == 0:
+        path = Path(setting["checkpoint"])
+        saved = {"state": loader.state_dict(), "weights": weights_of(weights), "losses": losses}
+        path.with_suffix(".new").write_text(json.dumps(saved))
+        path.with_suffix(".new").rename(path)
+
+
+def weights_of(weights):
+    return [float(weight) for weight in np.asarray(weights.addressable_shards[0].data)]
+
+
 def main():
     index, count, address, setting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
     if count > 1:
         waits = {"heartbeat_timeout_seconds": 10, "shutdown_timeout_seconds": 40}
         jax.distributed.initialize(address, num_processes=count, process_id=index, **waits)
+    hydrax_core.__version__ = setting.get("version", hydrax_core.__version__)
     shape = (jax.device_count() // 2, 2) if setting.get("model") else (jax.device_count(), 1)
     mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(shape), ("data", "model"))
     if setting.get("silent"):  # a host that has better to do
@@ -85,11 +102,12 @@ def main():
         load,
         train,
         validation=("epoch", 1, valid),
-        sharding=(mesh, setting.get("axes", ["data"])),
+        sharding=(mesh, [tuple(axis) if isinstance(axis, list) else axis for axis in setting.get("axes", ["data"])]),
         loader_kind=setting.get("kind", "thread"),
         end_at=("epoch", setting.get("epochs", 2)),
         verify_hosts_every=setting.get("verify", 0),
         timeout_sec=setting.get("timeout", 30),
+        on_error=setting.get("on_error", "raise"),
     )
     if setting.get("state"):
         loader.load_state_dict(setting["state"])
@@ -111,12 +129,14 @@ def main():
                 if batch.is_training and setting.get("train", True):
                     weights, loss = step(weights, batch, everywhere)
                     losses.append(np.float32(np.asarray(loss.addressable_shards[0].data)).tobytes().hex())
+                    checkpoint(setting, loader, weights, losses)
+                    if len(losses) == setting.get("hang"):
+                        threading.Event().wait()
                 if len(batches) == setting.get("stop"):
                     break
     except HydraxError as error:
         found = {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began}
-    final = [float(weight) for weight in np.asarray(weights.addressable_shards[0].data)]
-    found |= {"batches": batches, "losses": losses, "weights": final}
+    found |= {"batches": batches, "losses": losses, "weights": weights_of(weights)}
     found["state"] = None if "error" in found else loader.state_dict()
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-import hydrax_core
 from hydrax_core import DataGroup, Dataloader, StateMismatchError, state
 
 ARRAYS = {"x": ((), np.int32)}
@@ -65,7 +64,8 @@ def test_orbax_v1(stopped, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_orbax_v0(stopped, tmp_path):
     ocp = pytest.importorskip("orbax.checkpoint")
-    checkpoint = hydrax_core.checkpoint
+    import hydrax_core.checkpoint as checkpoint  # noqa: PLC0415, PLR0402  as a module, where orbax is
+
     with ocp.CheckpointManager(tmp_path / "c") as manager:
         parts = {"params": ocp.args.StandardSave({"w": np.ones(3)}), "loader": checkpoint.LoaderSave(stopped)}
         manager.save(1, args=ocp.args.Composite(**parts))
@@ -92,6 +92,30 @@ def test_a_state_in_words(stopped):
     assert "training_batches: 3 in the first, 0 in the second" in lines
     assert "training.groups[0].seed: 0 in the first, 7 in the second" in lines
     assert "validation.interval: 5 in the first, 6 in the second" in lines
+
+
+def test_a_checkpoint_reads_no_data_set_whole_and_a_damaged_item_does_not_prevent_it():
+    class Decoded:
+        read = 0
+
+        def __len__(self):
+            return 5000
+
+        def __getitem__(self, index):
+            type(self).read += 1
+            if index % 5 == 0:
+                raise OSError("damaged")
+            return index
+
+    train = DataGroup(4, Decoded(), loader_arrays=ARRAYS)
+    with Dataloader(load, train, loader_kind="inline", on_error="skip", end_at=("epoch", 1)) as running:
+        next(running)
+        before = Decoded.read
+        saved = running.state_dict()
+        assert Decoded.read - before < 300
+        again = Dataloader(load, train.replace(data=Decoded()), loader_kind="inline", end_at=("epoch", 1))
+        again.load_state_dict(saved)
+    assert again.state_dict() == saved
 
 
 @pytest.mark.parametrize("bad", [{}, {"training": 1}, 5, None, {"training_batches": 1}])

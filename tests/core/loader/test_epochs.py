@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hydrax_core import DataGroup, Dataloader, LoaderError, ValidationBatch
+from hydrax_core import DataGroup, Dataloader, LoaderError, StateMismatchError, ValidationBatch
 
 ARRAYS = {"x": ((), np.int32)}
 
@@ -33,13 +33,20 @@ def name(batch):
     [None, ("epoch", 1, group(6)), ("epoch", 2, group(6)), ("batch", 2, group(6)), ("batch", 10, group(4))],
 )
 @pytest.mark.parametrize("end", [("epoch", 3), ("batch", 13), ("epoch", 0)])
-def test_epochs_are_the_stream_cut_into_pieces(validation, end):
-    with loader(validation=validation, end_at=end) as plain:
-        stream = [name(batch) for batch in plain]
+@pytest.mark.parametrize("first", [False, True])
+def test_epochs_are_the_stream_cut_into_pieces(validation, end, first):
+    settings = {"validation": validation, "end_at": end, "validate_first": first and validation is not None}
+    with loader(**settings) as plain:
+        assert len(plain) == len(stream := [name(batch) for batch in plain])
     found, numbers = [], []
-    with loader(validation=validation, end_at=end) as running:
+    with loader(**settings) as running:
         for epoch in running.epochs():
             numbers.append(epoch.number)
+            before = list(epoch.validation_before)
+            assert len(before) == len(epoch.validation_before)
+            assert bool(before) == (settings["validate_first"] and epoch.number == 0)
+            assert all(batch.is_validation and batch.validation_epoch == 0 for batch in before)
+            found += map(name, before)
             own = list(epoch)
             assert len(own) == len(epoch)
             assert all(batch.epoch == epoch.number for batch in own if batch.is_training)
@@ -69,24 +76,48 @@ def test_an_epoch_that_is_left_early_is_passed_over():
     assert seen == [*training[:6], *runs[1], *training[6:], *runs[2]]
 
 
-def test_a_run_that_was_stopped_in_an_epoch_or_its_validation_goes_on_there():
-    with loader() as plain:
+@pytest.mark.parametrize("first", [False, True])
+def test_a_run_that_was_stopped_in_an_epoch_or_its_validation_goes_on_there(first):
+    with loader(validate_first=first) as plain:
         stream = [name(batch) for batch in plain]
     for position in range(1, len(stream)):
-        with loader() as first:
+        with loader(validate_first=first) as stopped:
             for _ in range(position):
-                next(first)
-            state = first.state_dict()
-        second = loader()
+                next(stopped)
+            state = stopped.state_dict()
+        second = loader(validate_first=first)
         second.load_state_dict(state)
         rest = []
         with second:
             for epoch in second.epochs():
-                expected = len(epoch), len(epoch.validation)
-                parts = list(map(name, epoch)), list(map(name, epoch.validation))
-                assert tuple(map(len, parts)) == expected
-                rest += [*parts[0], *parts[1]]
+                runs = epoch.validation_before, epoch, epoch.validation
+                expected = list(map(len, runs))
+                parts = [list(map(name, run)) for run in runs]
+                assert list(map(len, parts)) == expected
+                rest += [found for part in parts for found in part]
         assert rest == stream[position:]
+
+
+def test_a_validation_run_before_training_is_passed_over_by_who_does_not_ask_for_it():
+    with loader(validate_first=True, end_at=("epoch", 1)) as running:
+        epoch = next(running.epochs())
+        assert [batch.batch_num for batch in epoch] == [0, 1, 2, 3, 4]
+        assert [batch.validation_epoch for batch in epoch.validation] == [1, 1]
+
+
+def test_a_later_start_has_no_validation_run_before_it():
+    with loader(validate_first=True, start_at=(1, 0), end_at=("epoch", 2)) as running:
+        assert [batch.is_training for batch in running] == [True] * 5 + [False] * 2
+
+
+def test_validating_first_is_part_of_the_state_while_a_validation_run_is_under_way():
+    with loader(validate_first=True) as running:
+        next(running)
+        state = running.state_dict()
+    with pytest.raises(StateMismatchError, match=r"validation\.first: saved True, here None"):
+        loader().load_state_dict(state)
+    with pytest.raises(ValueError, match="validate_first: there is nothing to validate on"):
+        loader(validation=None, validate_first=True)
 
 
 def test_an_epoch_is_over_also_when_its_last_batch_is_skipped():
@@ -164,7 +195,8 @@ def test_evaluation_goes_on_where_it_was_stopped():
 
 
 @pytest.mark.parametrize(
-    "more", [{"training": group()}, {"validation": ("epoch", 1, group())}, {"end_at": ("epoch", 1)}]
+    "more",
+    [{"training": group()}, {"validation": ("epoch", 1, group())}, {"end_at": ("epoch", 1)}, {"validate_first": True}],
 )
 def test_evaluation_stands_alone(more):
     with pytest.raises(ValueError, match="evaluation"):

@@ -8,7 +8,7 @@ import textwrap
 
 PROGRAM = textwrap.dedent(
     """
-    import json, sys
+    import contextlib, json, sys
     import jax, numpy as np
     from hydrax_core import DataGroup, Dataloader, PlacementError
 
@@ -38,6 +38,15 @@ PROGRAM = textwrap.dedent(
         next(Dataloader(load, group.replace(loader_arrays=two), placement_func=wrong))
     except PlacementError as error:
         found.append(str(error))
+    narrow = group.replace(loader_arrays={"x": ((3,), np.uint8, np.float32)})
+    local = lambda arrays, *_: {name: jax.device_put(rows) for name, rows in arrays.items()}
+    with getattr(jax, "set_mesh", contextlib.nullcontext)(everywhere.mesh):
+        for function in (None, local):
+            with Dataloader(load, narrow, placement_func=function, end_at=("epoch", 1)) as loader:
+                for batch in loader:
+                    array = batch.arrays["x"]
+                    rows = np.concatenate([np.asarray(shard.data) for shard in array.addressable_shards])
+                    found.append([array.is_fully_addressable, str(array.dtype), rows[:, 0].tolist()])
     print(json.dumps(found), flush=True)
     """
 )
@@ -49,7 +58,8 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def test_each_host_loads_its_rows_of_arrays_that_span_all():
+def test_each_host_loads_its_rows_of_arrays_that_span_all_or_of_its_own_whatever_mesh_is_set():
+    """An array that claims to be replicated over hosts has to hold the same rows on each."""
     address = free_address()
     hosts = [
         subprocess.Popen(
@@ -68,7 +78,8 @@ def test_each_host_loads_its_rows_of_arrays_that_span_all():
             host.wait()
     for number, (host, (output, errors)) in enumerate(zip(hosts, answers, strict=True)):
         assert host.returncode == 0, errors
-        *batches, refusal = json.loads(output.splitlines()[-1])
         own = list(range(16))[number::2]
+        *batches, refusal = (found := json.loads(output.splitlines()[-1]))[:3]
+        assert found[3:] == [[True, "float32", own[:4]], [True, "float32", own[4:]]] * 2
         assert batches == [[8, own[:4], own[:4]], [8, own[4:], own[4:]]]
         assert refusal == "placement_func: 'label' is int32[8], declared is int32[4]"

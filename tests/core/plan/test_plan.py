@@ -17,17 +17,20 @@ def groups(counts, key):
     ]
 
 
-@given(COUNTS, COUNTS, st.integers(1, 20), st.integers(0, 300))
-def test_validation_comes_after_every_interval(training, validation, interval, number):
-    plan = Plan(groups(training, 1), groups(validation, None), interval, interleave=True)
+@given(COUNTS, COUNTS, st.integers(1, 20), st.integers(0, 300), st.booleans())
+def test_validation_comes_after_every_interval_and_before_the_first_on_request(
+    training, validation, interval, number, first
+):
+    plan = Plan(groups(training, 1), groups(validation, None), interval, interleave=True, validates_first=first)
     seen = [plan.batch(n).address for n in range(number + 1)]
     trained = 0
-    pending = 0
+    pending = sum(validation) if first else 0
     for address in seen:
         if pending:
             assert address.kind == "validation"
             assert address.epoch_batch == sum(validation) - pending
-            assert address.epoch == trained // interval - 1
+            assert address.epoch == trained // interval - (not first)
+            assert address.batch_num == (address.epoch + 1) * sum(validation) - pending
             pending -= 1
         else:
             assert address.kind == "training"
@@ -38,9 +41,10 @@ def test_validation_comes_after_every_interval(training, validation, interval, n
                 pending = sum(validation)
 
 
-@given(COUNTS, COUNTS, st.integers(0, 20), st.integers(0, 10**12))
-def test_number_and_position_are_inverse(training, validation, interval, number):
-    plan = Plan(groups(training, 1), groups(validation, None) if interval else [], interval, interleave=True)
+@given(COUNTS, COUNTS, st.integers(0, 20), st.integers(0, 10**12) | st.integers(0, 60), st.booleans())
+def test_number_and_position_are_inverse(training, validation, interval, number, first):
+    valid = groups(validation, None) if interval else []
+    plan = Plan(groups(training, 1), valid, interval, interleave=True, validates_first=first)
     assert plan.number(plan.position(number)) == number
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydrax_core.loader.dataloader import Dataloader
-from hydrax_core.loader.state import FILE_NAME
+from hydrax_core.state import FILE_NAME
 
 try:
     import orbax.checkpoint as ocp
