@@ -8,6 +8,7 @@ failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -94,6 +95,14 @@ def run_command_line(arguments: Sequence[str]) -> int:
         return FAILED
 
 
+class _CleanFormatter(logging.Formatter):
+    """What is logged tells of items, exceptions and paths of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text, harmless."""
+        return clean_lines(super().format(record))
+
+
 def _drop_output() -> None:
     """Standard output may be what failed: what is still buffered must not fail again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -103,6 +112,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
+    if logging.lastResort is not None:  # what shows warnings where TARGET has not set up its own logging
+        logging.lastResort.setFormatter(_CleanFormatter())
     try:
         code = run_command_line(sys.argv[1:])
     except Exception:  # noqa: BLE001  a defect: its traceback, whatever texts are in it

@@ -2,19 +2,22 @@
 
 ``load_item`` calls a loader for one item, as a worker would. ``check_loader`` looks for the mistakes that show only in
 a long run: results that differ from call to call, elements left out, values that do not fit into their dtype.
-``check_source`` tries what a ``Source`` must keep.
+``check_run`` does so in a worker, as the loader of a run would have it. ``check_source`` tries what a ``Source`` must
+keep.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
@@ -23,10 +26,15 @@ import numpy.typing as npt
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.layout import Layouts
+from hydrax_core.data.logger import logger
 from hydrax_core.data.source import Items, Source
 from hydrax_core.errors import shorten
 
-__all__ = ["check_loader", "check_source", "load_item"]
+if TYPE_CHECKING:
+    from hydrax_core.loader.dataloader import Dataloader
+
+__all__ = ["check_loader", "check_run", "check_source", "load_item"]
 
 _TRIED = 5
 _SECOND_PROCESS = """
@@ -57,8 +65,8 @@ def load_item(
     Raises:
         TypeError: There is no loader.
     """
-    arrays = _arrays(group, fill)
-    additional = _call(_loader(loader_func, group), group, index, seed, arrays)
+    arrays = _arrays(group.loader_layouts, fill)
+    additional = _call(_loader(loader_func, group), _Tried(group, (index,))[0], arrays, seed)
     return {name: array[0, ...] for name, array in arrays.items()}, additional
 
 
@@ -83,9 +91,67 @@ def check_loader(
     Raises:
         TypeError: There is no loader.
     """
-    loader = _loader(loader_func, group)
-    tried = _spread(len(group)) if indices is None else indices
-    return [f"item {index}: {finding}" for index in tried for finding in _findings(loader, group, index, seed)]
+    tried = _spread(len(group)) if indices is None else list(indices)
+    check = _Check(_loader(loader_func, group), group)
+    findings = []
+    for number, index in enumerate(tried):
+        try:
+            found = check.findings(_Tried(group, tried)[number], tuple(dict.fromkeys((seed, None))))
+        except Exception as error:  # noqa: BLE001  the user's loader may raise anything
+            found = [f"it raises {type(error).__name__}: {shorten(error)}"]
+        findings += [f"item {index}: {finding}" for finding in found]
+    return findings
+
+
+def check_run(
+    loader: Dataloader[Any], *, items: int = 3, seconds: float = 2.0, start_seconds: float = 5.0
+) -> list[str]:
+    """``check_loader`` for each group of a loader, in a worker of its kind, after its ``startup_func``.
+
+    Training items are tried with a seed, others without. An item that raises, kills its worker or does not end is no
+    finding: the run itself tells. Of each group the findings of the first item that has any are told.
+
+    Args:
+        loader: The loader; what it does meanwhile is not disturbed, but for the cores.
+        items: Items to try of each group, evenly spread.
+        seconds: What is not tried by then, the start of the worker not counted, is left out; a loader of the kind
+            ``"inline"`` is waited for until its item ends.
+        start_seconds: Longest wait for the worker's start.
+    """
+    kinds = {"training": loader.training, "validation": loader.validation}
+    checked: dict[str, list[DataGroup[Any]]] = {kind: [] for kind in kinds}
+    places: dict[tuple[str, int], tuple[int, list[int]]] = {}
+    for kind, groups in kinds.items():
+        for number, group in enumerate(groups):
+            function = group.loader_func or loader._arguments.loader_func  # noqa: SLF001  nobody else asks for it
+            if function is None or not group.loader_layouts:
+                continue
+            tried = _spread(len(group), items)
+            places[kind, len(checked[kind])] = number, tried
+            check = _Check(group.loading(function), group, seconds / max(1, len(tried)))
+            data = _TriedSource(group, tried) if isinstance(group.items, Source) else _Tried(group, tried)
+            checked[kind].append(DataGroup(1, data, loader_func=check, loader_arrays={"done": ((), "bool")}))
+    found: dict[tuple[str, int], tuple[int, list[str]]] = {}
+    if not places:
+        return []
+    try:
+        with _checking(loader, checked, seconds + start_seconds) as batches:
+            deadline = None
+            for batch in batches:
+                deadline = deadline or time.monotonic() + seconds
+                place, nth = (batch.address.kind, batch.group_index), batch.indices[0]
+                findings = batch.get_additional("findings", 0)
+                if findings:
+                    found.setdefault(place, (places[place][1][nth], findings))
+                if time.monotonic() > deadline:
+                    break
+    except Exception:  # noqa: BLE001  what keeps items from being loaded is told by the run
+        logger.debug("the loader could not be checked", exc_info=True)
+    return [
+        f"{kind} group {places[kind, place][0]}, item {index}: {finding}"
+        for (kind, place), (index, findings) in sorted(found.items())
+        for finding in findings
+    ]
 
 
 def check_source(source: Source[Any], indices: Sequence[int] | None = None) -> list[str]:
@@ -132,62 +198,155 @@ def _loader(loader_func: Callable[..., Any] | None, group: DataGroup[Any]) -> Ca
     return group.loading(found)
 
 
-def _arrays(group: DataGroup[Any], fill: int) -> dict[str, npt.NDArray[Any]]:
+def _checking(
+    loader: Dataloader[Any], checked: Mapping[str, list[DataGroup[Any]]], timeout_sec: float
+) -> Dataloader[Any]:
+    """A loader of checking groups, which loads as another one does."""
+    training, validation = checked["training"], checked["validation"]
+    changes: dict[str, Any] = {"training": training, "validation": ("epoch", 1, validation) if validation else None}
+    changes |= {"evaluation": None, "end_at": ("epoch", 1)}
+    if not training:
+        changes |= {"training": None, "validation": None, "evaluation": validation, "end_at": None}
+    return loader.replace(
+        **changes,
+        loader_func=None,
+        depth=1,
+        loader_count=1,
+        start_at=(0, 0),
+        interleave_groups=True,
+        weights=None,
+        stop=None,
+        batches_per_epoch=None,
+        deterministic=True,
+        timeout_sec=timeout_sec,
+        placement_func=None,
+        on_error="raise",
+        max_held=None,
+        monitor=False,
+        sharding=None,
+        hosts=None,
+        verify_hosts_every=0,
+    )
+
+
+def _arrays(layouts: Layouts, fill: int) -> dict[str, npt.NDArray[Any]]:
     return {
         name: np.ndarray(
             (1, *layout.shape[1:]), layout.numpy_dtype, bytearray([fill]) * (layout.nbytes // layout.shape[0])
         )
-        for name, layout in group.loader_layouts.items()
+        for name, layout in layouts.items()
     }
 
 
 def _call(
-    loader: Callable[..., Any],
-    group: DataGroup[Any],
-    index: int,
-    seed: int | None,
-    arrays: Mapping[str, npt.NDArray[Any]],
+    loader: Callable[..., Any], item: Any, arrays: Mapping[str, npt.NDArray[Any]], seed: int | None
 ) -> dict[str, Any]:
+    """Load an item, as ``_Tried`` has it."""
     if is_batched(loader):
-        data: Any = group.items
-        items = Items(data, np.array([index])) if isinstance(data, Source) else [group[index]]
+        items = Items(item.source, item.indices) if isinstance(item, Items) else [item]
         results = loader(items, MappingProxyType(dict(arrays)), None if seed is None else [seed])
         additional = results[0] if results else None
     else:
         rows = MappingProxyType({name: array[0, ...] for name, array in arrays.items()})
-        additional = loader(group[index], rows, seed)
+        additional = loader(item[0] if isinstance(item, Items) else item, rows, seed)
     return dict(additional or {})
 
 
-def _findings(loader: Callable[..., Any], group: DataGroup[Any], index: int, seed: int | None) -> list[str]:
+class _Tried(Sequence[Any]):
+    """Some items of a group: of a source as ``Items`` of one."""
+
+    def __init__(self, group: DataGroup[Any], indices: Sequence[int]) -> None:
+        self._data: Any = group.items if isinstance(group.items, Source) else group
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, number: Any) -> Any:
+        index = self._indices[number]
+        return Items(self._data, np.array([index])) if isinstance(self._data, Source) else self._data[index]
+
+
+class _TriedSource(_Tried, Source[Any]):
+    """The same, read in the workers."""
+
+
+class _Check:
+    """A loader that looks for the mistakes of another one.
+
+    Args:
+        loader: The other one, see ``DataGroup.loading``.
+        group: Its group.
+        seconds: An item that took longer once is not loaded again.
+    """
+
+    def __init__(self, loader: Callable[..., Any], group: DataGroup[Any], seconds: float = math.inf) -> None:
+        self._loader = loader
+        self._layouts = group.loader_layouts
+        self._zeroed = group.zeroed
+        self._seconds = seconds
+
+    def __call__(self, item: Any, arrays: Mapping[str, npt.NDArray[Any]], seed: int | None) -> dict[str, Any] | None:
+        """See ``check_run``."""
+        try:
+            findings = self.findings(item, (seed,))
+        except Exception:  # noqa: BLE001  the run tells
+            findings = []
+        arrays["done"][...] = True
+        return {"findings": findings} if findings else None
+
+    def findings(self, item: Any, seeds: Sequence[int | None]) -> list[str]:
+        """What is wrong with an item."""
+        end = time.monotonic() + self._seconds
+        watched = {name: array.view(_Watched) for name, array in _arrays(self._layouts, 0x00).items()}
+        additional = _call(self._loader, item, watched, seeds[0])
+        found: dict[str, str] = {}
+        if time.monotonic() < end:
+            again = {seed: self._load(item, seed) for seed in seeds}
+            for seed, (arrays, repeated) in reversed(again.items()):
+                before = watched if seed == seeds[0] else self._load(item, seed)[0]
+                hint = _UNSEEDED if seed is None else "; use `seed` for randomness"
+                differ = [name for name in arrays if arrays[name].tobytes() != before[name].tobytes()]
+                found |= {name: f"{name!r} differs from call to call{hint}" for name in differ}
+                if seed == seeds[0] and _digest(additional) != _digest(repeated):
+                    found[""] = "the additional data differ from call to call"
+            found = {**self._left_out(item, seeds[0], watched), **found}
+        texts = []
+        for name, array in watched.items():
+            texts += [found[name]] if name in found else []
+            if array.lost is not None:
+                texts.append(f"{name!r} is {array.dtype}, which cannot hold {array.lost}: the value changes in silence")
+        return texts + ([found[""]] if "" in found else [])
+
+    def _left_out(self, item: Any, seed: int | None, before: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
+        """Arrays that are not filled, by their name."""
+        found = {}
+        for name, array in self._load(item, seed, 0xFF)[0].items():
+            if not before[name].any() and array.tobytes() == b"\xff" * array.nbytes:
+                found[name] = f"{name!r} is not filled at all; write into it: arrays[{name!r}][...] = value"
+            elif not self._zeroed and array.tobytes() != before[name].tobytes():
+                found[name] = f"{name!r} is not filled entirely; with zeroed=False the rest is old data"
+        return found
+
+    def _load(
+        self, item: Any, seed: int | None, fill: int = 0x00
+    ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        arrays = _arrays(self._layouts, fill)
+        return arrays, _call(self._loader, item, arrays, seed)
+
+
+_UNSEEDED = (
+    " with seed=None, as in validation: default_rng(None) draws fresh entropy; use default_rng(0 if seed is None else "
+    "seed), or no randomness in validation"
+)
+
+
+def _digest(additional: dict[str, Any]) -> str:
+    """What additional data is, where that can be told."""
     try:
-        over_zeros, additional = load_item(loader, group, index, seed=seed, fill=0x00)
-        over_ones, again = load_item(loader, group, index, seed=seed, fill=0xFF)
-        repeated, _ = load_item(loader, group, index, seed=seed, fill=0x00)
-        unseeded = [load_item(loader, group, index, seed=None)[0] for _ in range(2)]
-        watched = {name: array.view(_Watched) for name, array in _arrays(group, 0).items()}
-        _call(loader, group, index, seed, watched)
-    except Exception as error:  # noqa: BLE001  the user's loader may raise anything
-        return [f"it raises {type(error).__name__}: {shorten(error)}"]
-    findings = []
-    for name, array in over_zeros.items():
-        untouched = bytes([0xFF]) * array.nbytes
-        if array.tobytes() != repeated[name].tobytes():
-            findings.append(f"{name!r} differs from call to call; use `seed` for randomness")
-        elif unseeded[0][name].tobytes() != unseeded[1][name].tobytes():
-            findings.append(
-                f"{name!r} differs from call to call with seed=None, as in validation: default_rng(None) draws fresh "
-                "entropy; use default_rng(0 if seed is None else seed), or no randomness in validation"
-            )
-        elif not array.any() and over_ones[name].tobytes() == untouched:
-            findings.append(f"{name!r} is not filled at all; write into it: arrays[{name!r}][...] = value")
-        elif not group.zeroed and array.tobytes() != over_ones[name].tobytes():
-            findings.append(f"{name!r} is not filled entirely; with zeroed=False the rest is old data")
-        if (lost := watched[name].lost) is not None:
-            findings.append(f"{name!r} is {array.dtype}, which cannot hold {lost}: the value changes in silence")
-    if repr(additional) != repr(again):
-        findings.append("the additional data differ from call to call")
-    return findings
+        return data_digest([additional])
+    except Exception:  # noqa: BLE001  values of the user's may do anything
+        return ""
 
 
 class _Watched(np.ndarray[Any, Any]):
@@ -214,8 +373,8 @@ class _Watched(np.ndarray[Any, Any]):
                 self._first[0] = repr(np.broadcast_to(given, kept.shape)[wrong].reshape(-1)[0].item())
 
 
-def _spread(size: int) -> list[int]:
-    return sorted({round(position) for position in np.linspace(0, size - 1, _TRIED)})
+def _spread(size: int, most: int = _TRIED) -> list[int]:
+    return sorted({round(position) for position in np.linspace(0, size - 1, most)})
 
 
 def _beyond(source: Source[Any], index: int, last: Any) -> str | None:

@@ -33,7 +33,7 @@ from hydrax_cli.shared.options import (
 )
 from hydrax_cli.shared.recognise import SourceOptions
 from hydrax_cli.shared.streams import own_output
-from hydrax_cli.shared.text import to_json
+from hydrax_cli.shared.text import clean, to_json
 from hydrax_cli.shared.units import many
 from hydrax_cli.shared.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
@@ -150,7 +150,7 @@ def check(
             click.echo(to_json(values), file=output)
     if not as_json and len(found.errors) < len(folders):
         for one in found.infos:
-            click.echo(f"{f'{one.path.name}: ' if len(folders) > 1 else ''}made with {loader_text(one)}")
+            click.echo(f"{f'{clean(one.path.name)}: ' if len(folders) > 1 else ''}made with {loader_text(one)}")
         read = f"read {size_text(found.read)} of arrays in {many(len(folders), 'cache')}"
         if asked is not None:
             read += f", compared {many(found.compared, 'batch', 'batches')} with TARGET"
@@ -261,7 +261,7 @@ def _verify_all(
     all_found = _Verified([], [], [])
 
     def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> None:
-        prefix = f"{folder.name}: " if len(folders) > 1 else ""
+        prefix = f"{clean(folder.name)}: " if len(folders) > 1 else ""
         for line in finding_lines(_noted(all_found, folder, findings)):
             if not silent:
                 seen.say(f"{prefix}{line}")

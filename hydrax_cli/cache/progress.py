@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from hydrax_cli.shared.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -61,7 +63,7 @@ def progress(title: str, unit: Literal["bytes", "batches"]) -> Iterator[Progress
     from rich.progress import Progress as Bars  # noqa: PLC0415  same
     from rich.text import Text  # noqa: PLC0415  same
 
-    columns: list[ProgressColumn] = [TextColumn("{task.description}", style="cyan")]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", style="cyan", markup=False)]
     columns.append(BarColumn(bar_width=None, complete_style="cyan", finished_style="cyan"))
     columns.append(DownloadColumn(binary_units=True) if unit == "bytes" else MofNCompleteColumn())
     columns += [TransferSpeedColumn()] if unit == "bytes" else []
@@ -79,5 +81,5 @@ def progress(title: str, unit: Literal["bytes", "batches"]) -> Iterator[Progress
         bars.update(task, completed=done, total=total)
 
     with bars:
-        task = bars.add_task(title, total=None)
+        task = bars.add_task(clean(title), total=None)
         yield Progress(show, say)

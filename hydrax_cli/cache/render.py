@@ -91,7 +91,7 @@ def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
     if info.in_use:
         yield "in use", click.style("by a run, now", fg="yellow")
     if info.problem:
-        yield "index", click.style(f"{info.problem}; see hydrax cache verify", fg="red")
+        yield "index", click.style(f"{clean(info.problem)}; see hydrax cache verify", fg="red")
 
 
 def loader_text(info: CacheInfo) -> str:

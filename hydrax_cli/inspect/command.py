@@ -222,12 +222,14 @@ def _open(asked: AskedLoader) -> Opened:
     """Find the target; this imports the user's code, and so is done while the screens are up already."""
     from hydrax_cli.inspect.feeds.loader import Opened  # noqa: PLC0415  see above
     from hydrax_cli.shared.overrides import load_overridden  # noqa: PLC0415  see above
+    from hydrax_cli.shared.target import is_built_in  # noqa: PLC0415  see above
 
     found, loader = load_overridden(asked)
     endless = asked.target is None or found.loader.last_batch is None
     if endless and asked.changes.epochs is None and asked.changes.batches is None:
         loader = loader.replace(end_at=None)  # watching has no end of its own
-    return Opened(found.name, asked.command, loader)
+    check = asked.target is not None and not is_built_in(asked.target)
+    return Opened(found.name, asked.command, loader, check=check)
 
 
 async def _picture(app: InspectApp | CacheApp, size: tuple[int, int], keys: list[str], seconds: float) -> str:

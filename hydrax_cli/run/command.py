@@ -18,6 +18,7 @@ from hydrax_cli.run.summary import describe
 from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options
 from hydrax_cli.shared.overrides import load_overridden
 from hydrax_cli.shared.streams import own_output
+from hydrax_cli.shared.target import is_built_in
 from hydrax_core.cache import caches
 from hydrax_core.errors import NotACacheError
 
@@ -63,6 +64,7 @@ def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | Non
 @click.option(
     "--json", "json_file", metavar="FILE", callback=_json_file, help="Write the result as JSON; - for standard output."
 )
+@click.option("--check/--no-check", default=True, help="Look for mistakes of the loader function after the run.")
 @click.option("--quiet", is_flag=True, help="Show only errors, and the digest if asked for.")
 @click.pass_context
 def run(
@@ -73,6 +75,7 @@ def run(
     allow_pickle: bool,
     with_digest: bool,
     json_file: str | None,
+    check: bool,
     quiet: bool,
 ) -> None:
     """Run a loader and show what it does: who waits for whom, by how much, and what would change it.
@@ -86,6 +89,9 @@ def run(
     --cache gives every group without a cache of its own a folder below DIR: training-0, validation-0 and so on. A group
     that leaves its shuffle_later at "default" then repeats the batches of its first epoch in another order each epoch.
 
+    After the run a few items of each group are loaded again, in a worker, to find values that do not fit into their
+    dtype, arrays that are not filled, and randomness without the seed; --no-check leaves that out.
+
     Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
     wrong usage, 130 interrupted.
     """
@@ -96,7 +102,8 @@ def run(
         plan = describe(replace(found, loader=loader))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
         digest = RunDigest() if with_digest else None
-        result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest)
+        check = check and not (asked.target is None or is_built_in(asked.target)) and not (quiet and json_file is None)
+        result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest, check=check)
         if json_file == "-":
             click.echo(result_json(result), file=output)
     if json_file not in (None, "-"):

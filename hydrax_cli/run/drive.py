@@ -31,7 +31,13 @@ __all__ = ["drive"]
 
 
 def drive(
-    loader: Dataloader[Any], plan: PlannedRun, reporter: Reporter, *, step_seconds: float, digest: RunDigest | None
+    loader: Dataloader[Any],
+    plan: PlannedRun,
+    reporter: Reporter,
+    *,
+    step_seconds: float,
+    digest: RunDigest | None,
+    check: bool,
 ) -> tuple[RunResult, HydraxError | None]:
     """Run a loader to its end.
 
@@ -39,6 +45,7 @@ def drive(
         loader: The loader, not started.
         reporter: Told of every batch, and of the result of a run that did not fail.
         step_seconds: How long to sleep for each batch; 0 for not at all.
+        check: Whether to look for mistakes of the loader function, once all is measured.
 
     Returns:
         The result, and what the run failed with.
@@ -57,6 +64,9 @@ def drive(
         closed = loader.stats()  # the last entries of a cache are written when the loader is closed
         stats = replace(stats, cache_corrupt=closed.cache_corrupt, cache_error=closed.cache_error)
         result = _result(plan, run, stats, failure)
+        served = stats.cache_hits and not stats.cache_misses  # then nothing is loaded, and the data may not be there
+        if check and not served and failure is None and not result.interrupted:
+            result = replace(result, findings=_findings(loader))
         if failure is None:
             reporter.finish(result, run.passes.end())
     finally:
@@ -118,6 +128,7 @@ def _result(planned: PlannedRun, run: _Run, stats: Stats, failure: HydraxError |
         resume=f"{epoch}:{batch}",
         digest=None if run.digest is None or failure is not None or interrupted else run.digest.hexdigest(),
         verdict=line,
+        findings=None,
     )
 
 
@@ -145,6 +156,15 @@ def _interruptible(loader: Dataloader[Any]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _findings(loader: Dataloader[Any]) -> tuple[str, ...] | None:
+    from hydrax_core.testing import check_run  # noqa: PLC0415  a run of data of ours needs none of it
+
+    try:
+        return tuple(check_run(loader))
+    except KeyboardInterrupt:
+        return None  # the result is there, and is shown
 
 
 def _first_line(error: Exception) -> str:

@@ -124,6 +124,7 @@ class RunResult:
         resume: ``"EPOCH:BATCH"`` of the next training batch.
         digest: The hash over all batches of a whole run, where it was asked for.
         verdict: Who waits for whom, or what it failed with.
+        findings: What ``check_run`` found; ``None`` where it was not asked.
     """
 
     target: str
@@ -133,6 +134,7 @@ class RunResult:
     resume: str
     digest: str | None
     verdict: str
+    findings: tuple[str, ...] | None
 
     @property
     def idle_seconds(self) -> float:

@@ -28,6 +28,7 @@ import hydrax_core
 from hydrax_cli.shared.convert import convert
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.recognise import SourceOptions, is_data_name, recognise
+from hydrax_cli.shared.text import clean
 from hydrax_core.monitor import one_line
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _users_code(what: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
         if frames:
-            click.echo(f"{what} was at {frames[-1].filename}:{frames[-1].lineno}", err=True)
+            click.echo(clean(f"{what} was at {frames[-1].filename}:{frames[-1].lineno}"), err=True)
         raise
     except BaseException as error:
         raise TargetError(f"{what} failed\n\n{_users_traceback(error)}") from error
@@ -260,7 +261,8 @@ def _users_code(what: str) -> Iterator[None]:
 
 def _tell_of_a_long_wait(what: str) -> None:
     click.echo(
-        f"{what} has been running for {_PATIENCE_SECONDS:g} s; there is no loader yet (Ctrl-C stops it)", err=True
+        f"{clean(what)} has been running for {_PATIENCE_SECONDS:g} s; there is no loader yet (Ctrl-C stops it)",
+        err=True,
     )
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hydrax_core.data.reading import GuardedData
 from hydrax_core.engine.jobs import JobRows
+from hydrax_core.errors import error_texts
 
 __all__ = ["DataReader", "UnreadableRow"]
 
@@ -132,7 +132,8 @@ class DataReader:
             except BaseException as error:  # the user's sequence may raise anything, SystemExit too
                 if not self._threaded and isinstance(error, KeyboardInterrupt):
                     raise
-                failure = UnreadableRow(JobRows(rows.job, row, 1), *_described(index, error))
+                cause, trace = error_texts(error)
+                failure = UnreadableRow(JobRows(rows.job, row, 1), f"data[{index}]: {cause}", trace)
             now = time.perf_counter()
             if failure is not None or row + 1 == rows.first + rows.size or (not whole and now - began > _PIECE_SECONDS):
                 self.seconds += now - began
@@ -150,11 +151,3 @@ class DataReader:
                 time.sleep(_PAUSE_SECONDS)
                 began += _PAUSE_SECONDS
         self._current = None
-
-
-def _described(index: int, error: BaseException) -> tuple[str, str]:
-    try:
-        cause = "".join(traceback.format_exception_only(error)).strip()
-        return f"data[{index}]: {cause}", "".join(traceback.format_exception(error)).rstrip()
-    except Exception:  # noqa: BLE001  what an exception says of itself is the user's code, too
-        return f"data[{index}]: {type(error).__name__}, whose text cannot be made", ""

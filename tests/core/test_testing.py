@@ -1,9 +1,17 @@
+import os
 import random
+import signal
+import time
 
 import numpy as np
+import pytest
 
-from hydrax_core import DataGroup, Source, batched
-from hydrax_core.testing import check_loader, check_source, load_item
+from hydrax_core import DataGroup, Dataloader, Ragged, Source, batched
+from hydrax_core.data.source import Items
+from hydrax_core.testing import check_loader, check_run, check_source, load_item
+
+UNSEEDED = " with seed=None, as in validation: default_rng(None) draws fresh entropy; use "
+UNSEEDED += "default_rng(0 if seed is None else seed), or no randomness in validation"
 
 GROUP = DataGroup(4, range(10), loader_arrays={"x": ((3,), "float32"), "y": ((), "int32")})
 
@@ -143,3 +151,74 @@ def test_a_source_that_breaks_its_promise_is_found_out():
     assert "an item read twice differs" in check_source(Forgetful(9))
     assert check_source(Swapped(9)) == ["__getitems__ gives other items than __getitem__"]
     assert check_source(Open(9)) == ["it cannot be pickled, so no worker can have it: TypeError: a socket is open"]
+
+
+STATE = {"offset": 0, "calls": 0}
+
+
+def set_up():
+    STATE["offset"] = 250
+
+
+def load_from_state(item, arrays, seed):
+    arrays["x"][...] = np.int64(STATE["offset"]) + item
+    if seed is None:
+        STATE["calls"] += 1
+        arrays["x"][0] = STATE["calls"]
+
+
+@pytest.mark.parametrize("kind", ["process", "thread", "inline"])
+def test_a_run_is_checked_where_its_workers_would_load_with_the_seeds_that_they_would_have(kind, monkeypatch):
+    monkeypatch.setitem(STATE, "offset", 0)
+    training = DataGroup(4, range(10), loader_arrays={"x": ((3,), "uint8")})
+    validation = ("epoch", 1, training.replace(data=Squares(6)))
+    loader = Dataloader(
+        load_from_state, training, validation=validation, loader_kind=kind, startup_func=set_up, on_error="skip"
+    )
+    assert [finding.partition(",")[0:3:2] for finding in check_run(loader)] == [
+        ("training group 0", " item 9: 'x' is uint8, which cannot hold 259: the value changes in silence"),
+        ("validation group 0", f" item 0: 'x' differs from call to call{UNSEEDED}"),
+    ]
+    assert check_run(loader.replace(loader_func=load_nothing))[1] == (
+        "validation group 0, item 0: 'x' is not filled at all; write into it: arrays['x'][...] = value"
+    )
+
+
+def load_nothing(item, arrays, seed):
+    pass
+
+
+def test_what_keeps_an_item_from_being_loaded_is_no_finding_and_holds_up_nobody(caplog):
+    def fatal(item, arrays, seed):
+        if item == 0:
+            raise SystemExit
+        if item == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        arrays["x"][...] = 256 * np.int64(item)
+
+    def endless(item, arrays, seed):
+        time.sleep(1000)
+
+    group = DataGroup(4, range(10), loader_arrays={"x": ((), "uint8")})
+    assert [finding.partition(":")[0] for finding in check_run(Dataloader(fatal, group))] == [
+        "training group 0, item 4"
+    ]
+    assert check_run(Dataloader(endless, group), seconds=0.1, start_seconds=0.1) == []
+    assert not caplog.records
+
+
+def test_of_groups_of_which_only_some_are_loaded_those_are_checked_as_they_are_loaded(tmp_path):
+    @batched
+    def many(items, arrays, seeds):
+        assert isinstance(items, Items)
+        arrays["x"][...] = items.source[0] - np.arange(3)[None]
+        return [{"odd": object()} for _ in items]
+
+    ragged = {"t": ((Ragged(4),), "int32")}
+    groups = [
+        DataGroup(2, range(9), cache_arrays={"x": ((), "int8")}, cache_location=tmp_path),
+        DataGroup(2, Squares(9), loader_arrays={"x": ((3,), "uint8")}, loader_func=many),
+        DataGroup(2, range(9), loader_arrays=ragged, loader_func=lambda item, arrays, seed: {"t": [item] * 3}),
+    ]
+    findings = check_run(Dataloader(groups, weights=[1, 2, 3], end_at=("batch", 5)))
+    assert findings == ["training group 1, item 0: 'x' is uint8, which cannot hold -1: the value changes in silence"]

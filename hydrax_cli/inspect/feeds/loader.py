@@ -45,6 +45,7 @@ _PREVIEW_SECONDS = 0.4
 _STUCK_SECONDS = 1.0
 """Waiting longer than this for a batch shows as starved, whatever the speed."""
 _JOIN_SECONDS = 3.0
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,13 @@ class Opened:
         name: Its name for people.
         command: ``hydrax run`` with the arguments that decide its batches.
         loader: The loader, not started.
+        check: Whether its loader function is somebody's own, in which mistakes are looked for.
     """
 
     name: str
     command: str
     loader: Dataloader[Any]
+    check: bool = False
 
 
 class LoaderFeed:
@@ -102,6 +105,7 @@ class LoaderFeed:
         self._device = ""
         self._fault: Fault | None = None
         self._ended = False
+        self._unchecked = False
         self._hand: tuple[Batch[Any], BatchRecord] | None = None
         self._current: BatchRecord | None = None
         self._serial = 0
@@ -310,6 +314,7 @@ class LoaderFeed:
         has_step = self._step_seconds > 0
         self._subject = Subject(opened.name, opened.command, plan_of(opened.loader), has_step)
         self._loader = opened.loader
+        self._unchecked = opened.check
 
     def _move(self) -> None:
         loader = self._loader
@@ -350,10 +355,21 @@ class LoaderFeed:
             self._steps = max(0, self._steps - 1)
         now = time.perf_counter()
         self._keep(batch, now - started)
+        if self._unchecked:
+            self._check(loader)
+            now = time.perf_counter()
         paced = self._due + 1 / self._limit if self._limit else 0.0
         self._due = max(now + self._step_seconds, paced)
         if self._preview_wanted and now - self._preview_at > _PREVIEW_SECONDS:
             self._sample()
+
+    def _check(self, loader: Dataloader[Any]) -> None:
+        """Look for mistakes of the loader function, once, while its first batch is shown."""
+        from hydrax_core.testing import check_run  # noqa: PLC0415  NumPy comes with it
+
+        self._unchecked = False
+        for finding in check_run(loader, seconds=_CHECK_SECONDS):
+            self._log.add("inspect", "warning", finding)
 
     def _keep(self, batch: Batch[Any], wait_seconds: float) -> None:
         from hydrax_cli.inspect.feeds import sampling  # noqa: PLC0415  NumPy comes with it

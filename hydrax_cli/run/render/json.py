@@ -34,6 +34,7 @@ def result_json(result: RunResult) -> str:
         "cache_misses": stats.cache_misses,
         "digest": result.digest,
         "verdict": result.verdict,
+        "findings": result.findings,
     }
     if stats.cache_error:
         values["cache_error"] = stats.cache_error

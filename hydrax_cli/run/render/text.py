@@ -218,6 +218,8 @@ def result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
         yield "restarts", f"{many(stats.worker_restarts, 'worker')} replaced"
     if result.digest is not None:
         yield "digest", result.digest
+    for finding in result.findings or ():
+        yield "check", finding
 
 
 def batches_of(result: RunResult) -> int:

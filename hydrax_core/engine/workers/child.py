@@ -177,8 +177,7 @@ def _unpicklable(values: dict[str, Any]) -> str:
             pickling.dumps(value)
         except Exception as error:  # noqa: BLE001  see _Encoder
             return bounded(
-                f"the additional data {name!r} cannot be pickled: {shorten(value, 80)} "
-                f"({type(error).__name__}: {error}); "
+                f"the additional data {name!r} cannot be pickled: {shorten(value, 80)} ({error_texts(error)[0]}); "
                 "return plain values such as numbers, strings, lists and NumPy arrays"
             )
     return ""

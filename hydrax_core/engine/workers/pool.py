@@ -19,7 +19,7 @@ from hydrax_core.engine.workers import pickling
 from hydrax_core.engine.workers.protocol import Worker
 from hydrax_core.engine.workers.runner import BUSY_CHUNK, BUSY_ROW, BUSY_SINCE
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult
-from hydrax_core.errors import BatchAddress
+from hydrax_core.errors import BatchAddress, error_texts
 
 __all__ = ["WorkerHandle", "WorkerPool"]
 
@@ -211,8 +211,8 @@ class WorkerPool:
             try:
                 pickling.dumps(item)
             except Exception as own:  # noqa: BLE001  whatever the descriptor's pickling raises
-                return chunk.first_row + offset, f"the descriptor cannot be pickled: {type(own).__name__}: {own}"
-        return chunk.first_row, f"the descriptor cannot be pickled: {type(error).__name__}: {error}"
+                return chunk.first_row + offset, f"the descriptor cannot be pickled: {error_texts(own)[0]}"
+        return chunk.first_row, f"the descriptor cannot be pickled: {error_texts(error)[0]}"
 
     def stats(self, describe: Describe) -> tuple[WorkerStats, ...]:
         return tuple(self._handle_stats(handle, describe) for handle in list(self.handles))

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 
@@ -338,3 +339,35 @@ def test_a_run_with_a_cache_and_the_commands_agree(run, tmp_path):
         assert sum(1 for _ in loader) == 24
     assert "12 of 12 (100 %)" in run("info", tmp_path / "c")[1]
     assert run("verify", tmp_path / "c")[0] == 0
+
+
+# texts of others
+
+ESCAPES = "\x1b]0;owned\x07\x9b31m[/bold]"
+
+
+def rename_in_schema(folder):
+    """An index whose schema SQLite finds malformed; its error repeats the name that stands there."""
+    connection = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("INSERT INTO sqlite_master VALUES ('table', ?, ?, 2, 'CREATE NONSENSE')", (ESCAPES, ESCAPES))
+    connection.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [["info"], ["verify"], ["verify", "--repair"], ["clear", "--dry-run"], ["clear", "--epoch", "0", "--yes"]],
+)
+def test_texts_of_a_cache_of_others_reach_no_terminal_raw(run, tmp_path, command, damaged):
+    for name in ("a", "b"):
+        folder = fill(tmp_path / f"{name}{ESCAPES}", range(3))
+        if damaged:
+            rename_in_schema(folder)
+            damage(folder, 1)
+    assert damaged == ("malformed database schema" in info(folder).problem)
+    for more in ([], ["--json"]):
+        _, out, err = run(command[0], tmp_path, *command[1:], *more)
+        told = click.unstyle(out + err)
+        assert "·]0;owned··31m[/bold]" in told or "u001b]0;owned" in told
+        assert not set(told) & {"\x1b", "\x07", "\x9b"}

@@ -86,6 +86,29 @@ def test_whatever_data_raises_is_an_error_of_that_item(kind, loader, raised):
     assert error.cause.startswith("data[6]: ")
 
 
+class WordlessError(Exception):
+    def __str__(self):
+        raise ValueError("nothing to say")
+
+
+class Unsendable:
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("raised", [ValueError("x" * 10**7), WordlessError()], ids=["long", "wordless"])
+def test_what_errors_in_the_main_process_say_is_bounded_and_may_fail_itself(raised):
+    unsendable = [*range(5), Unsendable(raised), *range(6, 12)]
+    for loader in (run(Data(size=12, bad={5: raised})), run(unsendable, loader_kind="process")):
+        (error,) = (entry for entry in outcomes(loader) if not isinstance(entry, list))
+        assert error.index == 5
+        assert len(str(error)) < 200_000
+        assert type(raised).__name__ in str(error)
+
+
 def test_the_engines_thread_reads_no_data_of_the_users():
     data = Data()
     assert len(outcomes(run(data))) == 5
@@ -162,6 +185,44 @@ def test_all_groups_of_one_data_object_share_its_guard_and_it_dies_with_them():
     del data, first, second
     gc.collect()
     assert alive() is None
+
+
+class Subset:
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, place):
+        return self.dataset[self.indices[place]]
+
+
+def test_subsets_of_one_data_set_are_read_one_at_a_time_whichever_is_asked():
+    data = Data(hold=0.002)
+    training, validation = Subset(data, range(12)), Subset(Subset(data, range(8, 20)), range(12))
+    groups = DataGroup(4, training, loader_arrays=ARRAYS), DataGroup(4, validation, loader_arrays=ARRAYS)
+    with run(training, validation=("epoch", 1, groups[1]), end_at=("epoch", 3)) as loader:
+        for batch in loader:
+            assert [len(list(group)) for group in groups] == [12, 12]
+            assert len(batch.data) == 4
+    assert len(data.threads) == 2
+    assert data.most_inside == 1
+
+
+def test_data_that_shares_nothing_but_values_is_read_at_the_same_time():
+    def made():
+        data = Data()
+        data.dtype, data.kind, data.rows = np.dtype("int32"), Data, np.arange(3)
+        return data
+
+    first, second = made(), made()
+    guards = guarded(first), guarded(second), guarded(Subset(first, [1]))
+    assert len({id(guard.lock) for guard in guards}) == 2
+    del first, guards
+    gc.collect()
+    assert guarded(second).lock.acquire(blocking=False)
+    guarded(second).lock.release()
 
 
 @pytest.mark.parametrize("data", [[1, 2], (1, 2), range(2), np.arange(2)], ids=lambda data: type(data).__name__)

@@ -145,3 +145,31 @@ def test_substitutes_are_other_items_each_once(size, epoch, data):
     found = [group.substitute(epoch, index, attempt) for attempt in range(size - 1)]
     assert sorted(other for other, _ in found) == [other for other in range(size) if other != index]
     assert found == [order(size=size, batch_size=1).substitute(epoch, index, attempt) for attempt in range(size - 1)]
+
+
+@pytest.mark.parametrize("later", ["repeat", "reseed", "itemwise", "batchwise"])
+def test_where_a_cache_keeps_items_each_has_the_seed_of_the_first_epoch_in_all(later):
+    def seeds(epoch, *, first_only):
+        group = GroupOrder(96, 8, 12, 7, shuffle_first=True, shuffle_later=later, first_seeds_only=first_only)
+        batches = epoch_of(group, epoch)
+        return dict(zip(np.concatenate(flat(batches, "indices")), np.concatenate(flat(batches, "seeds")), strict=True))
+
+    first = seeds(0, first_only=True)
+    assert first == seeds(0, first_only=False)
+    assert seeds(3, first_only=True) == first
+    group = GroupOrder(96, 8, 12, 7, shuffle_first=True, shuffle_later=later, first_seeds_only=True)
+    other, seed = group.substitute(3, 5, 0)
+    assert seed == first[other]
+
+
+def test_orders_and_seeds_are_those_of_every_version():
+    """Saved states and caches of earlier versions count on them: change them only with the version of both."""
+    assert derive_key("key", 1) == 0x8B7F24B05E2AA1A4
+    assert permute(1, 5, np.arange(5)).tolist() == []
+    assert permute(2, 100, np.arange(8)).tolist() == []
+    assert permute(3, 10**12, np.arange(3)).tolist() == []
+    assert seeds_of(4, np.arange(3)).tolist() == []
+    batch = order(first=True).batch(2, 3)
+    assert (batch.indices.tolist(), batch.seeds.tolist(), batch.seed) == ([], [], 0)
+    assert order(later="batchwise").content(3, 0) == (0, 0)
+    assert order().substitute(2, 5, 1) == (0, 0)
