@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import Layouts
 from hydrax_core.data.logger import logger
 from hydrax_core.data.source import Items, Source
-from hydrax_core.errors import shorten
+from hydrax_core.errors import LoaderError, WorkerDiedError, shorten
 
 if TYPE_CHECKING:
     from hydrax_core.loader.dataloader import Dataloader
@@ -109,7 +110,7 @@ def check_run(
     """``check_loader`` for each group of a loader, in a worker of its kind, after its ``startup_func``.
 
     Training items are tried with a seed, others without. An item that raises, kills its worker or does not end is no
-    finding: the run itself tells. Of each group the findings of the first item that has any are told.
+    finding: the run itself tells. What is wrong with an array is told once a group.
 
     Args:
         loader: The loader; what it does meanwhile is not disturbed, but for the cores.
@@ -131,26 +132,29 @@ def check_run(
             check = _Check(group.loading(function), group, seconds / max(1, len(tried)))
             data = _TriedSource(group, tried) if isinstance(group.items, Source) else _Tried(group, tried)
             checked[kind].append(DataGroup(1, data, loader_func=check, loader_arrays={"done": ((), "bool")}))
-    found: dict[tuple[str, int], tuple[int, list[str]]] = {}
+    found: dict[tuple[str, int, str], tuple[int, str]] = {}
     if not places:
         return []
     try:
         with _checking(loader, checked, seconds + start_seconds) as batches:
-            deadline = None
-            for batch in batches:
-                deadline = deadline or time.monotonic() + seconds
+            deadline = math.inf
+            for _ in range(len(batches)):
+                try:
+                    batch = next(batches)
+                except (LoaderError, WorkerDiedError):
+                    continue
+                deadline = min(deadline, time.monotonic() + seconds)
                 place, nth = (batch.address.kind, batch.group_index), batch.indices[0]
                 findings = batch.get_additional("findings", 0)
-                if findings:
-                    found.setdefault(place, (places[place][1][nth], findings))
+                for finding in findings or ():
+                    found.setdefault((*place, re.split("[,;]", finding)[0]), (places[place][1][nth], finding))
                 if time.monotonic() > deadline:
                     break
     except Exception:  # noqa: BLE001  what keeps items from being loaded is told by the run
         logger.debug("the loader could not be checked", exc_info=True)
     return [
         f"{kind} group {places[kind, place][0]}, item {index}: {finding}"
-        for (kind, place), (index, findings) in sorted(found.items())
-        for finding in findings
+        for (kind, place, _), (index, finding) in sorted(found.items())
     ]
 
 
@@ -288,10 +292,7 @@ class _Check:
 
     def __call__(self, item: Any, arrays: Mapping[str, npt.NDArray[Any]], seed: int | None) -> dict[str, Any] | None:
         """See ``check_run``."""
-        try:
-            findings = self.findings(item, (seed,))
-        except Exception:  # noqa: BLE001  the run tells
-            findings = []
+        findings = self.findings(item, (seed,))
         arrays["done"][...] = True
         return {"findings": findings} if findings else None
 

@@ -20,6 +20,7 @@ import numpy as np
 import xxhash
 
 from hydrax_core.data.checks import choice
+from hydrax_core.data.portable import PORTABLE
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import (
     LENGTH,
@@ -161,9 +162,9 @@ class ArrowTable(FileSource):
         self.classes: Mapping[str, tuple[str, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A large table in memory travels as the place of a copy that all processes of this machine map."""
+        """A large table in memory travels as the place of a copy that all processes map, where the system has such."""
         state = super().__getstate__()
-        if self._memory is not None and self._memory.nbytes > _SHARED:
+        if self._memory is not None and self._memory.nbytes > _SHARED and not PORTABLE:
             if self._shared is None:
                 self._shared = _SharedTable(self._memory)
             state["_memory"] = self._shared.path

@@ -443,7 +443,7 @@ def test_edits_while_it_runs_change_nothing_whoever_dies(tmp_path, record_proper
     for number in range(count):
         (tmp_path / "edited_helper.py").write_text("FACTOR = 3\n")
         (tmp_path / "edited_loader.py").write_text(
-            "import edited_helper\n\ndef load(item, arrays, seed):\n    arrays['x'][...] = edited_helper.FACTOR * item\n"
+            "import edited_helper\ndef load(item, arrays, seed):\n    arrays['x'][...] = edited_helper.FACTOR * item\n"
         )
         python(program, arguments=[str(tmp_path), str(number)], env={"PYTHONDONTWRITEBYTECODE": "1"})
 

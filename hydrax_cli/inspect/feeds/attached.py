@@ -38,6 +38,7 @@ _BATCH_SECONDS = 6.0
 """Longest wait for the next batch of a run."""
 _JOIN_SECONDS = 2.0
 _DEATH_SECONDS = 0.5
+_LOOK_SECONDS = 0.02
 
 
 class AttachedFeed:
@@ -249,14 +250,24 @@ class AttachedFeed:
 
 def _how_it_went(run: Run, how: str) -> str:
     """What became of a run whose connection was cut."""
+    return "its process has ended without a word: it was killed, or crashed" if _ends(run.pid) else how
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process is gone, or will be in a moment."""
     try:
-        descriptor = os.pidfd_open(run.pid)
+        with os.fdopen(os.pidfd_open(pid)) as process:
+            return bool(select.select([process], [], [], _DEATH_SECONDS)[0])
     except ProcessLookupError:
-        return "its process has ended without a word: it was killed, or crashed"
-    except (AttributeError, OSError):
-        return how
-    try:
-        ended = bool(select.select([descriptor], [], [], _DEATH_SECONDS)[0])
-    finally:
-        os.close(descriptor)
-    return "its process has ended without a word: it was killed, or crashed" if ended else how
+        return True
+    except (AttributeError, OSError):  # another system than Linux, or an older one
+        end = time.monotonic() + _DEATH_SECONDS
+        while time.monotonic() < end:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return False

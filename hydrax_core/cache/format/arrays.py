@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from hydrax_core.cache.format.folder import array_file_name, epoch_folder, open_folder, open_regular
+from hydrax_core.data.portable import PORTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,7 +154,7 @@ class EpochWriter:
             OSError: It does not get there.
         """
         for descriptor in self._descriptors:
-            os.fdatasync(descriptor)
+            (os.fsync if PORTABLE else os.fdatasync)(descriptor)
         for folder in self._folders[::-1]:
             os.fsync(folder)
 
@@ -273,9 +274,9 @@ def punch(descriptor: int, offset: int, length: int) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
+    fallocate = None if PORTABLE else ctypes.CDLL(None, use_errno=True).fallocate
     arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE))
-    if libc.fallocate(*arguments, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
+    if fallocate is not None and fallocate(*arguments, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
         return
     end = offset + length
     while offset < end:  # a file system without holes: zeros at least

@@ -2,6 +2,7 @@
 
 Promise: a lock ends with its process, however that ends, so nothing stale is left behind. Locks belong to an open
 file (Linux ``F_OFD_SETLK``), not to a process: two stores in one process exclude each other like two processes do.
+Where the system has no such locks, ``record_locks.py`` stands in.
 
 Byte 0: in use (shared by every open store; alone for removing). Byte 1: being set up. From byte 64 on: one an entry.
 """
@@ -17,13 +18,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hydrax_core.cache.format.folder import LOCK, open_regular
+from hydrax_core.cache.store.record_locks import RecordLocks
+from hydrax_core.data.portable import PORTABLE
 from hydrax_core.errors import CacheBusyError, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "OpenFileLocks"]
 
 _IN_USE = 0
 _SETUP = 1
@@ -50,12 +53,12 @@ class FolderLock:
     def __init__(self, folder: Path, *, writable: bool) -> None:
         self._folder = folder
         self._flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        self._file = open_regular(folder / LOCK, self._flags)
+        self._file: OpenFileLocks | RecordLocks | None = _open(folder / LOCK, self._flags)
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def share_use(self) -> None:
         """Say that the cache is in use, until ``close()``; waits while it is being removed from.
@@ -66,19 +69,18 @@ class FolderLock:
         self._wait(fcntl.F_RDLCK, _IN_USE, "entries are being removed from it")
 
     def exclude_use(self) -> None:
-        """Exclude all other use of the cache, until ``close()``.
+        """Make sure that nobody uses the cache, until ``close()``.
 
         Raises:
-            CacheBusyError: The cache is in use.
+            CacheBusyError: Somebody does.
         """
-        if not self._take(fcntl.F_WRLCK, _IN_USE, 1):
+        if not self._take(fcntl.F_WRLCK, _IN_USE):
             raise CacheBusyError(f"{self._folder}: a run is using this cache; wait for its end, or stop it")
 
     def is_used(self) -> bool:
         """Whether another open file holds the cache in use."""
-        flock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _IN_USE, 1, 0)
-        kind: int = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, flock))[0]
-        return kind != fcntl.F_UNLCK
+        assert self._file is not None
+        return self._file.is_taken(_IN_USE)
 
     @contextmanager
     def setup(self) -> Iterator[None]:
@@ -91,26 +93,25 @@ class FolderLock:
         try:
             yield
         finally:
-            self._take(fcntl.F_UNLCK, _SETUP, 1)
+            self._take(fcntl.F_UNLCK, _SETUP)
 
     def claim(self, place: int) -> bool:
         """Claim the writing of an entry; ``False`` where another open file has it."""
-        return self._take(fcntl.F_WRLCK, _ENTRIES + place % _ENTRY_SPACE, 1)
+        return self._take(fcntl.F_WRLCK, _ENTRIES + place % _ENTRY_SPACE)
 
     def release(self, place: int) -> None:
-        if self._file >= 0:
-            self._take(fcntl.F_UNLCK, _ENTRIES + place % _ENTRY_SPACE, 1)
+        if self._file is not None:
+            self._take(fcntl.F_UNLCK, _ENTRIES + place % _ENTRY_SPACE)
 
     def _wait(self, kind: int, start: int, why: str) -> None:
         end = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            if self._take(kind, start, 1):
+            if self._take(kind, start):
                 if self._is_current():
                     return
-                # The cache was removed, its lock file with it: the file that we have open has no name any more.
-                os.close(self._file)
-                self._file = -1
-                self._file = open_regular(self._folder / LOCK, self._flags)
+                # Who removed the cache took the lock file with it: ours is a file that nobody else can find.
+                self.close()
+                self._file = _open(self._folder / LOCK, self._flags)
                 continue
             if time.monotonic() > end:
                 raise CacheBusyError(f"{self._folder}: {why}, for {_PATIENCE_SECONDS:.0f} s already; try again later")
@@ -121,19 +122,65 @@ class FolderLock:
             found = (self._folder / LOCK).lstat()
         except FileNotFoundError:
             return False
-        own = os.fstat(self._file)
+        assert self._file is not None
+        own = self._file.status()
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
-    def _take(self, kind: int, start: int, length: int) -> bool:
+    def _take(self, kind: int, place: int) -> bool:
+        assert self._file is not None
         try:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+            return self._file.take(kind, place)
         except OSError as error:
-            if error.errno in _HELD:
-                return False
             if error.errno in {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
                 raise CacheError(
                     f"{self._folder}: its file system has no working locks ({error.strerror}); use a local folder, or "
                     "cache_readonly=True"
                 ) from error
             raise
+
+
+class OpenFileLocks:
+    """Locks that belong to an open file.
+
+    Args:
+        path: The file.
+        flags: How to open it.
+
+    Raises:
+        OSError: It cannot be opened, or is no plain file.
+    """
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._file = open_regular(path, flags)
+
+    def status(self) -> os.stat_result:
+        """What the system knows of the file."""
+        return os.fstat(self._file)
+
+    def take(self, kind: int, place: int) -> bool:
+        """Take, change or give back the lock of a byte; ``False`` where others have it.
+
+        Raises:
+            OSError: The file system has no locks.
+        """
+        try:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0))
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            raise
         return True
+
+    def is_taken(self, place: int) -> bool:
+        """Whether others hold the lock of a byte."""
+        flock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+        kind: int = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, flock))[0]
+        return kind != fcntl.F_UNLCK
+
+    def close(self) -> None:
+        """Give all locks back."""
+        os.close(self._file)
+
+
+def _open(path: Path, flags: int) -> OpenFileLocks | RecordLocks:
+    return RecordLocks(path, flags) if PORTABLE else OpenFileLocks(path, flags)

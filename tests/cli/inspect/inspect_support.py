@@ -75,10 +75,10 @@ def killing_at(bad):
 
 
 @contextmanager
-def feed_of(make, **arguments):
+def feed_of(make, *, check=False, **arguments):
     """A feed over what ``make()`` returns, closed at the end."""
     log = LogBuffer()
-    feed = LoaderFeed(lambda: Opened("the-target", "hydrax run the-target", make()), log, **arguments)
+    feed = LoaderFeed(lambda: Opened("the-target", "hydrax run the-target", make(), check), log, **arguments)
     try:
         yield feed
     finally:

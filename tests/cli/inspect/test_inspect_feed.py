@@ -268,3 +268,14 @@ def test_memory_of_what_happened_is_bounded(start):
         threading.Event().wait(0.01)
     frame = watch.feed.frame()
     assert 0 < len(frame.records) <= 500
+
+
+def test_mistakes_of_a_loader_function_are_in_the_log(start):
+    def mistaken(item, arrays, seed):
+        load(item, arrays, seed)
+        if seed is None:
+            arrays["label"][...] = time.monotonic_ns() % 1000
+
+    watch = start(lambda: make_threads(mistaken), check=True)
+    watch.until(lambda frame: len(watch.records) > 1)
+    assert ["with seed=None" in line.text for line in watch.lines if line.level == "warning"] == [True]

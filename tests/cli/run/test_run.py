@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,30 @@ def test_a_run_goes_on_where_another_ended(run, target):
     first = result_of(run, target, "--batches", "3")
     rest = result_of(run, target, "--start", "0:3")
     assert first["training_batches"] + rest["training_batches"] == 4
+
+
+MISTAKEN = """
+import numpy as np
+from hydrax_core import DataGroup, Dataloader
+
+def load(item, arrays, seed):
+    arrays["x"][...] = np.float32(item) / 255  # as for a float array
+
+group = DataGroup(4, range(16), loader_arrays={"x": ((), "uint8"), "y": ((), "int32")})
+loader = Dataloader(load, group)
+"""
+
+
+def test_mistakes_of_a_loader_function_are_said_after_the_run(run, target):
+    Path("mistaken.py").write_text(MISTAKEN)
+    x = "training group 0, item 8: 'x' is uint8, which cannot hold 0.0313725508749485: the value changes in silence"
+    y = "training group 0, item 0: 'y' is not filled at all; write into it: arrays['y'][...] = value"
+    code, out, _ = run("mistaken.py:loader")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("check: ")] == [f"check: {x}", f"check: {y}"]
+    assert result_of(run, "mistaken.py:loader")["findings"] == [x, y]
+    assert result_of(run, "mistaken.py:loader", "--no-check")["findings"] is None
+    assert result_of(run, target)["findings"] == []
 
 
 def test_quiet_says_nothing(run, target):
