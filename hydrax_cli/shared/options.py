@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hydrax_cli.shared.recognise import SourceOptions
+from hydrax_cli.shared.recognise import SourceOptions, shown_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -198,7 +198,8 @@ class AskedLoader:
     @property
     def command(self) -> str:
         """``hydrax run`` with all that decides what is in a batch."""
-        words = ["hydrax", "run", *([self.target] if self.target is not None else []), *self.data.others]
+        targets = [] if self.target is None else [self.target, *self.data.others]
+        words = ["hydrax", "run", *map(shown_target, targets)]
         for name, value in self.parameters.items():
             words += ["-p", f"{name}={value}"]
         data = self.data

@@ -2,7 +2,8 @@
 
 Promise: a file is known by its content, and by its suffix where its content says nothing; a folder by the files in it.
 What no source reads is refused with what was found and what is possible; so is a folder of which several sources could
-read a part, and an option that the source has no use for. Nothing but regular files is opened.
+read a part, and an option that the source has no use for. Nothing but regular files is opened. The address of data
+elsewhere is recognised in the same way.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydrax_core.sources import FileFormat, file_format
+from hydrax_core.sources import FileFormat, file_format, is_remote, peek, shown_address
 
 if TYPE_CHECKING:
     from hydrax_core import DataGroup
@@ -112,6 +113,7 @@ _PLURALS = {"an image": "images", "sound": "sound files", "a NumPy file": "NumPy
 _BESIDE = ("jsonl", "csv", "text_lines")
 """Sources of which files lie beside data of others: notes, lists, labels."""
 
+_REMOTE = ("numpy_rows", "arrow", "tar", "jsonl", "csv", "text_lines", "image_folder", "tokens")
 _MARKERS = {
     "dataset_dict.json": ("hugging_face", "a data set of Hugging Face"),
     "dataset_info.json": ("hugging_face", "a data set of Hugging Face"),
@@ -149,19 +151,37 @@ def is_data_name(target: str) -> bool:
     return file_format(target, content=False) is not None
 
 
+def is_address(target: str) -> bool:
+    """Whether a target is the address of data elsewhere.
+
+    Raises:
+        ValueError: It is one of a kind that no source reads.
+    """
+    return "://" in target and is_remote(target)
+
+
+def shown_target(target: str) -> str:
+    """A target for people: without the credentials of an address."""
+    return shown_address(target) if "://" in target else target
+
+
 def recognise(target: str, options: SourceOptions) -> Recognised:
-    """The source of a path, or of several.
+    """The source of a path or an address, or of several.
 
     Raises:
         FileNotFoundError: There is no such path.
+        ImportError: A package is missing; the text says which.
+        OSError: An address cannot be read.
         ValueError: No source reads it, or it is not clear which; the text says what was found and what is possible.
     """
     (source, kind), *others = (_of_path(path, options) for path in (target, *options.others))
     takes = _SOURCES[source]
     for path, other in zip(options.others, others, strict=True):
         if other != (source, kind) or not takes.several:
-            why = f"{path} is {other[1]}" if other != (source, kind) else "it is read alone"
-            raise ValueError(f"TARGET: {target} is {kind}, and {why}; give files of one kind, such as Parquet or tar")
+            why = f"{shown_target(path)} is {other[1]}" if other != (source, kind) else "it is read alone"
+            raise ValueError(
+                f"TARGET: {shown_target(target)} is {kind}, and {why}; give files of one kind, such as Parquet or tar"
+            )
     if others:
         kind = f"{kind}, {1 + len(others)} files"
     load = functools.partial(_load, source, target)
@@ -170,15 +190,22 @@ def recognise(target: str, options: SourceOptions) -> Recognised:
 
 def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
     """The source, and what it is for people."""
+    if is_address(target):
+        return _of_address(target, options)
     status = os.stat(target)  # noqa: PTH116  same
     if stat.S_ISDIR(status.st_mode):
         return _of_folder(Path(target))
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{target} is a FIFO, a socket or a device; expected a regular file or a folder")
-    found = file_format(target)
+    if target.lower().endswith(".npz"):
+        _refuse_archive(Path(target))
+    return _of_file(target, file_format(target), options, empty=not status.st_size)
+
+
+def _of_file(target: str, found: FileFormat | None, options: SourceOptions, *, empty: bool) -> tuple[str, str]:
     if found is None:
-        told = "an empty file" if not status.st_size else "of no known format"
-        suffix = Path(target).suffix
+        told = "an empty file" if empty else "of no known format"
+        suffix = os.path.splitext(target)[1]  # noqa: PTH122  it may be an address
         raise ValueError(f"{target} is {told}, by its content and its suffix {suffix!r}; possible are {_POSSIBLE}")
     if not found.source:
         raise ValueError(f"{target} is {found.told}; possible are {_POSSIBLE}")
@@ -186,9 +213,19 @@ def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
         raise ValueError(f"{target} is a single file; give {_FOLDERS[found.source]}")
     if found.source == "numpy_rows" and options.length is not None:
         return "tokens", "a stream of tokens"
-    if target.lower().endswith(".npz"):
-        _refuse_archive(Path(target))
     return found.source, f"{found.told}, taken for {_BIN_DTYPE}" if found.source == "tokens" else found.told
+
+
+def _of_address(target: str, options: SourceOptions) -> tuple[str, str]:
+    found = peek(target)
+    if found.head is None:
+        source, kind = _main_format(found.shown, _counted(os.path.splitext(name)[1].lower() for name in found.names))  # noqa: PTH122  no paths
+    else:
+        known = file_format(found.shown, content=False, head=found.head)
+        source, kind = _of_file(found.shown, known, options, empty=not found.head)
+    if source not in _REMOTE:
+        raise ValueError(f"{found.shown} is {kind}, which cannot be read elsewhere; copy it to a disk")
+    return source, kind
 
 
 def _refuse_archive(path: Path) -> None:
@@ -209,7 +246,10 @@ def _of_folder(path: Path) -> tuple[str, str]:
     for marker, known in _MARKERS.items():
         if (path / marker).is_file():
             return known
-    found = _count(path)
+    return _main_format(str(path), _count(path))
+
+
+def _main_format(path: str, found: Counter[FileFormat]) -> tuple[str, str]:
     main = (
         {kind: count for kind, count in found.items() if kind.source not in _BESIDE}
         or {kind: count for kind, count in found.items() if kind.source != "text_lines"}
@@ -235,8 +275,12 @@ def _count(path: Path) -> Counter[FileFormat]:
     for _, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         suffixes.update(os.path.splitext(name)[1].lower() for name in names if not name.startswith("."))  # noqa: PTH122  a million
+    return _counted(suffixes.elements())
+
+
+def _counted(suffixes: Iterable[str]) -> Counter[FileFormat]:
     found: Counter[FileFormat] = Counter()
-    for suffix, count in suffixes.items():
+    for suffix, count in Counter(suffixes).items():
         kind = file_format(f"file{suffix}", content=False)
         if kind is not None:
             found[kind] += count
@@ -258,8 +302,8 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
         return _load_folder(name, function, target, options, chosen)
     if name == "tokens":
         if options.length is None:
-            raise ValueError(f"--length: {target} is a stream of tokens; give the length of a window")
-        if not target.endswith(".npy"):
+            raise ValueError(f"--length: {shown_target(target)} is a stream of tokens; give the length of a window")
+        if not shown_target(target).endswith(".npy"):
             chosen["dtype"] = _BIN_DTYPE
         return Groups(function(target, options.length, **chosen).training)
     if name == "hugging_face":

@@ -27,7 +27,7 @@ import cloudpickle
 import hydrax_core
 from hydrax_cli.shared.convert import convert
 from hydrax_cli.shared.errors import TargetError
-from hydrax_cli.shared.recognise import SourceOptions, is_data_name, recognise
+from hydrax_cli.shared.recognise import SourceOptions, is_data_name, recognise, shown_target
 from hydrax_cli.shared.text import clean
 from hydrax_core.monitor import one_line
 
@@ -57,7 +57,7 @@ class Target:
 def is_built_in(target: str) -> bool:
     """Whether a target is data for a source of ours, which takes its settings from the command line alone."""
     if "://" in target:
-        return False
+        return True
     return is_data_name(target) or (os.path.exists(target) and not target.endswith(".py"))  # noqa: PTH110  a target may be no path
 
 
@@ -82,8 +82,6 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
     if options.others:
         raise click.UsageError(f"TARGET: {target} is code, of which one is run; several are files of one format")
-    if "://" in target:
-        raise click.UsageError(f"TARGET: {target} is a remote address, which no source reads; copy the data to a disk")
     place, colon, attribute = target.rpartition(":")
     if not colon or not place or not attribute:
         raise click.UsageError(f"TARGET: {target!r} is {_misfit(target)}")
@@ -111,6 +109,7 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
         if target is None:
             return _digits(options)
         found = recognise(target, options)
+        target = shown_target(target)
         groups = found.open(options)
         validation = None if groups.validation is None else ("epoch", 1, groups.validation)
         workers = min(hydrax_core.usable_cores(), groups.training.batch_size) if found.costly else 1
@@ -119,7 +118,7 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
     except ImportError as error:
         raise TargetError(str(error)) from error
     except FileNotFoundError as error:
-        raise click.UsageError(f"TARGET: there is no file {target}") from error
+        raise click.UsageError(f"TARGET: there is no file {shown_target(target or '')}") from error
     except (ValueError, TypeError, OSError) as error:
         raise click.UsageError(str(error)) from error
 

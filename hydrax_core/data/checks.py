@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import operator
 from typing import Any
 
-__all__ = ["boolean", "choice", "integer"]
+__all__ = ["boolean", "choice", "integer", "require"]
 
 
 def integer(argument: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
@@ -72,3 +73,17 @@ def call(argument: str, function: Any, count: int, expected: str) -> None:
         raise TypeError(
             f"{argument}: it is called with {expected}, but {name}{signature} does not take that: {error}"
         ) from None
+
+
+def require(module: str, extra: str, what: str) -> Any:
+    """Import a module that an extra brings.
+
+    Raises:
+        ImportError: It is not installed; the text says how to.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{what} needs {module.partition('.')[0]}: pip install 'hydrax-toolkit[{extra}]' ({error})"
+        ) from error

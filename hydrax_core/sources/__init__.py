@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from hydrax_core.sources.numpy_files import numpy_rows as numpy_rows
     from hydrax_core.sources.pictures import Augment as Augment
     from hydrax_core.sources.record_files import array_record as array_record, lmdb as lmdb
+    from hydrax_core.sources.remote import (
+        Peek as Peek,
+        is_remote as is_remote,
+        peek as peek,
+        shown_address as shown_address,
+    )
     from hydrax_core.sources.sqlite_rows import sqlite as sqlite
     from hydrax_core.sources.tar_files import tar as tar
     from hydrax_core.sources.text_files import csv as csv, jsonl as jsonl, text_lines as text_lines
@@ -50,6 +56,7 @@ _HOMES = {
     "sources.numpy_files": "numpy_rows",
     "sources.pictures": "Augment",
     "sources.record_files": "array_record lmdb",
+    "sources.remote": "Peek is_remote peek shown_address",
     "sources.sqlite_rows": "sqlite",
     "sources.tar_files": "tar",
     "sources.text_files": "csv jsonl text_lines",

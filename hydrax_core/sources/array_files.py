@@ -21,7 +21,18 @@ from hydrax_core.data.checks import choice
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
-from hydrax_core.sources.common import Arrays, Columns, Rows, choose, gather, make_rows, narrow, put, require
+from hydrax_core.sources.common import (
+    Arrays,
+    Columns,
+    Rows,
+    choose,
+    gather,
+    make_rows,
+    narrow,
+    put,
+    refuse_remote,
+    require,
+)
 from hydrax_core.sources.formats import expect_format
 
 __all__ = ["ArrayFile", "hdf5", "zarr"]
@@ -114,6 +125,7 @@ def _open_rows(
 ) -> Rows:
     if shuffle is not None:
         choice("shuffle", shuffle, ("rows", "block"))
+    refuse_remote("path", path, "HDF5 or Zarr")
     file = os.path.realpath(path)
     if not Path(file).exists():
         raise FileNotFoundError(f"path: there is no {path}")

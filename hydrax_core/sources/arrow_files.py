@@ -1,8 +1,9 @@
 """Tables of Arrow: IPC and Feather files, which are mapped; Parquet files, whose row groups are read whole; in memory.
 
 Promise: a mapped file costs no memory but the pages that are read. Parquet, and compressed record batches, are read in
-blocks that are shuffled, and their rows within a window of them; never row by row. What the names of folders say
-(``year=2024/``) is a column: see ``partitions``.
+blocks that are shuffled, and their rows within a window of them; never row by row. So is every file that lies
+elsewhere: the columns of a block are fetched at once. What the names of folders say (``year=2024/``) is a column: see
+``partitions``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ from hydrax_core.sources.common import (
 )
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.partitions import Partitions, partitions_of
+from hydrax_core.sources.remote import RemoteFile
+from hydrax_core.sources.remote_files import RemoteReader
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -293,14 +296,15 @@ class _Reader:
 
     def __init__(self, path: str) -> None:
         module = pyarrow()
-        self._parquet = self._file = None
+        self._parquet: Any = None
+        self._remote = RemoteReader(path) if isinstance(path, RemoteFile) else None
+        self._file = module.memory_map(path) if self._remote is None else module.PythonFile(self._remote, "r")
         if _format(path) == "parquet":
-            self._parquet = require("pyarrow.parquet", "arrow", "reading Parquet").ParquetFile(path, memory_map=True)
+            self._parquet = require("pyarrow.parquet", "arrow", "reading Parquet").ParquetFile(self._file)
             self.schema = self._parquet.schema_arrow
             metadata = self._parquet.metadata
             self.rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         else:
-            self._file = module.memory_map(path)
             reader = module.ipc.open_file(self._file)
             self.schema = reader.schema
             self._counted = reader.num_record_batches
@@ -313,8 +317,20 @@ class _Reader:
 
     def read(self, number: int, names: Sequence[str]) -> pa.Table:
         if self._parquet is not None:
+            if self._remote is not None:
+                self._remote.fetch(self._chunks(number, names))
             return self._parquet.read_row_group(number, columns=list(names), use_threads=False).select(list(names))
         return pyarrow().Table.from_batches([self._batch(number, names)]).select(list(names))
+
+    def _chunks(self, number: int, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Where the columns of a row group lie."""
+        group = self._parquet.metadata.row_group(number)
+        found = []
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema.partition(".")[0] in names:
+                starts = [column.data_page_offset, column.dictionary_page_offset or 0]
+                found.append((min(start for start in starts if start > 0), column.total_compressed_size))
+        return found
 
     def _batch(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
         fields = [self.schema.names.index(name) for name in names]
@@ -396,6 +412,10 @@ def _format(path: str) -> Literal["parquet", "compressed", "mapped", "stream"]:
     magic = _magic(path)
     if magic[:4] == _PARQUET:
         return "parquet"
+    if isinstance(path, RemoteFile):
+        if magic != _IPC:
+            raise ValueError("it is neither Parquet nor a file of Arrow IPC (streams of it have no n-th row)")
+        return "compressed"
     if magic[:4] == _FEATHER_1:
         raise ValueError("Feather of version 1 cannot be mapped; write it anew with pyarrow.feather.write_feather")
     module = pyarrow()
@@ -418,7 +438,7 @@ def _lies_in(batch: pa.RecordBatch, whole: pa.Buffer) -> bool:
 
 
 def _magic(path: str) -> bytes:
-    with Path(path).open("rb") as file:
+    with RemoteReader(path) if isinstance(path, RemoteFile) else Path(path).open("rb") as file:
         return file.read(len(_IPC))
 
 
@@ -437,7 +457,7 @@ def _named(paths: Sequence[str]) -> Iterator[None]:
     """Errors of Arrow name the file that was opened."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (OSError, ValueError, pyarrow().ArrowException) as error:
         named = str(error) if any(path in str(error) for path in paths) else f"{paths[0]}: {error}"

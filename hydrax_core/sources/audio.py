@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ import numpy.typing as npt
 
 from hydrax_core.data.checks import integer
 from hydrax_core.data.group import DataGroup
-from hydrax_core.sources.common import require
-from hydrax_core.sources.folders import FolderItem, FolderItems, find_sides
+from hydrax_core.sources.common import refuse_remote, require
+from hydrax_core.sources.folders import FolderItem, find_sides, open_tree
 from hydrax_core.sources.index import regular_file
 
 __all__ = ["SOUNDS", "AudioFolder", "audio_folder"]
@@ -82,12 +81,13 @@ def audio_folder(
     require("soundfile", "audio", "reading sound")
     integer("rate", rate, minimum=1)
     integer("channels", channels, minimum=1)
+    refuse_remote("folder", folder, "a folder of sound")
     samples = round(seconds * rate) if seconds > 0 else 0
     if samples < 1:
         raise ValueError(f"seconds: expected a length of at least one sample, got {seconds!r}")
-    root = Path(folder)
+    root = open_tree(folder)
     training, validation, names = find_sides(root, SOUNDS, "sound", split, classes, seed)
-    loader = AudioLoader(str(root.resolve()), rate, channels)
+    loader = AudioLoader(root.place, rate, channels)
     arrays: dict[str, Any] = {
         "audio": ((samples,) if channels == 1 else (samples, channels), "float32"),
         "length": ((), "int32"),
@@ -97,7 +97,7 @@ def audio_folder(
     reading = f"{samples} {rate} {channels}"
     group: DataGroup[FolderItem] = DataGroup(
         batch_size,
-        FolderItems(loader.root, training, reading),
+        root.items(training, reading),
         loader_func=loader,
         loader_arrays=arrays,
         seed=seed,
@@ -106,7 +106,7 @@ def audio_folder(
         labels=("label",) if names else (),
         zeroed=False,
     )
-    valid = group.replace(data=FolderItems(loader.root, validation, reading)) if validation else None
+    valid = group.replace(data=root.items(validation, reading)) if validation else None
     return AudioFolder(loader, group, names, valid)
 
 

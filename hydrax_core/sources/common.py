@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import functools
 import glob
-import importlib
 import logging
 import os
 from abc import abstractmethod
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from hydrax_core.data.checks import require
 from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
@@ -32,6 +32,7 @@ from hydrax_core.data.ragged import put
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.blocks import BlockRows
 from hydrax_core.plan.permutation import Indices, derive_key, permute
+from hydrax_core.sources.remote import RemoteFile, find_remote, is_remote, remote_fingerprint, shown_address
 
 __all__ = [
     "OWN_LOADER",
@@ -43,12 +44,14 @@ __all__ = [
     "RowSource",
     "Rows",
     "choose",
+    "find_file",
     "find_files",
     "gather",
     "load_rows",
     "make_rows",
     "narrow",
     "put",
+    "refuse_remote",
     "require",
 ]
 
@@ -184,9 +187,13 @@ class FileSource(RowSource):
         self._reading = repr(reading)
 
     def fingerprint(self) -> str:
-        """The files by path, size and time of change, and how they are read."""
+        """The files by path, size and time of change (elsewhere: ETag), and how they are read."""
+        reading = xxhash.xxh3_128_hexdigest(self._reading.encode())
+        remote = [path for path in self.paths if isinstance(path, RemoteFile)]
+        if remote:
+            return f"{remote_fingerprint(remote)} {reading}"
         root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
-        return f"{files_fingerprint(self._files(), root)} {xxhash.xxh3_128_hexdigest(self._reading.encode())}"
+        return f"{files_fingerprint(self._files(), root)} {reading}"
 
     def _files(self) -> Iterable[str]:
         return self.paths
@@ -403,28 +410,41 @@ def gather(where: str, values: npt.NDArray[Any], indices: Indices, target: npt.N
         put(where, target, values[indices])
 
 
-def require(module: str, extra: str, what: str) -> Any:
-    """Import a module that an extra brings.
+def find_file(argument: str, path: str | os.PathLike[str]) -> str:
+    """The absolute path of a file, or a ``RemoteFile``.
 
     Raises:
-        ImportError: It is not installed; the text says how to.
+        FileNotFoundError: There is none elsewhere; here, opening it tells.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{what} needs {module.partition('.')[0]}: pip install 'hydrax-toolkit[{extra}]' ({error})"
-        ) from error
+    if not is_remote(path):
+        return os.path.realpath(path)
+    (file,) = find_remote(argument, str(path), ())
+    return file
+
+
+def refuse_remote(argument: str, path: Any, what: str) -> None:
+    """Refuse the address of a file elsewhere, for a source that reads files of this machine.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if is_remote(path):
+        raise ValueError(f"{argument}: {shown_address(path)}: {what} cannot be read elsewhere; copy it to a disk")
 
 
 def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
     """Absolute paths of files, given as paths, folders and patterns such as ``part-*.parquet``; those of each sorted.
+
+    Addresses such as ``s3://bucket/part-*.parquet`` are found as ``RemoteFile``.
 
     Raises:
         FileNotFoundError: One of them is no file, or a folder or pattern holds none.
     """
     found: list[str] = []
     for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        if is_remote(given):
+            found.extend(find_remote(argument, str(given), suffixes))
+            continue
         path = Path(os.path.abspath(os.fspath(given)))  # noqa: PTH100  links keep their names
         if path.is_dir():
             below = sorted(str(file) for file in path.rglob("*") if file.name.endswith(tuple(suffixes)))
@@ -441,4 +461,6 @@ def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str
         found.extend(below)
     if not found:
         raise ValueError(f"{argument}: no file is given")
+    if len({isinstance(file, RemoteFile) for file in found}) > 1:
+        raise ValueError(f"{argument}: some files are here and some elsewhere; give them to two groups")
     return found

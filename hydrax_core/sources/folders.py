@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,20 @@ import xxhash
 
 from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
 from hydrax_core.data.source import Source
-from hydrax_core.plan.permutation import derive_key, permute
+from hydrax_core.plan.permutation import Indices, derive_key, permute
 from hydrax_core.sources.formats import file_format
 from hydrax_core.sources.index import check_regular
+from hydrax_core.sources.remote import (
+    RemoteFile,
+    Span,
+    is_remote,
+    list_remote,
+    read_ranges,
+    remote_fingerprint,
+    shown_address,
+)
 
-__all__ = ["FolderItem", "FolderItems", "Sides", "content", "find_sides"]
+__all__ = ["FolderItem", "FolderItems", "LocalTree", "RemoteTree", "Sides", "content", "find_sides", "open_tree"]
 
 TRAINING, VALIDATION, TEST = {"train", "training"}, {"val", "valid", "validation", "dev", "eval"}, {"test", "testing"}
 """Sub-folders of these names, in upper or lower case, are the sides of a split; the last are not read."""
@@ -42,7 +51,7 @@ class Sides(NamedTuple):
 
 
 def find_sides(
-    root: Path,
+    root: Tree,
     suffixes: Collection[str],
     what: str,
     split: float | Iterable[str] | None,
@@ -64,10 +73,6 @@ def find_sides(
         TypeError: An argument has the wrong type.
         ValueError: It holds no such files, or an argument has a wrong value.
     """
-    if not root.is_dir():
-        kind = file_format(root) if root.is_file() else None
-        told = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
-        raise NotADirectoryError(f"folder: {root} is no folder{told}")
     found = _find(root, suffixes, what, shared=split is not None)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}
@@ -86,8 +91,10 @@ class FolderItems(Source[FolderItem]):
     A slice of them, as in ``items[::10]``, is known by the same files, of which it has some.
     """
 
-    def __init__(self, root: str, items: Sequence[FolderItem], reading: str) -> None:
-        self.root, self.reading = root, reading
+    def __init__(
+        self, root: str, items: Sequence[FolderItem], reading: str, remote: Sequence[RemoteFile] | None = None
+    ) -> None:
+        self.root, self.reading, self._remote = root, reading, remote
         self._paths = "\0".join(path for path, _ in items)
         self._labels = np.array([label for _, label in items], np.int32)
 
@@ -108,14 +115,117 @@ class FolderItems(Source[FolderItem]):
     def __getitem__(self, index: slice) -> Sequence[FolderItem]: ...
     def __getitem__(self, index: int | slice) -> FolderItem | Sequence[FolderItem]:
         if isinstance(index, slice):
-            items = zip(self.paths[index], self._labels[index].tolist(), strict=True)
-            return IdentifiedItems(list(items), self.fingerprint)
+            items = list(zip(self.paths[index], self._labels[index].tolist(), strict=True))
+            if self._remote is not None:
+                return FolderItems(self.root, items, self.reading, self._remote[index])  # type: ignore[return-value]
+            return IdentifiedItems(items, self.fingerprint)
         return self.paths[index], int(self._labels[index])
+
+    def contents(self, indices: Indices) -> list[memoryview]:
+        """What these files hold, of a folder elsewhere."""
+        assert self._remote is not None
+        files = [self._remote[index] for index in indices.tolist()]
+        return read_ranges([Span(file, 0, file.size) for file in files])
 
     def fingerprint(self) -> str:
         """The files by path, size and time of change, their labels, and what is made of them."""
         labels = xxhash.xxh3_64_hexdigest(self._labels.tobytes())
-        return f"{files_fingerprint(self.paths, self.root)} {labels} {self.reading}"
+        files = files_fingerprint(self.paths, self.root) if self._remote is None else remote_fingerprint(self._remote)
+        return f"{files} {labels} {self.reading}"
+
+
+class Tree(Protocol):
+    """A folder and what is below it, but for hidden files; its text is its name."""
+
+    def entries(self, below: str) -> list[_Entry]:
+        """What is in a folder below, by name; nothing but files and folders."""
+
+    def walk(self, below: str) -> Iterator[tuple[str, Iterable[str]]]:
+        """Each folder from one below on, in the order of the names, and its files."""
+
+
+class _Entry(NamedTuple):
+    name: str
+    is_folder: bool
+
+
+class LocalTree:
+    """A folder of this machine.
+
+    Raises:
+        NotADirectoryError: There is none.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.path = Path(folder)
+        if not self.path.is_dir():
+            kind = file_format(self.path) if self.path.is_file() else None
+            told = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
+            raise NotADirectoryError(f"folder: {self.path} is no folder{told}")
+        self.place = str(self.path.resolve())
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def entries(self, below: str) -> list[_Entry]:
+        return sorted(
+            _Entry(entry.name, is_folder)
+            for entry in os.scandir(self.path / below)
+            if entry.name[0] != "." and ((is_folder := entry.is_dir()) or entry.is_file())
+        )
+
+    def items(self, items: Sequence[FolderItem], reading: str) -> FolderItems:
+        """The data of a group."""
+        return FolderItems(self.place, items, reading)
+
+    def walk(self, below: str) -> Iterator[tuple[str, Iterable[str]]]:
+        folder = self.path / below
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield "/".join((below, *Path(parent).relative_to(folder).parts)), names
+
+
+class RemoteTree:
+    """A folder elsewhere, by the list of its files.
+
+    Raises:
+        NotADirectoryError: There are none.
+        OSError: The store gives no list.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.place = shown_address(address).rstrip("/")
+        found = list_remote(address)
+        if not found:
+            raise NotADirectoryError(f"folder: {self.place} is no folder with files")
+        self._files = {str(file)[len(self.place) + 1 :]: file for file in found}
+        self._below: dict[str, dict[str, bool]] = {}
+        for path in self._files:
+            parts = path.split("/")
+            for depth, name in enumerate(parts):
+                self._below.setdefault("/".join(parts[:depth]), {})[name] = depth + 1 < len(parts)
+
+    def __str__(self) -> str:
+        return self.place
+
+    def entries(self, below: str) -> list[_Entry]:
+        return sorted(_Entry(name, is_folder) for name, is_folder in self._below.get(below, {}).items())
+
+    def walk(self, below: str) -> Iterator[tuple[str, Iterable[str]]]:
+        entries = self.entries(below)
+        yield below, [name for name, is_folder in entries if not is_folder]
+        for name, is_folder in entries:
+            if is_folder:
+                yield from self.walk(f"{below}/{name}")
+
+    def items(self, items: Sequence[FolderItem], reading: str) -> FolderItems:
+        """The data of a group."""
+        return FolderItems(self.place, items, reading, [self._files[path] for path, _ in items])
+
+
+def open_tree(folder: str | os.PathLike[str]) -> LocalTree | RemoteTree:
+    """A folder, or the address of one elsewhere; see these for errors."""
+    return RemoteTree(str(folder)) if is_remote(folder) else LocalTree(folder)
 
 
 class _Found(NamedTuple):
@@ -133,12 +243,12 @@ def content(path: str) -> bytes:
         return file.read(size + 1)
 
 
-def _find(root: Path, suffixes: Collection[str], what: str, *, shared: bool) -> _Found:
-    entries = sorted((entry for entry in os.scandir(root) if entry.name[0] != "."), key=_entry_name)
-    folders = [entry.name for entry in entries if entry.is_dir()]
+def _find(root: Tree, suffixes: Collection[str], what: str, *, shared: bool) -> _Found:
+    entries = root.entries("")
+    folders = [entry.name for entry in entries if entry.is_folder]
     train, valid, test = ([n for n in folders if n.lower() in names] for names in (TRAINING, VALIDATION, TEST))
     sides = [*train, *valid, *test]
-    others = [entry.name for entry in entries if entry.name not in sides and _holds(entry, suffixes)]
+    others = [entry.name for entry in entries if entry.name not in sides and _holds(root, entry, suffixes)]
     if not sides or (others and not (train and (valid or test))):
         return _Found(_labelled(root, "", suffixes, what), [])
     told = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
@@ -148,31 +258,29 @@ def _find(root: Path, suffixes: Collection[str], what: str, *, shared: bool) -> 
         )
     if len(train) != 1 or len(valid) > 1:
         raise ValueError(
-            f"{told}; expected one folder for training and at most one for validation; give one, as {root / sides[0]}"
+            f"{told}; expected one folder for training and at most one for validation; give one, as {root}/{sides[0]}"
         )
     if test and not valid and not shared:
         raise ValueError(
             f"{told}, and none for validation; split=0.1 (--split 0.1) takes a share of {train[0]}/ for it and leaves "
-            f"{test[0]}/ unread; or give one of the folders, such as {root / train[0]}"
+            f"{test[0]}/ unread; or give one of the folders, such as {root}/{train[0]}"
         )
     training, *validation = (_labelled(root, name, suffixes, what) for name in (*train, *valid))
     return _Found(training, validation[0] if validation else [])
 
 
-def _holds(entry: os.DirEntry[str], suffixes: Collection[str]) -> bool:
+def _holds(root: Tree, entry: _Entry, suffixes: Collection[str]) -> bool:
     """Whether it is one of the files, or a folder with some."""
-    if entry.is_dir():
-        return bool(_walk(Path(entry.path), entry.name, suffixes))
-    return _counts(entry.name, suffixes) and entry.is_file()
+    return bool(_walk(root, entry.name, suffixes)) if entry.is_folder else _counts(entry.name, suffixes)
 
 
-def _labelled(root: Path, below: str, suffixes: Collection[str], what: str) -> list[tuple[str, str]]:
+def _labelled(root: Tree, below: str, suffixes: Collection[str], what: str) -> list[tuple[str, str]]:
     """Files in a folder and the sub-folders they are in; no name where there are none."""
-    folder = root / below
     prefix = f"{below}/" if below else ""
-    entries = sorted((entry for entry in os.scandir(folder) if entry.name[0] != "."), key=_entry_name)
-    direct = [entry.name for entry in entries if _counts(entry.name, suffixes) and entry.is_file()]
-    walked = {entry.name: _walk(folder / entry.name, entry.name, suffixes) for entry in entries if entry.is_dir()}
+    folder = f"{root}/{below}" if below else str(root)
+    entries = root.entries(below)
+    direct = [entry.name for entry in entries if not entry.is_folder and _counts(entry.name, suffixes)]
+    walked = {entry.name: _walk(root, prefix + entry.name, suffixes) for entry in entries if entry.is_folder}
     found = {name: paths for name, paths in walked.items() if paths}
     if not direct and not found:
         raise ValueError(
@@ -185,21 +293,14 @@ def _labelled(root: Path, below: str, suffixes: Collection[str], what: str) -> l
         )
     if direct:
         return [(prefix + name, "") for name in direct]
-    return [(prefix + path, label) for label, paths in found.items() for path in paths]
+    return [(path, label) for label, paths in found.items() for path in paths]
 
 
-def _entry_name(entry: os.DirEntry[str]) -> str:
-    return entry.name
-
-
-def _walk(folder: Path, name: str, suffixes: Collection[str]) -> list[str]:
-    """Files below a folder, as paths that begin with its name."""
-    paths: list[str] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = "/".join((name, *Path(parent).relative_to(folder).parts))
-        paths.extend(f"{below}/{file}" for file in sorted(names) if _counts(file, suffixes))
-    return paths
+def _walk(root: Tree, below: str, suffixes: Collection[str]) -> list[str]:
+    """Files below a folder, as paths in the root."""
+    return [
+        f"{folder}/{name}" for folder, names in root.walk(below) for name in sorted(names) if _counts(name, suffixes)
+    ]
 
 
 def _counts(name: str, suffixes: Collection[str]) -> bool:

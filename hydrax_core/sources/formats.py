@@ -12,6 +12,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from hydrax_core.sources.remote import RemoteFile, Span, read_ranges
+
 __all__ = ["FileFormat", "expect_format", "file_format", "refuse_binary"]
 
 
@@ -98,18 +100,18 @@ _TEXTS = {"csv", "text_lines"}
 """Sources that take text under any suffix."""
 
 
-def file_format(path: str | os.PathLike[str], *, content: bool = True) -> FileFormat | None:
+def file_format(path: str | os.PathLike[str], *, content: bool = True, head: bytes = b"") -> FileFormat | None:
     """What a file is; ``None`` for what is not known.
 
     Args:
         path: The file.
-        content: Whether to open it; else its suffix alone decides.
+        content: Whether to open it; else its suffix decides, and what ``head`` tells.
+        head: Its first bytes, where they are known.
 
     Raises:
         OSError: It cannot be opened.
     """
-    head = b""
-    if content:
+    if content and not head:
         with open(path, "rb") as file:  # noqa: PTH123  a path of any kind
             head = file.read(_HEAD)
     foreign = _foreign(head)
@@ -160,10 +162,16 @@ def expect_format(source: str, paths: Sequence[str]) -> None:
     Raises:
         ValueError: A file is of another format.
     """
-    for path in paths[:_LOOKED_AT]:
+    some = paths[:_LOOKED_AT]
+    remote = [Span(path, 0, min(_HEAD, path.size)) for path in some if isinstance(path, RemoteFile)]
+    heads = dict(zip((str(span.file) for span in remote), map(bytes, read_ranges(remote)), strict=True))
+    for path in some:
         try:
-            regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116  many
-            found = file_format(path) if regular else None
+            if path in heads:
+                found = file_format(path, content=False, head=heads[path])
+            else:
+                regular = stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116  many
+                found = file_format(path) if regular else None
         except OSError:
             continue  # who reads it says why not
         if found is None or source == found.source:

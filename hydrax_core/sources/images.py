@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
+from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.source import Items
 from hydrax_core.sources.common import require
-from hydrax_core.sources.folders import FolderItem, FolderItems, content, find_sides
+from hydrax_core.sources.folders import FolderItem, FolderItems, RemoteTree, content, find_sides, open_tree
 from hydrax_core.sources.pictures import Augment, Picture, Resize
 
 __all__ = ["SUFFIXES", "Augment", "ImageFolder", "ImageLoader", "image_folder"]
@@ -87,15 +88,17 @@ def image_folder(
     how = augment if isinstance(augment, Augment) else Augment() if augment else None
     picture = Picture(height, width, resize, gray, bits, background, how)
     picture.check()
-    root = Path(folder)
+    root = open_tree(folder)
     training, validation, names = find_sides(root, SUFFIXES, "image", split, classes, seed)
-    loader = ImageLoader(str(root.resolve()), picture)
+    loader: Any = ImageLoader(root.place, picture)
+    if isinstance(root, RemoteTree):
+        loader = batched(loader.load_many)
     arrays: dict[str, Any] = {"image": (picture.shape, picture.dtype)}
     if names:
         arrays["label"] = ((), "int32")
     group: DataGroup[FolderItem] = DataGroup(
         batch_size,
-        FolderItems(loader.root, training, repr(picture)),
+        root.items(training, repr(picture)),
         loader_func=loader,
         loader_arrays=arrays,
         seed=seed,
@@ -104,7 +107,7 @@ def image_folder(
         labels=("label",) if names else (),
         zeroed=False,
     )
-    valid = group.replace(data=FolderItems(loader.root, validation, repr(picture))) if validation else None
+    valid = group.replace(data=root.items(validation, repr(picture))) if validation else None
     return ImageFolder(loader, group, names, valid)
 
 
@@ -127,3 +130,18 @@ class ImageLoader:
         if "label" in arrays:
             arrays["label"][...] = label
         return {"path": path}
+
+    def load_many(
+        self, items: Any, arrays: Mapping[str, npt.NDArray[Any]], seeds: Sequence[int] | None
+    ) -> list[dict[str, str]]:
+        """The same of images elsewhere, which are fetched all at once."""
+        if not isinstance(items, Items) or not isinstance(items.source, FolderItems):
+            raise TypeError(f"{self.root}: give the group's own items, or a slice of them: group.items[::2]")
+        found = []
+        for row, (data, (path, label)) in enumerate(zip(items.source.contents(items.indices), items, strict=True)):
+            seed = None if seeds is None else seeds[row]
+            self.picture.read(bytes(data), f"{self.root}/{path}", arrays["image"][row], seed)
+            if "label" in arrays:
+                arrays["label"][row] = label
+            found.append({"path": path})
+        return found

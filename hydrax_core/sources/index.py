@@ -3,7 +3,7 @@
 Promise: an index belongs to the files that it was made of, named by absolute path, size and time of change; of other
 files, or damaged, it is made anew. It is put in place whole, by a rename, so that nobody reads half of one. Where it
 cannot be kept, a warning says so and every process makes its own. A file that changed after its index was made is
-refused when it is opened.
+refused when it is opened. Files elsewhere are named as ``remote`` says.
 
 Indexes are kept in the folder that the caller names; else, for data of at least ``KEPT_FROM`` bytes, in
 ``hydrax/index`` of the user's cache folder (``$XDG_CACHE_HOME``, or ``~/.cache``). They may be deleted at any time.
@@ -16,7 +16,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,6 +24,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import xxhash
+
+from hydrax_core.sources.remote import RemoteFile, Span, read_ranges
 
 __all__ = ["KEPT_FROM", "Index", "IndexedFiles", "Parts", "check_regular", "regular_file"]
 
@@ -79,9 +81,14 @@ class IndexedFiles:
 
     @property
     def identity(self) -> list[list[Any]]:
-        """Path, size and time of change of each file, as they were when this was first asked for."""
+        """Path, size and time of change (elsewhere: version) of each file, as they were when first asked for."""
         if self._identity is None:
-            self._identity = [[path, *_status(regular_file(path))] for path in self.paths]
+            self._identity = [
+                [str(path), path.size, path.version]
+                if isinstance(path, RemoteFile)
+                else [path, *_status(regular_file(path))]
+                for path in self.paths
+            ]
         return self._identity
 
     def open(self, build: Callable[[], Parts]) -> Index:
@@ -123,13 +130,45 @@ class IndexedFiles:
         Raises:
             ValueError: The file changed, or is shorter than it was.
         """
+        path = self.paths[number]
+        if isinstance(path, RemoteFile):
+            (data,) = read_ranges([Span(path, start, size)])
+            return bytes(data)
         found = os.pread(self.descriptor(number), size, start)
         while len(found) < size:
             more = os.pread(self.descriptor(number), size - len(found), start + len(found))
             if not more:
-                raise ValueError(f"{self.paths[number]} became shorter while it was read; make the source anew")
+                raise ValueError(f"{path} became shorter while it was read; make the source anew")
             found += more
         return found
+
+    def read_many(self, spans: Sequence[tuple[int, int, int]]) -> Iterable[bytes]:
+        """Bytes of files, ``(number, start, size)``, one after the other; elsewhere all at once."""
+        remote = [Span(path, *span) for number, *span in spans if isinstance(path := self.paths[number], RemoteFile)]
+        return map(bytes, read_ranges(remote)) if remote else (self.read(*span) for span in spans)
+
+    def walking(self, number: int, ahead: int) -> Callable[[int, int], bytes]:
+        """What reads bytes of a file from its beginning to its end, skipping some: ``(start, size)``, fewer at the end.
+
+        Args:
+            number: The file.
+            ahead: Bytes that are read at once of a file elsewhere.
+        """
+        path = self.paths[number]
+        if not isinstance(path, RemoteFile):
+            descriptor = self.descriptor(number)
+            return lambda start, size: os.pread(descriptor, size, start)
+        begin, data = 0, b""
+
+        def read(start: int, size: int) -> bytes:
+            nonlocal begin, data
+            if not begin <= start <= start + size <= begin + len(data):
+                near = start - begin - len(data) < ahead  # what lies far apart is not read through
+                wanted = min(max(size, ahead if near else 0), path.size - start)
+                begin, data = start, self.read(number, start, wanted) if wanted > 0 else b""
+            return data[start - begin : start - begin + size]
+
+        return read
 
     def _name(self) -> str:
         digest = xxhash.xxh3_64("\0".join((self.kind, *self.paths)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from hydrax_core.sources.formats import refuse_binary
 from hydrax_core.sources.index import Index, IndexedFiles, Parts
+from hydrax_core.sources.remote import RemoteFile
 
 __all__ = ["LineFiles"]
 
@@ -81,11 +82,8 @@ class LineFiles:
         files = np.searchsorted(first, indices, "right") - 1
         places = indices + files  # each file has one start more than lines: its end
         begins, ends = starts[places], starts[places + 1]
-        read = self.files.read
-        found = [
-            read(file, begin, size)
-            for file, begin, size in zip(files.tolist(), begins.tolist(), (ends - begins).tolist(), strict=True)
-        ]
+        spans = zip(files.tolist(), begins.tolist(), (ends - begins).tolist(), strict=True)
+        found = list(self.files.read_many(list(spans)))
         if self.kind == "all":
             return [line.removesuffix(b"\n").removesuffix(b"\r") for line in found]
         return [line.rstrip(b"\r\n") for line in found]
@@ -120,9 +118,8 @@ class LineFiles:
 
     def _in_file(self, file: int, size: int, threads: ThreadPoolExecutor) -> list[npt.NDArray[np.int64]]:
         """Where each line of a file begins, and where the last one ends."""
-        descriptor = self.files.descriptor(file)
         begin = len(_BOM) if self.files.read(file, 0, min(size, len(_BOM))) == _BOM else 0
-        look = functools.partial(_look, descriptor, size, self.kind == "quoted")
+        look = functools.partial(_look, self.files, file, size, self.kind == "quoted")
         found, quotes, shortest = [np.array([begin])], 0, size
         for segment in threads.map(look, range(0, size, _SEGMENT)):
             found.extend(segment.odd if quotes % 2 else segment.even)
@@ -151,14 +148,14 @@ class LineFiles:
         return np.append(starts[:-1][keep], starts[-1])
 
 
-def _look(descriptor: int, file_size: int, quoted: bool, start: int) -> _Segment:
+def _look(files: IndexedFiles, file: int, file_size: int, quoted: bool, start: int) -> _Segment:
     """The beginnings of lines behind each newline in a segment of a file."""
-    block, mask = np.empty(_BLOCK, np.uint8), np.empty(_BLOCK, np.bool_)
+    mask = np.empty(_BLOCK, np.bool_)
     even: list[npt.NDArray[np.int64]] = []
     odd: list[npt.NDArray[np.int64]] = []
     quotes, shortest = 0, file_size
-    for offset, size in _blocks(descriptor, start, min(start + _SEGMENT, file_size), block):
-        data, found = block[:size], mask[:size]
+    for offset, data in _blocks(files, file, start, min(start + _SEGMENT, file_size)):
+        found = mask[: len(data)]
         ends = _places(np.equal(data, _NEWLINE, out=found))
         if len(ends) > 1:
             shortest = min(shortest, int(np.diff(ends).min()))
@@ -189,10 +186,15 @@ def _gaps(parts: list[npt.NDArray[np.int64]]) -> list[int]:
     return [int(after[0] - before[-1]) for before, after in itertools.pairwise(parts)]
 
 
-def _blocks(descriptor: int, start: int, stop: int, block: npt.NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
+def _blocks(files: IndexedFiles, file: int, start: int, stop: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    if isinstance(files.paths[file], RemoteFile):
+        segment = np.frombuffer(files.read(file, start, stop - start), np.uint8)
+        yield from ((start + first, segment[first : first + _BLOCK]) for first in range(0, len(segment), _BLOCK))
+        return
+    descriptor, block = files.descriptor(file), np.empty(_BLOCK, np.uint8)
     while start < stop:
         size = os.preadv(descriptor, [block[: min(_BLOCK, stop - start)].data], start)
         if not size:
             raise ValueError("a file became shorter while it was indexed; make the source anew")
-        yield start, size
+        yield start, block[:size]
         start += size

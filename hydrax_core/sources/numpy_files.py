@@ -13,19 +13,35 @@ import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, gather, make_rows, narrow
+from hydrax_core.sources.common import (
+    Arrays,
+    Columns,
+    FileSource,
+    Rows,
+    choose,
+    find_file,
+    gather,
+    make_rows,
+    narrow,
+    put,
+)
 from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.remote import RemoteFile, is_remote
+from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
 
 __all__ = ["NumpyFile", "numpy_rows"]
 
+_Opened: TypeAlias = Mapping[str, npt.NDArray[Any] | RemoteArray]
+
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member; then come the name and the extra field of these lengths
+_LONGEST_HEADER = 1 << 16
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -56,7 +72,7 @@ def numpy_rows(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, is damaged, or an array asked for cannot be batched; the text names the array.
     """
-    file = os.path.realpath(path)
+    file = find_file("path", path)
     expect_format("numpy_rows", [file])
     opened = _open(file)
     try:
@@ -66,7 +82,7 @@ def numpy_rows(
             told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise ValueError(f"arrays: expected arrays of one length; {told}; name those to load")  # noqa: TRY301  as those
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{file if is_remote(path) else path}: {error}") from None
     return make_rows(NumpyFile(file, lengths[next(iter(specs))], specs, texts), batch_size, seed, labels, left_out)
 
 
@@ -82,8 +98,8 @@ class NumpyFile(FileSource):
         return self._size
 
     @functools.cached_property
-    def arrays(self) -> Arrays:
-        """The file's arrays, mapped.
+    def arrays(self) -> _Opened:
+        """The file's arrays, mapped; elsewhere, fetched by rows.
 
         Raises:
             ValueError: The file is damaged, or changed since its group was made.
@@ -98,14 +114,18 @@ class NumpyFile(FileSource):
     def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
         opened = self.arrays
         for name, array in arrays.items():
-            gather(f"{self.paths[0]}: {name!r}", opened[name], indices, array)
+            found, where = opened[name], f"{self.paths[0]}: {name!r}"
+            if isinstance(found, RemoteArray):
+                put(where, array, found[indices])
+            else:
+                gather(where, found, indices, array)
         if not self.additional:
             return None
         columns = [opened[name][indices].tolist() for name in self.additional]
         return [dict(zip(self.additional, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _spec(array: npt.NDArray[Any]) -> ArraySpec | str:
+def _spec(array: npt.NDArray[Any] | RemoteArray) -> ArraySpec | str:
     if array.dtype.hasobject:
         return "it holds Python objects, which are not loaded as unpickling runs code"
     if not array.shape:
@@ -117,34 +137,47 @@ def _spec(array: npt.NDArray[Any]) -> ArraySpec | str:
     return ArraySpec(array.shape[1:], narrow(array.dtype), narrow(array.dtype))
 
 
-def _open(path: str, names: Collection[str] | None = None) -> Arrays:
+def _open(path: str, names: Collection[str] | None = None) -> _Opened:
     """The arrays of a file, of these names; a single object for each that holds Python objects."""
     try:
         if path.endswith(".npz"):
             return _open_archive(path, names)
+        if isinstance(path, RemoteFile):
+            return {"data": open_array(RemoteReader(path))}
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an .npz archive; rename it to .npz")  # noqa: TRY004, TRY301  the file's content is wrong
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and isinstance(path, RemoteFile):
+            raise
         # Damage shows as whatever it makes NumPy, zipfile and zlib stumble over.
         raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
     return {"data": array.view(np.ndarray)}
 
 
-def _open_archive(path: str, names: Collection[str] | None) -> Arrays:
-    with zipfile.ZipFile(path) as archive, Path(path).open("rb") as file:
+def _open_archive(path: str, names: Collection[str] | None) -> _Opened:
+    with RemoteReader(path) if isinstance(path, RemoteFile) else Path(path).open("rb") as file:
+        archive = zipfile.ZipFile(file)
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         return {name: _member(archive, file, info) for name, info in members.items() if names is None or name in names}
 
 
-def _member(archive: zipfile.ZipFile, file: BinaryIO, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _member(
+    archive: zipfile.ZipFile, file: BinaryIO | RemoteReader, info: zipfile.ZipInfo
+) -> npt.NDArray[Any] | RemoteArray:
     stored = info.compress_type == zipfile.ZIP_STORED
     if stored:
         file.seek(info.header_offset)
         name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         file.seek(info.header_offset + _LOCAL_HEADER.size + name_length + extra_length)
+        if isinstance(file, RemoteReader):
+            return open_array(file)
+    elif isinstance(file, RemoteReader):
+        file.fetch(
+            [(info.header_offset, min(info.compress_size + _LONGEST_HEADER, file.file.size - info.header_offset))]
+        )
     with nullcontext(file) if stored else archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         if version not in _READERS:

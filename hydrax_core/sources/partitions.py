@@ -19,6 +19,7 @@ from urllib.parse import unquote
 import xxhash
 
 from hydrax_core.sources.common import require
+from hydrax_core.sources.remote import is_remote, shown_address
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,7 +80,10 @@ def partitions_of(given: Sequence[str | os.PathLike[str]], files: Sequence[str])
         ValueError: The folders of one file have other keys than those of the first.
     """
     parents = [os.path.dirname(file) for file in files]  # noqa: PTH120  many
-    roots = sorted({*filter(None, map(_root, given)), os.path.commonpath(parents)}, key=len)
+    common = os.path.commonpath(parents)
+    if "://" in files[0]:
+        common = common.replace(":/", "://", 1)
+    roots = sorted({*filter(None, map(_root, given)), common}, key=len)
     folders = {parent: _keys(parent, roots) for parent in set(parents)}
     found = [folders[parent] for parent in parents]
     for file, keys in zip(files, found, strict=True):
@@ -94,6 +98,8 @@ def partitions_of(given: Sequence[str | os.PathLike[str]], files: Sequence[str])
 
 def _root(given: str | os.PathLike[str]) -> str | None:
     """The folder below which keys count; ``None`` for a file, which says nothing of that."""
+    if is_remote(given):
+        return shown_address(str(given)).partition("*")[0].rpartition("/")[0]
     path = Path(os.path.abspath(os.fspath(given)))  # noqa: PTH100  as files are found
     if path.is_dir():
         return str(path)

@@ -20,7 +20,7 @@ import numpy as np
 
 from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.source import Source
-from hydrax_core.sources.common import Columns, Paths, Rows, find_files, require
+from hydrax_core.sources.common import Columns, Paths, Rows, find_files, refuse_remote, require
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.wrapped import torch_dataset
 
@@ -53,6 +53,7 @@ def lmdb(
         ValueError: It is damaged or empty, or an item becomes no array.
     """
     require("lmdb", "lmdb", "reading LMDB")
+    refuse_remote("path", path, "LMDB")
     if not Path(path).exists():
         raise FileNotFoundError(f"path: there is no {path}")
     expect_format("lmdb", [os.fspath(path)])
@@ -76,6 +77,8 @@ def array_record(
         ValueError: A file is damaged, or an item becomes no array.
     """
     require("array_record", "array-record", "reading ArrayRecord")
+    for path in [paths] if isinstance(paths, str | os.PathLike) else (paths := list(paths)):
+        refuse_remote("paths", path, "ArrayRecord")
     files = find_files("paths", paths, (".array_record", ".arrayrecord"))
     expect_format("array_record", files)
     return torch_dataset(ArrayRecords(files, decode), columns, **options)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, make_rows, put
+from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, make_rows, put, refuse_remote
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.records import refuse_rounded
 
@@ -71,6 +71,7 @@ def sqlite(
         FileNotFoundError: There is no such file.
         ValueError: It is no database, the query fails or yields no ``key``, or a column asked for cannot be an array.
     """
+    refuse_remote("path", path, "SQLite")
     file = Path(path).absolute()
     if not file.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")

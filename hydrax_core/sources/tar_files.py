@@ -36,6 +36,7 @@ _NUMBERS = {"cls", "cls2", "id", "index", "inx"}
 _TEXTS = {"txt", "text", "transcript"}
 _ARRAYS = ("offsets", "sizes", "kinds", "shards", "counts", "keys", "key_sizes")
 _LOOKED_AT = 50
+_AHEAD = 256 << 10
 _NPY_1, _HEADER_END = b"\x93NUMPY\x01\x00", 10
 
 Folder: TypeAlias = str | os.PathLike[str] | None
@@ -178,14 +179,18 @@ class TarSamples(FileSource):
         first, offsets, sizes = arrays["first"], arrays["offsets"], arrays["sizes"]
         asked = np.asarray(indices, np.int64)
         starts, stops, shards = (found.tolist() for found in (first[asked], first[asked + 1], arrays["shards"][asked]))
-        for index, start, stop, shard in zip(indices, starts, stops, shards, strict=True):
-            places, lengths = offsets[start:stop].tolist(), sizes[start:stop].tolist()
-            begin, end = min(places), max(place + length for place, length in zip(places, lengths, strict=True))
-            if end - begin <= sum(lengths) + 2048 * len(places):
-                whole = self.files.read(shard, begin, end - begin)
-                parts = [whole[p - begin : p - begin + n] for p, n in zip(places, lengths, strict=True)]
-            else:
-                parts = [self.files.read(shard, place, length) for place, length in zip(places, lengths, strict=True)]
+        members = [
+            list(zip(offsets[start:stop].tolist(), sizes[start:stop].tolist(), strict=True))
+            for start, stop in zip(starts, stops, strict=True)
+        ]
+        spans = [_together(places) for places in members]
+        read = iter(
+            self.files.read_many([(shard, *each) for shard, some in zip(shards, spans, strict=True) for each in some])
+        )
+        for index, start, stop, places, some in zip(indices, starts, stops, members, spans, strict=True):
+            parts = [next(read) for _ in some]
+            if len(some) < len(places):
+                parts = [parts[0][place - some[0][0] :][:length] for place, length in places]
             names = [kinds[kind] for kind in arrays["kinds"][start:stop].tolist()]
             yield index, dict(zip(names, parts, strict=True))
 
@@ -217,10 +222,17 @@ class TarSamples(FileSource):
         kinds: dict[bytes, int] = {}
         parts: dict[str, list[Any]] = {name: [] for name in _ARRAYS}
         for shard, (path, size, _) in enumerate(self.files.identity):
-            _group(walk(self.files.descriptor(shard), size, path), path, shard, kinds, parts)
+            _group(walk(self.files.walking(shard, _AHEAD), size, path), path, shard, kinds, parts)
         for whole, counts in (("first", "counts"), ("key_ends", "key_sizes")):
             parts[whole] = [np.concatenate([[0], *parts.pop(counts)]).cumsum()]
         return Parts(parts, {"kinds": [kind.decode("utf-8", "surrogateescape") for kind in kinds]})
+
+
+def _together(places: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    """One span around the members of a sample where they lie close, else one of each."""
+    begin, end = min(place for place, _ in places), max(place + length for place, length in places)
+    near = end - begin <= sum(length for _, length in places) + 2048 * len(places)
+    return [(begin, end - begin)] if near else places
 
 
 def _group(members: Members, path: str, shard: int, kinds: dict[bytes, int], parts: dict[str, list[Any]]) -> None:

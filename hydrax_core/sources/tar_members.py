@@ -8,8 +8,8 @@ any length, in GNU's and in POSIX' (pax) way.
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 from zlib import adler32
 
 __all__ = ["Members", "walk"]
@@ -26,6 +26,9 @@ _NAMES = {b"1": "a hard link", b"2": "a symbolic link", b"S": "a file with holes
 _UNPACK = "unpack it and pack it anew with `tar --dereference --hard-dereference`"
 
 
+_Read: TypeAlias = Callable[[int, int], bytes]
+
+
 class Members(NamedTuple):
     """Regular files in the order of the archive."""
 
@@ -34,22 +37,17 @@ class Members(NamedTuple):
     sizes: list[int]
 
 
-class _Reader(NamedTuple):
-    descriptor: int
-    size: int
-
-    def block(self, offset: int, size: int) -> bytes:
-        """Some bytes; fewer where the file ends."""
-        return os.pread(self.descriptor, size, offset)
-
-
-def walk(descriptor: int, size: int, path: str) -> Members:
+def walk(read: _Read, size: int, path: str) -> Members:
     """The members of an archive.
+
+    Args:
+        read: Gives the bytes at ``(start, size)``; fewer where the file ends.
+        size: Bytes of the archive.
+        path: Its name, for errors.
 
     Raises:
         ValueError: It is no tar archive, or damaged; the text names the member before.
     """
-    reader = _Reader(descriptor, size)
     names: list[bytes] = []
     offsets: list[int] = []
     sizes: list[int] = []
@@ -59,7 +57,7 @@ def walk(descriptor: int, size: int, path: str) -> Members:
         place = offset - start
         header = window[place : place + _BLOCK]
         if len(header) < _BLOCK:
-            start, window = offset, reader.block(offset, _WINDOW)
+            start, window = offset, read(offset, _WINDOW)
             header = window[:_BLOCK]
         kind, field = header[156:157], header[148:156]
         if len(header) < _BLOCK or (kind == b"\0" and not header.strip(b"\0")):
@@ -77,7 +75,7 @@ def walk(descriptor: int, size: int, path: str) -> Members:
             sizes.append(length)
             long_name, long_size = b"", -1
         elif kind in _LONG:
-            long_name, long_size = _long(reader, kind, data, length, long_name, long_size)
+            long_name, long_size = _long(read, kind, data, length, long_name, long_size)
         elif kind in _IGNORED:
             long_name, long_size = b"", -1
         else:
@@ -87,18 +85,18 @@ def walk(descriptor: int, size: int, path: str) -> Members:
             what = _shown(names[-1]) if names else "its first member"
             raise ValueError(f"{path}: it ends in the middle of {what}; it was cut")
         offset = data + (length + _BLOCK - 1) // _BLOCK * _BLOCK
-    _check_end(reader, offset, path, names)
+    _check_end(read, offset, size, path, names)
     return Members(names, offsets, sizes)
 
 
-def _check_end(reader: _Reader, offset: int, path: str, names: list[bytes]) -> None:
-    if reader.block(offset, 2 * _BLOCK) != bytes(2 * _BLOCK):
+def _check_end(read: _Read, offset: int, size: int, path: str, names: list[bytes]) -> None:
+    if read(offset, 2 * _BLOCK) != bytes(2 * _BLOCK):
         if not names:
             raise ValueError(f"{path} is no tar archive")
         told = f"its end mark is missing behind {_shown(names[-1])}"
         raise ValueError(f"{path}: {told}; it was cut, or is still being written")
-    while offset < reader.size:
-        rest = reader.block(offset, _WINDOW)
+    while offset < size:
+        rest = read(offset, _WINDOW)
         if rest.count(0) != len(rest):
             raise ValueError(
                 f"{path}: it goes on behind its end, as when two archives are put together; give them as two files"
@@ -106,9 +104,9 @@ def _check_end(reader: _Reader, offset: int, path: str, names: list[bytes]) -> N
         offset += len(rest) or _WINDOW
 
 
-def _long(reader: _Reader, kind: bytes, data: int, length: int, name: bytes, size: int) -> tuple[bytes, int]:
+def _long(read: _Read, kind: bytes, data: int, length: int, name: bytes, size: int) -> tuple[bytes, int]:
     """The name, and perhaps the size, that a header before a member gives it."""
-    text = reader.block(data, min(length, 1 << 20))
+    text = read(data, min(length, 1 << 20))
     if kind == b"L":
         return text.rstrip(b"\0"), size
     while text:

@@ -23,6 +23,7 @@ from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.lines import Kind, LineFiles
 from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled, text_number, warn_cut
+from hydrax_core.sources.remote import RemoteFile
 
 __all__ = ["CSV", "JSONL", "TEXT", "csv", "jsonl", "text_lines"]
 
@@ -166,7 +167,8 @@ class _Lines(FileSource):
         self, paths: Sequence[str], kind: Kind, index_folder: Folder, *reading: Any, header: bool = False
     ) -> None:
         for path in paths:
-            regular_file(path)
+            if not isinstance(path, RemoteFile):
+                regular_file(path)
         super().__init__(paths, *reading)
         folder = None if index_folder is None else os.fspath(index_folder)
         self.lines = LineFiles(tuple(paths), kind, header=header, folder=folder)

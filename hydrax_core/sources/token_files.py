@@ -19,9 +19,11 @@ from hydrax_core.data.checks import boolean, integer
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, FileSource, load_rows, make_rows, put
+from hydrax_core.sources.common import Arrays, FileSource, find_file, load_rows, make_rows, put
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
+from hydrax_core.sources.remote import RemoteFile, is_remote
+from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
 
 __all__ = ["Tokens", "tokens"]
 
@@ -70,8 +72,11 @@ def tokens(
     stride = length if stride is None else integer("stride", stride, minimum=1)
     if vocabulary is not None:
         integer("vocabulary", vocabulary, minimum=1)
-    file = os.path.abspath(os.fspath(path))  # noqa: PTH100  links keep their names
-    regular_file(file)
+    if is_remote(path):
+        file = find_file("path", path)
+    else:
+        file = os.path.abspath(os.fspath(path))  # noqa: PTH100  links keep their names
+        regular_file(file)
     expect_format("tokens", [file])
     source = TokenWindows(file, length, None if dtype is None else np.dtype(dtype), stride, targets, vocabulary)
     rows = make_rows(source, batch_size, seed, ("targets",) if targets else ())
@@ -93,7 +98,7 @@ class TokenWindows(FileSource):
         super().__init__([path], length, str(dtype), stride, targets)
         self.length, self.stride, self.targets = length, stride, boolean("targets", targets)
         self.dtype, self.vocabulary = dtype, vocabulary
-        self._stream: npt.NDArray[Any] | None = None
+        self._stream: npt.NDArray[Any] | RemoteArray | None = None
         spec = ArraySpec((length,), np.dtype(np.int32), np.dtype(np.int32))
         self.specs = {"tokens": spec, "targets": spec} if targets else {"tokens": spec}
         needed = length + targets
@@ -110,7 +115,7 @@ class TokenWindows(FileSource):
         return self._size
 
     @property
-    def stream(self) -> npt.NDArray[Any]:
+    def stream(self) -> npt.NDArray[Any] | RemoteArray:
         """The file's tokens."""
         if self._stream is None:
             self._stream = _open(self.paths[0], self.dtype)
@@ -118,24 +123,31 @@ class TokenWindows(FileSource):
 
     def fill(self, indices: Indices, arrays: Arrays) -> None:
         """The windows."""
-        starts = indices * self.stride
+        rows = _windows(self.stream, indices * self.stride, self.length + self.targets)
+        if self.vocabulary is not None and (rows >= self.vocabulary).any():
+            wrong = int(rows[rows >= self.vocabulary][0])
+            raise ValueError(f"{self.paths[0]}: token {wrong} is not below the vocabulary of {self.vocabulary}")
         for name, target in arrays.items():
-            moved = starts + (name == "targets")
-            rows = np.empty(target.shape, self.stream.dtype)
-            for row, start in enumerate(moved.tolist()):
-                rows[row] = self.stream[start : start + self.length]
-            if self.vocabulary is not None and (rows >= self.vocabulary).any():
-                wrong = int(rows[rows >= self.vocabulary][0])
-                raise ValueError(f"{self.paths[0]}: token {wrong} is not below the vocabulary of {self.vocabulary}")
-            put(f"{self.paths[0]}: {name!r}", target, rows)
+            first = int(name == "targets")
+            put(f"{self.paths[0]}: {name!r}", target, rows[:, first : first + self.length])
 
 
-def _open(path: str, dtype: np.dtype[Any] | None) -> npt.NDArray[Any]:
-    with Path(path).open("rb") as file:
+def _windows(stream: npt.NDArray[Any] | RemoteArray, starts: Indices, length: int) -> npt.NDArray[Any]:
+    if isinstance(stream, RemoteArray):
+        return stream.windows(starts, length)
+    rows = np.empty((len(starts), length), stream.dtype)
+    for row, start in enumerate(starts.tolist()):
+        rows[row] = stream[start : start + length]
+    return rows
+
+
+def _open(path: str, dtype: np.dtype[Any] | None) -> npt.NDArray[Any] | RemoteArray:
+    size = path.size if isinstance(path, RemoteFile) else os.path.getsize(path)  # noqa: PTH202  as above
+    with RemoteReader(path) if isinstance(path, RemoteFile) else Path(path).open("rb") as file:
         own = file.read(len(_MAGIC)) == _MAGIC
     if own:
         try:
-            found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            found = _open_npy(path)
         except Exception as error:
             # Damage shows as whatever it makes NumPy stumble over.
             raise ValueError(f"{path}: cannot be read as a NumPy file: {error}") from error
@@ -144,11 +156,20 @@ def _open(path: str, dtype: np.dtype[Any] | None) -> npt.NDArray[Any]:
     else:
         if dtype is None:
             raise ValueError(f"dtype: {path} does not say of what its numbers are; give it, as in dtype='uint16'")
-        rest = os.path.getsize(path) % dtype.itemsize  # noqa: PTH202  as above
-        if rest:
+        if size % dtype.itemsize:
             told = f"its size is no multiple of the {dtype.itemsize} bytes of {dtype}"
             raise ValueError(f"{path}: {told}; it was cut, or is of another dtype")
-        found = np.memmap(path, dtype, "r") if os.path.getsize(path) else np.empty(0, dtype)  # noqa: PTH202  same
+        if isinstance(path, RemoteFile):
+            found = RemoteArray(path, 0, (size // dtype.itemsize,), dtype)
+        else:
+            found = np.memmap(path, dtype, "r") if size else np.empty(0, dtype)
     if found.dtype.kind not in "iu" or found.ndim != 1:
         raise ValueError(f"{path}: expected integers in one dimension, got {found.dtype} of shape {found.shape}")
+    return found
+
+
+def _open_npy(path: str) -> npt.NDArray[Any] | RemoteArray:
+    if isinstance(path, RemoteFile):
+        return open_array(RemoteReader(path))
+    found: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return found

@@ -72,7 +72,7 @@ def cases(folder):
 
     def index():
         with path.open("rb") as file:
-            walk(file.fileno(), path.stat().st_size, str(path))
+            walk(lambda start, size: os.pread(file.fileno(), size, start), path.stat().st_size, str(path))
 
     def standard_library():
         with tarfile.open(path) as archive:

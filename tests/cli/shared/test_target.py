@@ -125,7 +125,7 @@ def test_two_files_of_one_name_are_two_modules(write):
         ("a.py:loader", {"items": "1"}, "only a function takes arguments; a.py:loader is a Dataloader"),
         (None, {"items": "1"}, "only a function takes arguments"),
         ("missing.npy", {}, "there is no file missing.npy"),
-        ("s3://bucket/a.parquet", {}, "is a remote address, which no source reads"),
+        ("gopher://ann:pw@host/a.parquet?b", {}, "gopher://host/a.parquet: gopher:// cannot be read; known are s3"),
         ("empty", {}, "holds no image"),
     ],
 )

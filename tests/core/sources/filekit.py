@@ -30,10 +30,10 @@ def check_promises(group):
     assert check_loader(None, group) == []
 
 
-def check_two_groups(one, other):
-    """Two groups in one loader each read their own files, in worker processes."""
+def check_two_groups(one, other, kind="process"):
+    """Two groups in one loader each read their own files, in worker processes unless another kind is given."""
     expected = [epoch(group)[0] for group in (one, other)]
-    with Dataloader(one, validation=("epoch", 1, other), end_at=("epoch", 1)) as loader:
+    with Dataloader(one, validation=("epoch", 1, other), loader_kind=kind, end_at=("epoch", 1)) as loader:
         for batch in loader:
             rows = list(batch.indices[: batch.size])
             for name, array in batch.arrays.items():
