@@ -52,10 +52,6 @@ def remake(found: CacheInfo, asked: AskedLoader) -> Dataloader[Any]:
 
     Args:
         found: The cache that it is to be compared with.
-
-    Raises:
-        click.UsageError: There is no such target, or it does not go with the other options.
-        TargetError: The target's own code fails.
     """
     target = None if asked.target == _DIGITS else asked.target
     batch_size, seed, size = asked.data.batch_size, asked.data.seed, asked.data.size

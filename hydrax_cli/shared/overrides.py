@@ -23,12 +23,7 @@ __all__ = ["load_overridden", "override", "refuse_pickles"]
 
 
 def load_overridden(asked: AskedLoader) -> tuple[Target, Dataloader[Any]]:
-    """A target as it says itself, and its loader with the changes asked for.
-
-    Raises:
-        click.UsageError: There is no such target, or it does not go with what is asked for.
-        TargetError: The target's own code fails, or is no Dataloader.
-    """
+    """A target as it says itself, and its loader with the changes asked for."""
     found = load_target(asked.target, asked.parameters, asked.data)
     try:
         return found, override(found.loader, asked.changes)
@@ -37,11 +32,7 @@ def load_overridden(asked: AskedLoader) -> tuple[Target, Dataloader[Any]]:
 
 
 def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
-    """A new loader, not started; where neither it nor the options name an end, it runs for one epoch.
-
-    Raises:
-        ValueError: A value does not go with the data.
-    """
+    """A new loader, not started; where neither it nor the options name an end, it runs for one epoch."""
     options = {"loader_count": asked.workers, "loader_kind": asked.kind, "depth": asked.depth, "start_at": asked.start}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if asked.batch_size is not None or asked.seed is not None or asked.cache is not None:
@@ -72,11 +63,7 @@ def _regroup(kind: str, groups: Sequence[DataGroup[Any]], asked: Overrides) -> l
 
 
 def refuse_pickles(group: DataGroup[Any], folder: Path) -> None:
-    """Refuse to unpickle what others may have put into a folder that the command line names.
-
-    Raises:
-        click.UsageError: The group would unpickle it.
-    """
+    """Refuse to unpickle what others may have put into a folder that the command line names."""
     if group.cache_pickle and folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(
             f"TARGET says cache_pickle=True, so reading {folder} runs whatever code is in it; if you trust all who can "

@@ -117,11 +117,7 @@ class Agreement:
             return
 
     def check(self) -> None:
-        """Raise the error of another host that failed.
-
-        Raises:
-            HostMismatchError: One failed.
-        """
+        """Raise the error of another host that failed."""
         if self._failure is not None:
             raise self._failure
 

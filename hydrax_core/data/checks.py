@@ -11,12 +11,7 @@ __all__ = ["boolean", "choice", "integer", "require"]
 
 
 def integer(argument: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
-    """An int (or what Python takes for one), with bounds.
-
-    Raises:
-        TypeError: It is no int.
-        ValueError: It is out of bounds.
-    """
+    """An int (or what Python takes for one), with bounds."""
     if minimum is None:
         expected = "an int"
     else:
@@ -33,33 +28,21 @@ def integer(argument: str, value: Any, minimum: int | None = None, maximum: int 
 
 
 def boolean(argument: str, value: Any) -> bool:
-    """True or False.
-
-    Raises:
-        TypeError: It is neither.
-    """
+    """True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument}: expected True or False, got {value!r}")
     return value
 
 
 def choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
-    """One of some words.
-
-    Raises:
-        ValueError: It is none of them.
-    """
+    """One of some words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
 def call(argument: str, function: Any, count: int, expected: str) -> None:
-    """Refuse what cannot be called with ``count`` positional arguments, which ``expected`` names.
-
-    Raises:
-        TypeError: It cannot.
-    """
+    """Refuse what cannot be called with ``count`` positional arguments, which ``expected`` names."""
     if not callable(function):
         raise TypeError(f"{argument}: expected a function of {expected}, got {function!r}")
     try:

@@ -93,11 +93,7 @@ class _Items:
         self._warned = False
 
     def encode(self, indices: Sequence[int]) -> bytes:
-        """The items as bytes.
-
-        Raises:
-            TypeError: One of them cannot be pickled.
-        """
+        """The items as bytes."""
         items = [self._item(index) for index in indices]
         self._read += len(items)
         if time.monotonic() > self._warn_at:

@@ -87,9 +87,5 @@ def _mark(loader_func: Any) -> tuple[int, int] | None:
 
 
 def check_loader_func(argument: str, loader_func: Any) -> None:
-    """Refuse what cannot be called as a loader.
-
-    Raises:
-        TypeError: It cannot.
-    """
+    """Refuse what cannot be called as a loader."""
     call(argument, loader_func, 3, "(items, arrays, seeds)" if is_batched(loader_func) else "(item, arrays, seed)")

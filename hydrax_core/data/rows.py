@@ -75,12 +75,7 @@ class Rows(ABC):
 
 
 def checked_item_weights(argument: str, weights: Any, items: int) -> npt.NDArray[np.float64]:
-    """The weights of items, summed up.
-
-    Raises:
-        TypeError: They are no numbers.
-        ValueError: They are not one for each item, negative, not finite, or all 0.
-    """
+    """The weights of items, summed up."""
     try:
         found = np.asarray(weights, np.float64)
     except (TypeError, ValueError):

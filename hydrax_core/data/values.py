@@ -45,11 +45,7 @@ _NOTHING = (None, None, None, None)
 
 
 def value_bytes(value: Any) -> bytes:
-    """A value as bytes.
-
-    Raises:
-        UNENCODABLE: Something in it cannot be pickled.
-    """
+    """A value as bytes."""
     found = _dump(value)
     if any(mark in found for mark in _SET_MARKS):
         return _dump(_plain(value))

@@ -78,12 +78,7 @@ class Arguments:
 
 
 def check_arguments(given: Mapping[str, Any]) -> Arguments:
-    """Check the arguments of ``Dataloader``; see there for their meaning.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: An argument has a wrong value.
-    """
+    """Check the arguments of ``Dataloader``; see there for their meaning."""
     loader_func, training, validation = given["loader_func"], given["training"], given["validation"]
     start_at, end_at, evaluation = given["start_at"], given["end_at"], given["evaluation"]
     if evaluation is not None:

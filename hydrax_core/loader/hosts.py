@@ -37,12 +37,7 @@ class HostShare:
 
 
 def host_share(groups: Sequence[DataGroup[Any]], sharding: Any, hosts: Any) -> HostShare:
-    """What this host has; see ``Dataloader`` for the arguments.
-
-    Raises:
-        TypeError: An argument has the wrong form.
-        ValueError: Rows or devices cannot be divided so.
-    """
+    """What this host has; see ``Dataloader`` for the arguments."""
     if hosts is not None:
         return _by_number(groups, sharding, *_pair(hosts))
     if sharding is None:
@@ -61,11 +56,7 @@ def host_share(groups: Sequence[DataGroup[Any]], sharding: Any, hosts: Any) -> H
 
 
 def check_in_step(share: HostShare, *, placement_func: Any, deterministic: Any, on_error: Any) -> None:
-    """Refuse what has several devices or hosts disagree.
-
-    Raises:
-        ValueError: Arguments do not go together.
-    """
+    """Refuse what has several devices or hosts disagree."""
     if placement_func is not None and any(share.shardings):
         raise ValueError("placement_func: sharding places the arrays already; give one of the two")
     if share.count == 1:

@@ -81,12 +81,7 @@ class Plan:
         return {"training": self.mixture.saved(), "validation": None if self._run is None else self._run.saved()}
 
     def resumed(self, saved: Any, number: int) -> Self:
-        """The plan for a run that goes on with the batch ``number``, see ``Mixture.resumed``.
-
-        Raises:
-            TypeError: ``saved`` is nothing that ``saved()`` gave.
-            StateMismatchError: The groups follow one another in another way.
-        """
+        """The plan for a run that goes on with the batch ``number``, see ``Mixture.resumed``."""
         if not isinstance(saved, dict):
             saved = {}
         position = self.position(number)

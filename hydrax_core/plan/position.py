@@ -84,10 +84,6 @@ def restore(
     """The position that a state describes.
 
     Validation may have changed since, as long as no validation run was under way.
-
-    Raises:
-        TypeError: ``state`` is no state.
-        StateMismatchError: It belongs to other data or settings.
     """
     try:
         state = json.loads(json.dumps(dict(state)))

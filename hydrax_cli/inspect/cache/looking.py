@@ -59,11 +59,7 @@ class Looking:
         return record
 
     def open(self, record: BatchRecord) -> BatchView:
-        """What is in them; called in a thread.
-
-        Raises:
-            LookupError: They cannot be had; the text says why.
-        """
+        """What is in them; called in a thread."""
         together = self._together[record.serial]
         view, faults = self._source.open(self._state.group, together, record)
         self._jobs.tell(lambda told: self._read(self._state, *told), (together, faults))

@@ -155,11 +155,7 @@ class AttachedFeed:
         return talk is not None and talk.has(record.serial)
 
     def open(self, record: BatchRecord) -> BatchView:
-        """The rows that came of a batch; for the newest, the next one handed out, whole.
-
-        Raises:
-            LookupError: It cannot be had; the text says why.
-        """
+        """The rows that came of a batch; for the newest, the next one handed out, whole."""
         talk = self._talk
         if talk is None or talk.translation is None:
             raise LookupError("no run is watched")

@@ -48,9 +48,6 @@ class Conversation:
     Args:
         first: Serial of the last record that the screens know.
         log: Gets the lines of the run.
-
-    Raises:
-        ConnectionError: The run is gone.
     """
 
     def __init__(self, run: Run, first: int, log: LogBuffer) -> None:
@@ -110,11 +107,7 @@ class Conversation:
         return None
 
     def hear(self) -> None:
-        """Take in what has come.
-
-        Raises:
-            ConnectionError: The run is gone, or makes no sense.
-        """
+        """Take in what has come."""
         for message, payload in self._connection.receive():
             if isinstance(message, Hello):
                 check_version(message)

@@ -234,11 +234,7 @@ class LoaderFeed:
         return not record.error
 
     def open(self, record: BatchRecord) -> BatchView:
-        """A batch with all that is in it: the one in hand, or the same one loaded again.
-
-        Raises:
-            LookupError: It cannot be had; the text says why.
-        """
+        """A batch with all that is in it: the one in hand, or the same one loaded again."""
         from hydrax_cli.inspect.feeds import sampling  # noqa: PLC0415  NumPy comes with it
 
         loader, subject, hand = self._loader, self._subject, self._hand

@@ -132,28 +132,16 @@ class Survey:
         return sum(status.st_blocks * 512 for status in map(self.status, names) if status is not None)
 
     def open_epoch(self, epoch: int) -> int:
-        """A file descriptor of the folder of a content epoch.
-
-        Raises:
-            OSError: There is none, it is a link, or it cannot be opened.
-        """
+        """A file descriptor of the folder of a content epoch."""
         return open_folder(epoch_folder(epoch), within=self._folder)
 
     def remove(self, name: str) -> None:
-        """Remove a file of the folder itself; one that is gone is no error.
-
-        Raises:
-            OSError: It cannot be removed.
-        """
+        """Remove a file of the folder itself; one that is gone is no error."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._folder)
 
     def remove_epoch(self, epoch: int) -> None:
-        """Remove the array files of an epoch, and its folder if nothing else is in it.
-
-        Raises:
-            OSError: A file cannot be removed.
-        """
+        """Remove the array files of an epoch, and its folder if nothing else is in it."""
         names = self.epochs.get(epoch, ())
         with _opened(self.open_epoch(epoch)) as within:
             for name in names:
@@ -163,11 +151,7 @@ class Survey:
             os.rmdir(epoch_folder(epoch), dir_fd=self._folder)
 
     def mend_epoch(self, epoch: int, numbers: Sequence[int]) -> None:
-        """Free the room of entries that have no row; all files get their header and their length.
-
-        Raises:
-            OSError: A file cannot be written.
-        """
+        """Free the room of entries that have no row; all files get their header and their length."""
         with _opened(self.open_epoch(epoch)) as within:
             for file in self.files:
                 with _opened(open_array(file, within=within)[0]) as descriptor:

@@ -83,9 +83,6 @@ def open_array(file: ArrayFile, *, within: int) -> tuple[int, bool]:
     """A file descriptor to write an array file, and whether one that was there had to be brought to its length.
 
     A missing one is created; it has its header then, and its full length, unfilled.
-
-    Raises:
-        OSError: It cannot be opened, created or extended, or is a link.
     """
     descriptor = open_regular(file.file_name, os.O_RDWR | os.O_CREAT, within=within)
     try:
@@ -133,11 +130,7 @@ class EpochWriter:
             raise
 
     def write(self, number: int, parts: Sequence[Any]) -> None:
-        """Write an entry.
-
-        Raises:
-            OSError: The disk is full, or broken.
-        """
+        """Write an entry."""
         for file, descriptor, part in zip(self._files, self._descriptors, parts, strict=True):
             _write_all(descriptor, part, file.offset(number))
 
@@ -148,11 +141,7 @@ class EpochWriter:
                 punch(descriptor, file.offset(number), file.entry_bytes)
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk, the files' names included.
-
-        Raises:
-            OSError: It does not get there.
-        """
+        """Wait until all that was written is on the disk, the files' names included."""
         for descriptor in self._descriptors:
             (os.fsync if PORTABLE else os.fdatasync)(descriptor)
         for folder in self._folders[::-1]:
@@ -269,11 +258,7 @@ class EpochMap:
 
 
 def punch(descriptor: int, offset: int, length: int) -> None:
-    """Make a part of a file read as zeros and free its room on the disk.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Make a part of a file read as zeros and free its room on the disk."""
     fallocate = None if PORTABLE else ctypes.CDLL(None, use_errno=True).fallocate
     arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE))
     if fallocate is not None and fallocate(*arguments, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:

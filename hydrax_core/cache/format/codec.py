@@ -111,11 +111,7 @@ def _dtype_text(dtype: np.dtype[Any]) -> str | None:
 
 
 def dtype_of(text: str) -> np.dtype[Any]:
-    """The dtype that a text stands for: NumPy's own spelling, ``"<f4"``, or the name of one that NumPy lacks.
-
-    Raises:
-        DecodeError: There is none.
-    """
+    """The dtype that a text stands for: NumPy's own spelling, ``"<f4"``, or the name of one that NumPy lacks."""
     if _NUMPY_DTYPE.fullmatch(text):
         return np.dtype(text)
     if _EXTENDED_DTYPE.fullmatch(text):

@@ -97,12 +97,7 @@ def encode_batch(additional: Mapping[str, Sequence[Any]], rows: int, *, allow_pi
 
 
 def encode_items(additional: Mapping[str, Sequence[Any]], rows: int, *, allow_pickle: bool) -> list[bytes | None]:
-    """The code of each item's additional data, ``None`` for none.
-
-    Raises:
-        ValueError: A list does not have a value for each of ``rows``.
-        TypeError: A value or key cannot be stored.
-    """
+    """The code of each item's additional data, ``None`` for none."""
     _check(additional, rows)
     coded: list[bytes | None] = []
     for position in range(rows):
@@ -131,11 +126,7 @@ def decode_batch(
 
 
 def decode_item(data: bytes, *, allow_pickle: bool, instead: Callable[[bytes], Any] | None = None) -> dict[str, Any]:
-    """The inverse of ``encode_items``, for one item; ``instead`` is that of ``decode``.
-
-    Raises:
-        DecodeError: It is not of that form, or holds a pickle without ``allow_pickle`` or ``instead``.
-    """
+    """The inverse of ``encode_items``, for one item; ``instead`` is that of ``decode``."""
     found = decode(data, allow_pickle=allow_pickle, instead=instead)
     if type(found) is not dict or not all(type(key) is str for key in found):
         raise DecodeError("it is no dict with names as keys")

@@ -94,11 +94,7 @@ def is_cache(folder: Path) -> bool:
 
 
 def require_cache(path: str | os.PathLike[str]) -> Path:
-    """The path, where it is a cache.
-
-    Raises:
-        NotACacheError: It is none.
-    """
+    """The path, where it is a cache."""
     folder = Path(path)
     if not is_cache(folder):
         if not folder.exists():
@@ -148,11 +144,7 @@ def is_files_fault(error: OSError) -> bool:
 
 
 def open_folder(path: Path | str, *, within: int | None = None) -> int:
-    """A file descriptor of a folder; within another one links are refused.
-
-    Raises:
-        OSError: It is none, or cannot be opened.
-    """
+    """A file descriptor of a folder; within another one links are refused."""
     flags = os.O_RDONLY | os.O_DIRECTORY
     return os.open(path, flags if within is None else flags | os.O_NOFOLLOW, dir_fd=within)
 
@@ -161,9 +153,6 @@ def open_regular(name: Path | str, flags: int, *, within: int | None = None) -> 
     """A file descriptor of a plain file; links are refused, and a pipe or device never blocks.
 
     To be written, it has no other name either: that may be a file that others know as theirs.
-
-    Raises:
-        OSError: It is none, or cannot be opened.
     """
     descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=within)
     status = os.fstat(descriptor)

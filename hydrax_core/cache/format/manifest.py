@@ -170,11 +170,7 @@ class Manifest:
         return [(key, here.get(key, "-"), there.get(key, "-")) for key in keys]
 
     def require_equal(self, wanted: Manifest, folder: Path) -> None:
-        """Refuse a group that asks for something else than this.
-
-        Raises:
-            CacheMismatchError: With a side-by-side of what differs.
-        """
+        """Refuse a group that asks for something else than this."""
         differences = self.differences(wanted)
         if differences:
             raise CacheMismatchError(
@@ -222,11 +218,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put a manifest in place, whole or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Put a manifest in place, whole or not at all."""
     beside = {"made": dict(manifest.made), "code": dict(manifest.code)}
     content = {"format": _FORMAT, "version": _VERSION, **manifest.identity(), **beside}
     temporary = folder / f"{MANIFEST}.{secrets.token_hex(4)}.tmp"

@@ -125,12 +125,7 @@ def bounded(connection: sqlite3.Connection, path: Path) -> Iterator[int]:
 
 
 def fetch(connection: sqlite3.Connection, path: Path, sql: str, parameters: Sequence[Any]) -> list[Any]:
-    """All rows that a query finds.
-
-    Raises:
-        DamagedIndexError: It takes more steps than the file allows, or its rows hold more.
-        sqlite3.Error: It cannot be read.
-    """
+    """All rows that a query finds."""
     with bounded(connection, path) as most:
         return list(_within(connection.execute(sql, parameters), most))
 
@@ -179,12 +174,7 @@ def connect(path: Path, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
 
 
 def check_database(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is not an index of ours.
-
-    Raises:
-        DamagedIndexError: It is none.
-        sqlite3.Error: It cannot be read.
-    """
+    """Refuse a file that is not an index of ours."""
     # Reading the schema lets SQLite play a killed writer's journal back; only then do the first bytes count.
     if _schema(connection, path) != _SCHEMA:
         raise DamagedIndexError("it does not have the table of an index")
@@ -214,11 +204,7 @@ def _check_journal(path: Path) -> None:
 
 
 def check_journal_mode(path: Path) -> None:
-    """Refuse a file that says it is in WAL mode; SQLite would create files for that.
-
-    Raises:
-        DamagedIndexError: It is in WAL mode.
-    """
+    """Refuse a file that says it is in WAL mode; SQLite would create files for that."""
     with contextlib.suppress(FileNotFoundError):
         start = _start(path)
         if len(start) == _HEADER_BYTES and start[_MODE_AT : _MODE_AT + len(_ROLLBACK)] != _ROLLBACK:

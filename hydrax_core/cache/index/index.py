@@ -186,11 +186,7 @@ class Index:
         return sorted(found)
 
     def add(self, rows: Sequence[IndexRow]) -> None:
-        """Add entries whose data is on the disk, all or none; they are on the disk, too, when this returns.
-
-        Raises:
-            sqlite3.Error: They cannot be added.
-        """
+        """Add entries whose data is on the disk, all or none; they are on the disk, too, when this returns."""
         sql = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)"
         try:
             self._change(sql, rows)

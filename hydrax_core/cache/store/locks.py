@@ -69,11 +69,7 @@ class FolderLock:
         self._wait(fcntl.F_RDLCK, _IN_USE, "entries are being removed from it")
 
     def exclude_use(self) -> None:
-        """Make sure that nobody uses the cache, until ``close()``.
-
-        Raises:
-            CacheBusyError: Somebody does.
-        """
+        """Exclude all other use of the cache, until ``close()``."""
         if not self._take(fcntl.F_WRLCK, _IN_USE):
             raise CacheBusyError(f"{self._folder}: a run is using this cache; wait for its end, or stop it")
 

@@ -119,9 +119,6 @@ class SlotPool:
     Args:
         limit: Most slots there may ever be.
         base: Slots expected in ordinary use.
-
-    Raises:
-        MemoryError: Not even those fit into a file, as its size is limited.
     """
 
     def __init__(self, slot_size: int, limit: int, workers: int, base: int) -> None:

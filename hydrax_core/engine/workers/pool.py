@@ -130,11 +130,7 @@ class WorkerPool:
         return self._before[0] + sum(handle.items for handle in list(self.handles))
 
     def resize(self, count: int) -> None:
-        """Start workers until there are ``count``, or have the last ones end when they have done what is in hand.
-
-        Raises:
-            WorkerStartError: There is no room for another.
-        """
+        """Start workers until there are ``count``, or have the last ones end when they have done what is in hand."""
         for position, handle in enumerate(self.handles):
             handle.retiring = position >= count
         self._count = min(count, len(self.handles))

@@ -57,11 +57,7 @@ def _fault(folder: Path) -> str:
 
 
 def _own_folder() -> Path:
-    """The folder to offer a socket in, made where it is not there.
-
-    Raises:
-        OSError: There is none; the text says why.
-    """
+    """The folder to offer a socket in, made where it is not there."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and Path(runtime).is_absolute():
         with contextlib.suppress(OSError):
@@ -84,11 +80,7 @@ def _made(folder: Path) -> Path:
 
 
 def bind() -> tuple[socket.socket, Address]:
-    """A socket of this process, not listening yet, and where it is.
-
-    Raises:
-        OSError: There is no place for one.
-    """
+    """A socket of this process, not listening yet, and where it is."""
     pid = os.getpid()
     for attempt in range(_TRIES):
         folder = _own_folder()
@@ -144,11 +136,7 @@ def remove(path: Path) -> None:
 
 
 def connect(path: Path) -> socket.socket:
-    """A socket, not blocking, that is connected to the loader at that place.
-
-    Raises:
-        OSError: No loader of this user listens there.
-    """
+    """A socket, not blocking, that is connected to the loader at that place."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         with _short(path) as name:

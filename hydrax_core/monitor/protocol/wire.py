@@ -98,11 +98,7 @@ class MessageReader:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Message, bytes]]:
-        """The messages that are complete with these bytes, each with the bytes of its arrays.
-
-        Raises:
-            WireError: What came is no message that may come here.
-        """
+        """The messages that are complete with these bytes, each with the bytes of its arrays."""
         self._bytes += data
         while len(self._bytes) >= _HEADER.size:
             magic, text_size, payload_size = _HEADER.unpack_from(self._bytes)

@@ -55,11 +55,7 @@ class Peer:
         return self._next_answer if self._asked else None
 
     def hear(self) -> None:
-        """Take in what it says.
-
-        Raises:
-            Gone: It is gone, or is no client.
-        """
+        """Take in what it says."""
         try:
             data = self._connection.recv(_RECEIVE)
         except (BlockingIOError, InterruptedError):
@@ -86,22 +82,14 @@ class Peer:
         return self._asked.popleft()
 
     def say(self, message: Message, payload: memoryview | bytes = b"", *, now: float) -> None:
-        """Send a message, as far as it can leave now.
-
-        Raises:
-            Gone: It is gone.
-        """
+        """Send a message, as far as it can leave now."""
         if not self._outbox:
             self._stuck_since = now
         self._outbox.extend(encode(message, payload))
         self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Send what can leave now.
-
-        Raises:
-            Gone: It is gone, or reads nothing.
-        """
+        """Send what can leave now."""
         while self._outbox:
             piece = self._outbox[0]
             try:

@@ -50,11 +50,7 @@ class CacheSource:
     # --- what there is
 
     def require(self) -> None:
-        """Make sure that there is a cache at all.
-
-        Raises:
-            NotACacheError: There is none.
-        """
+        """Make sure that there is a cache at all."""
         caches(self._path)
 
     def load(self) -> Snapshot:
