@@ -77,12 +77,7 @@ def compare(
 
 
 def _load(
-    loader: Dataloader[Any],
-    found: CacheInfo,
-    place: Place,
-    group: DataGroup[Any],
-    epoch: int,
-    numbers: Sequence[int],
+    loader: Dataloader[Any], found: CacheInfo, place: Place, group: DataGroup[Any], epoch: int, numbers: Sequence[int]
 ) -> dict[int, dict[str, Any]]:
     """Batches of a group: name -> array, and the additional data."""
     plain = {

@@ -162,12 +162,7 @@ class InspectApp(BaseApp):
                 self._show_fault(fault)
             else:
                 keys = "e shows it in full" if self._live else "space goes on behind it, e shows it in full"
-                self.notify(
-                    f"{fault.title}\n{keys}",
-                    title="A batch failed",
-                    severity="error",
-                    timeout=10,
-                )
+                self.notify(f"{fault.title}\n{keys}", title="A batch failed", severity="error", timeout=10)
         if frame.state == "done" and before is not None and before.state != "done" and not self._live:
             self.notify("The run is at its end; space starts it again, g goes anywhere.")
 

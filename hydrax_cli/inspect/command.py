@@ -137,13 +137,7 @@ def inspect(
         if screenshot is None:
             os.nice(_NICENESS)
     else:
-        feed = LoaderFeed(
-            partial(_open, asked),
-            log,
-            step_seconds=step_seconds,
-            limit=limit,
-            playing=not paused,
-        )
+        feed = LoaderFeed(partial(_open, asked), log, step_seconds=step_seconds, limit=limit, playing=not paused)
     with Capture(log, descriptors=screenshot is None) as capture, _brisk():
         app = InspectApp(feed, on_ready=capture.take_streams, light=light)
         try:

@@ -84,16 +84,10 @@ SPAN = PatternType(
     "a time with its unit, such as 5ms, 250us or 0.2s",
 )
 PLACE = PatternType(
-    "epoch[:batch]",
-    r"(\d+)(?::(\d+))?",
-    lambda m: (int(m[1]), int(m[2] or 0)),
-    "EPOCH or EPOCH:BATCH, counted from 0",
+    "epoch[:batch]", r"(\d+)(?::(\d+))?", lambda m: (int(m[1]), int(m[2] or 0)), "EPOCH or EPOCH:BATCH, counted from 0"
 )
 _SIZE = PatternType(
-    "n|hxw",
-    r"([1-9]\d*)(?:x([1-9]\d*))?",
-    lambda m: (int(m[1]), int(m[2] or m[1])),
-    "N or HEIGHTxWIDTH in pixels",
+    "n|hxw", r"([1-9]\d*)(?:x([1-9]\d*))?", lambda m: (int(m[1]), int(m[2] or m[1])), "N or HEIGHTxWIDTH in pixels"
 )
 
 _SHARE = PatternType(

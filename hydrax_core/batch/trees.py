@@ -46,9 +46,7 @@ def _flatten_batch(batch: TrainingBatch[Any] | ValidationBatch[Any]) -> tuple[Se
     return batch.tree_leaves(), batch.tree
 
 
-def _batch_with_keys(
-    batch: TrainingBatch[Any] | ValidationBatch[Any],
-) -> tuple[Sequence[tuple[Any, Any]], BatchTree]:
+def _batch_with_keys(batch: TrainingBatch[Any] | ValidationBatch[Any]) -> tuple[Sequence[tuple[Any, Any]], BatchTree]:
     keys = (jax.tree_util.GetAttrKey("arrays"), jax.tree_util.GetAttrKey("mask"))
     return list(zip(keys, batch.tree_leaves(), strict=False)), batch.tree
 

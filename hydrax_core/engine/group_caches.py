@@ -122,10 +122,7 @@ class GroupCaches:
                 logger.warning("%s: a batch is not cached (further ones are not mentioned): %s", job.address, error)
 
     def store(
-        self,
-        host: HostBatch,
-        arrays: Mapping[str, npt.NDArray[Any]],
-        additional: Mapping[str, Sequence[Any]],
+        self, host: HostBatch, arrays: Mapping[str, npt.NDArray[Any]], additional: Mapping[str, Sequence[Any]]
     ) -> None:
         """Store a batch that the user turned into its cached layout.
 

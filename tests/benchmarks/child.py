@@ -172,12 +172,7 @@ def first(job: Job) -> dict[str, Any]:
     value = time.perf_counter() - start
     others = neighbours.share()
     _check(job, found)
-    return {
-        "value": value,
-        "others": others,
-        "mib": system.proportional_bytes(os.getpid()) / MIB,
-        "close": batches,
-    }
+    return {"value": value, "others": others, "mib": system.proportional_bytes(os.getpid()) / MIB, "close": batches}
 
 
 def memory(job: Job) -> dict[str, Any]:

@@ -139,10 +139,7 @@ def _copy() -> Work:
         "GiB/s",
         "more",
         cases,
-        (
-            Mark("best peer", ("hydrax",), PEERS, 1.1),
-            Mark("two processes that copy and sum", ("hydrax",), (TWO,), 0.8),
-        ),
+        (Mark("best peer", ("hydrax",), PEERS, 1.1), Mark("two processes that copy and sum", ("hydrax",), (TWO,), 0.8)),
         scale=MIB_S,
     )
 

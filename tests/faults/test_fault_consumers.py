@@ -239,10 +239,7 @@ def test_entering_twice_is_refused_and_the_first_goes_on():
 
 def test_two_loaders_at_once_do_not_meet():
     first, second = group(seed=1), group(seed=2)
-    with (
-        Dataloader(fill, first, end_at=("epoch", 2)) as one,
-        Dataloader(fill, second, end_at=("epoch", 2)) as other,
-    ):
+    with Dataloader(fill, first, end_at=("epoch", 2)) as one, Dataloader(fill, second, end_at=("epoch", 2)) as other:
         pairs = list(zip(one, other, strict=True))
         found = contents(pair[0] for pair in pairs), contents(pair[1] for pair in pairs)
     assert found == (undisturbed(first, end_at=("epoch", 2)), undisturbed(second, end_at=("epoch", 2)))

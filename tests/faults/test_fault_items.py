@@ -15,14 +15,7 @@ import pytest
 from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, rounds, timed_out, undisturbed, wait_until
 from faultloads import fill
 
-from hydrax_core import (
-    DataGroup,
-    Dataloader,
-    LoaderError,
-    WorkerDiedError,
-    WorkerStartError,
-    batched,
-)
+from hydrax_core import DataGroup, Dataloader, LoaderError, WorkerDiedError, WorkerStartError, batched
 
 pytestmark = limit(20)
 

@@ -57,10 +57,7 @@ def test_wide_dtypes_are_refused_in_32_bit_mode_and_served_in_64_bit_mode():
     data = dtypes_in_one_group(WIDE_DTYPES)
     with pytest.raises(PlacementError, match=r"array 'int64'.*jax_enable_x64"), Dataloader(load_number, data):
         pass
-    with (
-        jax.enable_x64(True),
-        Dataloader(load_number, data, end_at=("epoch", 1), loader_kind="inline") as loader,
-    ):
+    with jax.enable_x64(True), Dataloader(load_number, data, end_at=("epoch", 1), loader_kind="inline") as loader:
         for batch in loader:
             assert_numbers(batch)
 

@@ -62,15 +62,7 @@ HELP: Final[HelpGroups] = (
             ("[  ]", "entry before, next entry"),
         ),
     ),
-    (
-        "Everywhere",
-        (
-            ("Ctrl+P", "all commands"),
-            ("t", "dark or light"),
-            ("Esc", "back"),
-            ("q  Ctrl+C", "quit"),
-        ),
-    ),
+    ("Everywhere", (("Ctrl+P", "all commands"), ("t", "dark or light"), ("Esc", "back"), ("q  Ctrl+C", "quit"))),
     (
         "Signs",
         (

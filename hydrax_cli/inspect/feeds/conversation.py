@@ -14,17 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hydrax_cli.inspect.feeds.live import Translation, gone_fault, trouble_fault
-from hydrax_core.monitor import (
-    Ask,
-    Bye,
-    Connection,
-    Hello,
-    Moment,
-    Refusal,
-    RunPlan,
-    Sample,
-    check_version,
-)
+from hydrax_core.monitor import Ask, Bye, Connection, Hello, Moment, Refusal, RunPlan, Sample, check_version
 
 if TYPE_CHECKING:
     from hydrax_cli.inspect.feeds.capture import LogBuffer

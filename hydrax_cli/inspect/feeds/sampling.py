@@ -86,12 +86,7 @@ def record_of(batch: Batch[Any], serial: int, wait_seconds: float) -> BatchRecor
 
 
 def _view(
-    batch: Batch[Any],
-    record: BatchRecord,
-    subject: Subject,
-    arrays: Mapping[str, npt.NDArray[Any]],
-    *,
-    source: str,
+    batch: Batch[Any], record: BatchRecord, subject: Subject, arrays: Mapping[str, npt.NDArray[Any]], *, source: str
 ) -> BatchView:
     return BatchView(
         record=record,

@@ -70,15 +70,7 @@ _HELP: HelpGroups = (
             ("s", "take the next batch and show it"),
         ),
     ),
-    (
-        "Everywhere",
-        (
-            ("Ctrl+P", "all commands"),
-            ("t", "dark or light"),
-            ("Esc", "back"),
-            ("q  Ctrl+C", "quit"),
-        ),
-    ),
+    ("Everywhere", (("Ctrl+P", "all commands"), ("t", "dark or light"), ("Esc", "back"), ("q  Ctrl+C", "quit"))),
     (
         "Signs",
         (

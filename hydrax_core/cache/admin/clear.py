@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 
 from hydrax_core.cache.admin.reading import CheckedRow, check_rows
 from hydrax_core.cache.admin.survey import Survey, exclusive_lock, readonly_index
-from hydrax_core.cache.format.folder import (
-    INDEX,
-    INDEX_SIDE_FILES,
-    LOCK,
-    MANIFEST,
-    OLD_INDEX,
-    require_cache,
-)
+from hydrax_core.cache.format.folder import INDEX, INDEX_SIDE_FILES, LOCK, MANIFEST, OLD_INDEX, require_cache
 from hydrax_core.cache.index.index import Index
 from hydrax_core.errors import CacheError
 

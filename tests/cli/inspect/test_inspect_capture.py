@@ -83,11 +83,7 @@ print("after", lines)
 
 def test_not_even_what_is_written_behind_pythons_back_reaches_the_terminal():
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
-        "before",
-        "drawn",
-        "after ['from C', 'an error in two parts', 'a grandchild']",
-    ]
+    assert done.stdout.splitlines() == ["before", "drawn", "after ['from C', 'an error in two parts', 'a grandchild']"]
     assert done.stderr == ""
 
 

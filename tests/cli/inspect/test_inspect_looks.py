@@ -18,13 +18,7 @@ from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base import Throttle
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.svg import screen_svg
-from hydrax_cli.inspect.values import (
-    BatchView,
-    Fault,
-    Frame,
-    RunChoice,
-    Subject,
-)
+from hydrax_cli.inspect.values import BatchView, Fault, Frame, RunChoice, Subject
 from hydrax_core import FirstBatch, Stats, WorkerStats
 from hydrax_core.monitor import ArrayPlan, BatchRecord, GroupPlan, LogLine, RunPlan
 
@@ -39,10 +33,7 @@ GROUPS = (
     GroupPlan("validation", 0, 320, 32, 10, 0, False, "itemwise", "pad", ARRAYS, ()),
 )
 SUBJECT = Subject(
-    "flowers.py:make",
-    "hydrax run flowers.py:make",
-    RunPlan(GROUPS, 100, 10, 100, 0, 500, "process"),
-    has_step=True,
+    "flowers.py:make", "hydrax run flowers.py:make", RunPlan(GROUPS, 100, 10, 100, 0, 500, "process"), has_step=True
 )
 FAILED = "item 1307 ('tulips/0412.jpg') of training group 0, epoch 2, batch 39 failed: ValueError: it is truncated"
 FAULT = Fault(
@@ -274,13 +265,7 @@ def test_a_batch_at_every_size(size):
         ("many-workers", (120, 40), {"workers": 48, "slots": ("held",) * 60 + SLOTS}, [], False),
         ("starved", (80, 24), {"state": "starved", "waiting_seconds": 4.2}, [], False),
         ("failed", (80, 24), {"state": "failed", "fault": FAULT}, ["e"], False),
-        (
-            "opening",
-            (80, 24),
-            {"state": "opening", **NOTHING, "detail": ""},
-            [],
-            False,
-        ),
+        ("opening", (80, 24), {"state": "opening", **NOTHING, "detail": ""}, [], False),
         ("heat-map-light", (120, 40), {}, ["enter", "a", "a"], True),
         ("large", (80, 24), {}, ["enter", "down", "z"], False),
         ("help", (80, 24), {}, ["question_mark"], False),

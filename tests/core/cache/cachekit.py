@@ -15,15 +15,7 @@ from hydrax_core.cache import CacheStore, clear, info, verify
 from hydrax_core.data.group import DataGroup
 from hydrax_core.errors import HydraxError
 
-__all__ = [
-    "CacheStore",
-    "HydraxError",
-    "clear",
-    "info",
-    "sys",
-    "textwrap",
-    "verify",
-]  # for scripts
+__all__ = ["CacheStore", "HydraxError", "clear", "info", "sys", "textwrap", "verify"]  # for scripts
 
 HERE = Path(__file__).parent
 ARRAYS = {"x": ((4, 4), "float32"), "label": ((), "int64"), "half": ((3,), "bfloat16")}

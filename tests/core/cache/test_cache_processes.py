@@ -122,11 +122,7 @@ def test_clear_and_repair_refuse_while_a_run_uses_the_cache_and_work_when_it_was
     child = kit.start(script, tmp_path)
     assert child.line() == "open"
     before = kit.snapshot(tmp_path)
-    for act in (
-        lambda: clear(tmp_path),
-        lambda: clear(tmp_path, epoch=0),
-        lambda: verify(tmp_path, repair=True),
-    ):
+    for act in (lambda: clear(tmp_path), lambda: clear(tmp_path, epoch=0), lambda: verify(tmp_path, repair=True)):
         with pytest.raises(CacheBusyError, match="a run is using"):
             act()
     assert info(tmp_path).in_use

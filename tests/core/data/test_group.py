@@ -43,10 +43,7 @@ def test_the_cache_has_the_loaders_layout_where_none_is_given():
     assert made.cache_layouts == made.loader_layouts
 
 
-@pytest.mark.parametrize(
-    ("location", "expected"),
-    [(None, "itemwise"), ("somewhere", "batchwise")],
-)
+@pytest.mark.parametrize(("location", "expected"), [(None, "itemwise"), ("somewhere", "batchwise")])
 def test_default_shuffling_depends_on_the_cache(location, expected):
     assert group(cache_location=location).shuffle_later == expected
 

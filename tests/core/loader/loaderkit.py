@@ -2,11 +2,7 @@
 
 import numpy as np
 
-from hydrax_core import (
-    DataGroup,
-    Dataloader,
-    batched,
-)
+from hydrax_core import DataGroup, Dataloader, batched
 
 ARRAYS = {"x": ((3,), "float32"), "y": ((), "int32")}
 

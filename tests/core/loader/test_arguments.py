@@ -5,9 +5,7 @@ import threading
 import pytest
 from loaderkit import group, inline, load, records
 
-from hydrax_core import (
-    Dataloader,
-)
+from hydrax_core import Dataloader
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from loaderkit import KINDS, group, inline, load, load_many, records
 
-from hydrax_core import (
-    Dataloader,
-    TrainingBatch,
-    ValidationBatch,
-    batched,
-)
+from hydrax_core import Dataloader, TrainingBatch, ValidationBatch, batched
 
 
 def test_a_batch_tells_all_about_its_rows():

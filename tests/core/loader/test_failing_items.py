@@ -7,10 +7,7 @@ import pytest
 from loaderkit import ARRAYS, KINDS, inline, load, record
 
 import hydrax_core
-from hydrax_core import (
-    DataGroup,
-    LoaderError,
-)
+from hydrax_core import DataGroup, LoaderError
 
 
 def fail_on(*bad):

@@ -5,11 +5,7 @@ import numpy as np
 import pytest
 from loaderkit import group, inline, mark
 
-from hydrax_core import (
-    DataGroup,
-    PlacementError,
-    TrainingBatch,
-)
+from hydrax_core import DataGroup, PlacementError, TrainingBatch
 
 
 def test_split_gives_each_device_its_part():

@@ -10,11 +10,7 @@ import pytest
 from loaderkit import LARGE, group, inline, load, mark
 
 import hydrax_core
-from hydrax_core import (
-    BatchesHeldError,
-    DataGroup,
-    Dataloader,
-)
+from hydrax_core import BatchesHeldError, DataGroup, Dataloader
 
 
 def test_a_kept_batch_never_changes_and_never_stalls_the_loader(caplog):

@@ -7,17 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from hydrax_core import (
-    DataGroup,
-    Dataloader,
-    LoaderError,
-    Ragged,
-    Source,
-    batched,
-    buckets,
-    class_balanced,
-    mix,
-)
+from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, buckets, class_balanced, mix
 
 ARRAYS = {"x": ((), "int32"), "who": ((), "int32")}
 

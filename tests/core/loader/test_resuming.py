@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loaderkit import ARRAYS, group, inline, record, records
 
-from hydrax_core import (
-    DataGroup,
-    StateMismatchError,
-)
+from hydrax_core import DataGroup, StateMismatchError
 
 
 @settings(max_examples=25)

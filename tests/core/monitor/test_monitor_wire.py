@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_core.engine.counters import FirstBatch, WorkerStats
-from hydrax_core.monitor.protocol.messages import (
-    ArrayHead,
-    Ask,
-    Bye,
-    Hello,
-    Moment,
-    Sample,
-)
+from hydrax_core.monitor.protocol.messages import ArrayHead, Ask, Bye, Hello, Moment, Sample
 from hydrax_core.monitor.protocol.wire import WireError, arrays_of, client_reader, dtype_of, encode, server_reader
 from hydrax_core.monitor.run import ArrayPlan, BatchRecord, GroupPlan, RunPlan
 from hydrax_core.monitor.stats import Stats
