@@ -34,7 +34,7 @@ from hydrax_cli.shared.options import (
 from hydrax_cli.shared.recognise import SourceOptions
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.text import clean, to_json
-from hydrax_cli.shared.units import many
+from hydrax_cli.shared.units import AGE, age_seconds, many
 from hydrax_cli.shared.units import size as size_text
 from hydrax_core.cache import Finding, caches, clear, in_use, info, verify
 from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
@@ -50,13 +50,7 @@ __all__ = ["cache"]
 _FINDINGS = 1
 _DECLINED = 1
 _SAMPLE = 8
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_AGE = PatternType(
-    "age",
-    r"(\d+(?:\.\d*)?|\.\d+)\s*(s|min|h|d|w)",
-    lambda m: float(m[1]) * _UNITS[m[2]],
-    "an age with its unit, such as 12h, 7d or 2w",
-)
+_AGE = PatternType("age", AGE, age_seconds, "an age with its unit, such as 12h, 7d or 2w")
 _EPOCH = PatternType("n", r"\d{1,18}", lambda m: int(m[0]), "the number of a content epoch, counted from 0")
 
 _path = click.argument("path", type=click.Path(path_type=Path))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "many", "rate", "ratio", "share", "size", "span"]
+import re
+
+__all__ = ["AGE", "age_seconds", "count", "many", "rate", "ratio", "share", "size", "span"]
 
 _MINUTE = 60
 _HOUR = 3600
 _TWO_FIGURES = 10
 _SIZES = ("KiB", "MiB", "GiB", "TiB")
+_AGES = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+AGE = rf"(\d{{1,9}}(?:\.\d*)?|\.\d{{1,9}})\s*({'|'.join(_AGES)})"
+"""Pattern of an age as people write it: ``12h``, ``7d``, ``2w``."""
+
+
+def age_seconds(found: re.Match[str]) -> float:
+    """Seconds of an age that ``AGE`` has matched."""
+    return float(found[1]) * _AGES[found[2]]
 
 
 def span(seconds: float) -> str:

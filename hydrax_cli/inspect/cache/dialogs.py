@@ -18,7 +18,7 @@ from hydrax_cli.inspect.cache.model.values import Conditions
 from hydrax_cli.inspect.private import CurrentSize
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
-from hydrax_cli.shared.units import many, size
+from hydrax_cli.shared.units import AGE, age_seconds, many, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +74,6 @@ HELP: Final[HelpGroups] = (
     ),
 )
 
-_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_AGE: Final = re.compile(r"\s*(\d{1,9}(?:\.\d*)?)\s*(s|min|h|d|w)\s*")
 _EPOCH: Final = re.compile(r"\s*(\d{1,18})\s*")
 _CHOICES: Final = (
     ("corrupt", "entries that fail their checksum; reads everything", ""),
@@ -213,7 +211,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
 
     def _conditions(self, name: str) -> Conditions | None:
         text = self._value.value
-        epoch, age = _EPOCH.fullmatch(text), _AGE.fullmatch(text)
+        epoch, age = _EPOCH.fullmatch(text), re.fullmatch(AGE, text.strip())
         if name == "epoch" and epoch is None:
             self._tell(f"{clean(text)[:20] or 'nothing'} is no epoch; write a whole number, such as 3", "$text-error")
             return None
@@ -223,7 +221,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         if name == "epoch" and epoch is not None:
             return Conditions(epoch=int(epoch[1]))
         if name == "older than" and age is not None:
-            return Conditions(older_than=float(age[1]) * _UNITS[age[2]])
+            return Conditions(older_than=age_seconds(age))
         return Conditions(corrupt=name == "corrupt")
 
     def _look(self, conditions: Conditions, stop: threading.Event) -> None:

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from hydrax_cli.inspect.cache.model.values import Selection
+from hydrax_cli.shared.units import AGE, age_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +18,7 @@ __all__ = ["FILTER_HINT", "KeyList", "read_filter"]
 
 FILTER_HINT: Final = "epoch:3  batch:10-20  older:7d  newer:2h  bad"
 
-_UNITS: Final = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _RANGE: Final = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
-_AGE: Final = re.compile(r"(\d{1,9}(?:\.\d*)?)(s|min|h|d|w)")
 _NUMBERS: Final = frozenset({"batch", "item", "in", ""})
 
 
@@ -35,7 +34,7 @@ def read_filter(text: str, now: float) -> tuple[Selection, str]:
         name, colon, value = word.partition(":")
         if not colon and name[:1].isdigit():
             name, value = "", name
-        span, age = _RANGE.fullmatch(value), _AGE.fullmatch(value)
+        span, age = _RANGE.fullmatch(value), re.fullmatch(AGE, value)
         if name == "bad" and not colon:
             bad = True
         elif name in _NUMBERS and span is not None:
@@ -43,7 +42,7 @@ def read_filter(text: str, now: float) -> tuple[Selection, str]:
         elif name == "epoch" and span is not None:
             epochs = _range(span)
         elif name in ("older", "newer") and age is not None:
-            moment = now - float(age[1]) * _UNITS[age[2]]
+            moment = now - age_seconds(age)
             low, high = (low, min(high, moment)) if name == "older" else (max(low, moment), high)
             timed = True
         elif value or not colon:
