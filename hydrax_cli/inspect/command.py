@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from hydrax_cli.shared.errors import TargetError
-from hydrax_cli.shared.options import SPAN, PatternType, loader_options
+from hydrax_cli.shared.options import SPAN, PatternType, loader_options, result_file
 from hydrax_core.errors import NotACacheError
 
 if TYPE_CHECKING:
@@ -55,13 +55,6 @@ def _speed(_ctx: click.Context, _param: click.Parameter, value: float | None) ->
     return value
 
 
-def _svg_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """A picture must not be lost at the end because it cannot be written."""
-    if value is not None and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
-        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist")
-    return value
-
-
 def _no_terminal() -> click.UsageError:
     return click.UsageError(
         "this is no terminal; use `hydrax run` for plain lines or JSON, or --screenshot FILE.svg for a picture"
@@ -87,7 +80,7 @@ def _no_terminal() -> click.UsageError:
 )
 @click.option("--paused", is_flag=True, help="Wait for a key before the first batch.")
 @click.option("--light", is_flag=True, help="Begin with the light theme.")
-@click.option("--screenshot", metavar="FILE.svg", callback=_svg_file, help="Save a picture, without a terminal.")
+@click.option("--screenshot", metavar="FILE.svg", callback=result_file, help="Save a picture, without a terminal.")
 @click.option("--screen", type=_SCREEN, default=(120, 40), help="Size of the picture.  [default: 120x40]")
 @click.option("--press", metavar="KEYS", default="", help="Keys to press before the picture: 'enter v'.")
 @click.option("--after", type=SPAN, default=5.0, help="Longest wait for the end of the run.  [default: 5s]")

@@ -15,7 +15,7 @@ from hydrax_cli.run.drive import drive
 from hydrax_cli.run.render.json import result_json
 from hydrax_cli.run.reporters import choose_reporter
 from hydrax_cli.run.summary import describe
-from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options
+from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options, result_file
 from hydrax_cli.shared.overrides import load_overridden
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.target import is_built_in
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _INTERRUPTED = 130
-
-
-def _json_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """A result must not be lost at the end because it cannot be written."""
-    if value is not None and value != "-" and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
-        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist", ctx, param)
-    return value
 
 
 def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -62,7 +55,7 @@ def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | Non
 @ALLOW_PICKLE
 @click.option("--digest", "with_digest", is_flag=True, help="Hash order, seeds and bytes of every batch.")
 @click.option(
-    "--json", "json_file", metavar="FILE", callback=_json_file, help="Write the result as JSON; - for standard output."
+    "--json", "json_file", metavar="FILE", callback=result_file, help="Write the result as JSON; - for standard output."
 )
 @click.option("--check/--no-check", default=True, help="Look for mistakes of the loader function after the run.")
 @click.option("--quiet", is_flag=True, help="Show only errors, and the digest if asked for.")

@@ -7,6 +7,7 @@ import functools
 import re
 import shlex
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -15,7 +16,6 @@ from hydrax_cli.shared.recognise import SourceOptions, shown_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     ParamType = click.ParamType[Any]
 else:
@@ -32,6 +32,7 @@ __all__ = [
     "PatternType",
     "content_options",
     "loader_options",
+    "result_file",
 ]
 
 _UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -146,6 +147,13 @@ _LOADER_OPTIONS = (
     click.option("--length", type=COUNT, help="Length of what varies: bytes of a text, tokens, samples of a sound."),
     click.option("--step-time", "step_seconds", type=SPAN, default=0.0, help="Pretend a training step: 5ms."),
 )
+
+
+def result_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A result must not be lost at the end because it cannot be written."""
+    if value not in (None, "-") and (Path(value).is_dir() or not Path(value).absolute().parent.is_dir()):
+        raise click.BadParameter(f"{value} cannot be written: it is a folder, or its folder does not exist", ctx, param)
+    return value
 
 
 def content_options(*, size_default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
