@@ -35,16 +35,6 @@ def make(folder: str = "", by: str = "batch", **more):
 """
 
 
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = run_command_line(["cache", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 def values(result, code=0):
     assert result[0] == code, result
     return json.loads(result[1])
@@ -133,17 +123,6 @@ def test_the_digits_fill_a_cache_that_fits_them(run, tmp_path, capsys):
     code, out, err = run("verify", tmp_path, "--against", "digits", "--sample", "3")
     assert (code, err) == (0, ""), out
     assert "2 caches" in out
-
-
-@pytest.fixture
-def images(tmp_path):
-    pil = pytest.importorskip("PIL.Image")
-    for label in ("cat", "dog"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for number in range(5):
-            picture = pil.effect_mandelbrot((20 + number, 16), (-2, -1.5, 1 + number / 9, 1.5), 40)
-            picture.save(tmp_path / "images" / label / f"{number}.png")
-    return tmp_path / "images"
 
 
 def test_our_own_sources_take_what_is_not_given_from_the_cache(run, tmp_path, images):

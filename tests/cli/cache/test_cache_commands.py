@@ -10,21 +10,10 @@ import numpy as np
 import pytest
 
 from hydrax_cli.cache.render import info_lines
-from hydrax_cli.main import run_command_line
 from hydrax_core import DataGroup, Dataloader
 from hydrax_core.cache import CacheStore, info
 
 ARRAYS = {"x": ((4, 4), "float32"), "label": ((), "int32")}
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = run_command_line(["cache", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

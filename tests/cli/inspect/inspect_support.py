@@ -16,6 +16,7 @@ from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
+from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 
 PATIENCE = 30
@@ -141,6 +142,18 @@ def texts(app):
     """The screen as lines of text."""
     strips = app.screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def table(app):
+    return app.screen_stack[0].query_one(BatchTable)
+
+
+def shown(app, text):
+    return any(text in line for line in texts(app))
+
+
+async def shows(app, pilot, text):
+    await until(pilot, lambda: shown(app, text))
 
 
 def children():

@@ -1,7 +1,7 @@
 """Every key and screen of the app, on a real loader with worker processes."""
 
 import numpy as np
-from inspect_support import app_of, asynchronous, failing_at, load, make_loader, texts, until
+from inspect_support import app_of, asynchronous, failing_at, load, make_loader, shown, shows, table, until
 from textual.widgets import Input
 
 from hydrax_cli.inspect.screens.batch import BatchScreen
@@ -16,18 +16,6 @@ from hydrax_core import DataGroup, Dataloader
 
 def state(app):
     return None if app.frame is None else app.frame.state
-
-
-def table(app):
-    return app.screen_stack[0].query_one(BatchTable)
-
-
-def shown(app, text):
-    return any(text in line for line in texts(app))
-
-
-async def shows(app, pilot, text):
-    await until(pilot, lambda: shown(app, text))
 
 
 async def ready(app, pilot):

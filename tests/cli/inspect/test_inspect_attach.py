@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from inspect_support import PATIENCE, Watcher, asynchronous, texts, until
+from inspect_support import PATIENCE, Watcher, asynchronous, shows, table, texts, until
 from test_inspect_command import ENVIRONMENT, PROGRAM, Terminal
 
 from hydrax_cli.inspect.app import InspectApp
@@ -24,7 +24,6 @@ from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import FaultScreen, HelpScreen
 from hydrax_cli.inspect.screens.main import MainScreen
 from hydrax_cli.inspect.screens.runs import RunsScreen
-from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core.monitor import Bye, GroupPlan, Hello, RunPlan
 from hydrax_core.monitor.client import Run, find_runs
 from hydrax_core.monitor.protocol.messages import VERSION
@@ -133,18 +132,6 @@ def feed_of(*runs):
         yield Watcher(feed)
     finally:
         feed.close()
-
-
-def table(app):
-    return app.screen_stack[0].query_one(BatchTable)
-
-
-def shown(app, text):
-    return any(text in line for line in texts(app))
-
-
-async def shows(app, pilot, text):
-    await until(pilot, lambda: shown(app, text))
 
 
 async def goes_on(app, pilot):

@@ -1,3 +1,4 @@
+import functools
 import json
 import mmap
 import signal
@@ -34,13 +35,8 @@ def target(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        code = run_command_line(["run", *arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def run(hydrax):
+    return functools.partial(hydrax, "run")
 
 
 def result_of(run, *arguments):

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from hydrax_cli.main import run_command_line
 from hydrax_core.cache import caches, info, verify
 
 TARGET = """
@@ -30,11 +29,11 @@ unsendable = Dataloader(
 
 
 @pytest.fixture
-def run(capsys):
+def run(hydrax):
     def run(*arguments, code=0):
-        assert run_command_line(["run", *arguments, "--digest", "--json", "-"]) == code
-        captured = capsys.readouterr()
-        return json.loads(captured.out) if captured.out else None, captured.err.splitlines()
+        found, out, err = hydrax("run", *arguments, "--digest", "--json", "-")
+        assert found == code
+        return json.loads(out) if out else None, err.splitlines()
 
     return run
 
@@ -48,17 +47,6 @@ def target(tmp_path, monkeypatch):
 
 def counts(values):
     return values["cache_hits"], values["cache_misses"]
-
-
-@pytest.fixture
-def images(tmp_path):
-    pil = pytest.importorskip("PIL.Image")
-    for label in ("cat", "dog"):
-        (tmp_path / "images" / label).mkdir(parents=True)
-        for number in range(5):
-            picture = pil.effect_mandelbrot((20 + number, 16), (-2, -1.5, 1 + number / 9, 1.5), 40)
-            picture.save(tmp_path / "images" / label / f"{number}.png")
-    return str(tmp_path / "images")
 
 
 def test_a_second_run_of_the_digits_is_served_from_the_cache(run, tmp_path):
