@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hydrax_core.batch import private
 from hydrax_core.batch.arrays import Arrays
 from hydrax_core.batch.batch import Known, TrainingBatch, ValidationBatch
-from hydrax_core.batch.settings import Settings, without_mesh
+from hydrax_core.batch.jax_settings import Settings, without_mesh
 from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_hosts
 from hydrax_core.batch.transfers import checked, row_mask
 from hydrax_core.batch.trees import register

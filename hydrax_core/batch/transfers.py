@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.batch.settings import own_transfers
+from hydrax_core.batch.jax_settings import own_transfers
 from hydrax_core.data.layout import Layouts
 from hydrax_core.errors import PlacementError
 from hydrax_core.plan.permutation import Indices

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from hydrax_core.data.checks import boolean, choice, integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
+from hydrax_core.data.guard import GuardedData, guarded
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
 from hydrax_core.data.ragged import RaggedLoader
-from hydrax_core.data.reading import GuardedData, guarded
 from hydrax_core.data.rows import Rows, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten

@@ -21,9 +21,9 @@ from hydrax_core.data.layout import views
 from hydrax_core.data.logger import logger
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.counters import EngineStats, FirstBatch, slot_states
+from hydrax_core.engine.data_reader import DataReader
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
-from hydrax_core.engine.reading import DataReader
 from hydrax_core.engine.ready import ReadyQueue, Wakeup
 from hydrax_core.engine.resources.autotune import Bounds, Load, Setting, Tuner
 from hydrax_core.engine.resources.limits import HeldBatches

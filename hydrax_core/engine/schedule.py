@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 from hydrax_core.data.logger import logger
 from hydrax_core.engine.counters import FailedItem
+from hydrax_core.engine.data_reader import DataReader, UnreadableRow
 from hydrax_core.engine.jobs import BatchJob, JobGroup, JobRows
-from hydrax_core.engine.reading import DataReader, UnreadableRow
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult, Garbled
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
 

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
 
-from hydrax_cli.inspect.widgets.drawing import blocks, columns
+from hydrax_cli.inspect.widgets.bars import blocks, columns
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, size

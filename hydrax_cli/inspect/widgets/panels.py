@@ -10,7 +10,7 @@ from textual.widget import Widget
 
 from hydrax_cli.inspect.numbers.rates import Reading
 from hydrax_cli.inspect.values import Frame
-from hydrax_cli.inspect.widgets.drawing import bar, columns
+from hydrax_cli.inspect.widgets.bars import bar, columns
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, rate, size, span
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from hydrax_cli.inspect.numbers.pixels import Scale, best_kind, fit, grid_of, heat, images, montage, scale_of
 from hydrax_cli.inspect.numbers.statistics import array_stats
-from hydrax_cli.inspect.widgets.drawing import bar, blocks, columns
+from hydrax_cli.inspect.widgets.bars import bar, blocks, columns
 
 ANY_DTYPE = st.sampled_from(["bool", "uint8", "int32", "int64", "float16", "float32", "float64", "complex64"])
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=6)

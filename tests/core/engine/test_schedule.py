@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_core import BatchAddress, DataGroup, Dataloader, LoaderError, batched
+from hydrax_core.engine.data_reader import DataReader
 from hydrax_core.engine.jobs import BatchJob, JobGroup
-from hydrax_core.engine.reading import DataReader
 from hydrax_core.engine.schedule import LoadCost, Schedule
 from hydrax_core.engine.workers.wire import ChunkResult
 

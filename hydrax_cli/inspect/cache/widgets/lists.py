@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from textual.binding import Binding, BindingType
 
 from hydrax_cli.inspect.cache.widgets.entry_table import moment
-from hydrax_cli.inspect.widgets.drawing import bar
+from hydrax_cli.inspect.widgets.bars import bar
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import count, many, size, span
 

@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 from hydrax_cli.inspect.cache.widgets.entry_table import moment
 from hydrax_cli.inspect.cache.widgets.lists import coverage_of
-from hydrax_cli.inspect.widgets.drawing import bar
+from hydrax_cli.inspect.widgets.bars import bar
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, size
 
