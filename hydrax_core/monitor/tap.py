@@ -22,7 +22,7 @@ from hydrax_core.errors import HydraxError, LoaderError, WorkerDiedError
 from hydrax_core.monitor.protocol.messages import ArrayHead, Trouble
 from hydrax_core.monitor.run import BatchRecord, device_of
 
-__all__ = ["MOST_RECORDS", "Copied", "Order", "Tap"]
+__all__ = ["MOST_RECORDS", "Copied", "RowsRequest", "Tap"]
 
 MOST_RECORDS = 500
 _SAMPLE_ROWS = 128
@@ -30,7 +30,7 @@ _LONGEST_ERROR = 20_000
 _logger = logging.getLogger("hydrax")
 
 
-class Order(NamedTuple):
+class RowsRequest(NamedTuple):
     """Rows that are wanted, and memory for them; ``whole`` is for all rows of the batch."""
 
     memory: npt.NDArray[np.uint8]
@@ -38,7 +38,7 @@ class Order(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """Rows of a batch in the memory of an order.
+    """Rows of a batch in the memory of a request.
 
     Attributes:
         group: Ordinal of its group, training before validation.
@@ -66,16 +66,16 @@ class Tap:
     """Where the training's thread writes and the monitor's thread reads.
 
     Args:
-        ring: Called when rows were copied; wakes the monitor's thread.
+        notify: Called when rows were copied; wakes the monitor's thread.
     """
 
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._notify = ring
+    def __init__(self, notify: Callable[[], None]) -> None:
+        self._notify = notify
         self._serial = 0
         self.records: deque[BatchRecord] = deque(maxlen=MOST_RECORDS)
         self.waiting_since: float | None = None
         """When the training began to wait for a batch, on the clock of ``time.perf_counter()``."""
-        self.order: Order | None = None
+        self.request: RowsRequest | None = None
         """Written by the monitor's thread while ``copied`` is ``None``; the training's thread fills and clears it."""
         self.copied: Copied | None = None
         self.trouble: Trouble | None = None
@@ -102,9 +102,9 @@ class Tap:
             cached=host.from_cache,
         )
         self.records.append(record)
-        order = self.order
-        if order is not None:
-            self._copy(order, host, record)
+        request = self.request
+        if request is not None:
+            self._copy(request, host, record)
         if not self.device:
             self.device = device_of(batch)
 
@@ -127,21 +127,21 @@ class Tap:
         elif error is not None:  # Ctrl-C, say: nothing is wrong with the run
             self.left_by = type(error).__name__
 
-    def _copy(self, order: Order, host: HostBatch, record: BatchRecord) -> None:
+    def _copy(self, request: RowsRequest, host: HostBatch, record: BatchRecord) -> None:
         try:
-            self.copied = _copied(order, host, record)
-        except Exception as error:  # noqa: BLE001  no memory, say: the training goes on, and the order is made again
+            self.copied = _copied(request, host, record)
+        except Exception as error:  # noqa: BLE001  no memory, say: the training goes on, and the request is made again
             _logger.debug("rows of %s could not be copied: %s", record.title, error)
         finally:
-            self.order = None
+            self.request = None
         self._notify()
 
 
-def _copied(order: Order, host: HostBatch, record: BatchRecord) -> Copied:
-    memory, size = order.memory, len(host.indices)
+def _copied(request: RowsRequest, host: HostBatch, record: BatchRecord) -> Copied:
+    memory, size = request.memory, len(host.indices)
     needed = sum(array.nbytes // len(array) for array in host.arrays.values())
     room = memory.size // max(1, needed)
-    rows = size if order.whole and size <= room else min(size, _SAMPLE_ROWS, room)
+    rows = size if request.whole and size <= room else min(size, _SAMPLE_ROWS, room)
     heads, start = [], 0
     for name, array in host.arrays.items() if rows else ():
         taken = np.ascontiguousarray(array[:rows])
@@ -160,7 +160,7 @@ def _copied(order: Order, host: HostBatch, record: BatchRecord) -> Copied:
         seeds=None if host.seeds is None else host.seeds[:rows].tolist(),
         additional={name: list(values[:rows]) for name, values in host.additional.items()},
         needed=needed,
-        whole=order.whole,
+        whole=request.whole,
     )
 
 

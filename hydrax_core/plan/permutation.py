@@ -49,7 +49,7 @@ def permute(key: int, size: int, positions: npt.ArrayLike) -> npt.NDArray[np.int
         positions: Values in ``range(size)``, any shape.
 
     Returns:
-        The images, int64, of the shape of ``positions``.
+        Where they go, int64, of the shape of ``positions``.
     """
     values = np.array(positions, np.uint64)
     if size == 1:

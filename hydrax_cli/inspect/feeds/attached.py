@@ -56,7 +56,7 @@ class AttachedFeed:
         self._bell.setblocking(False)
         self._ring.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="inspect-attached", daemon=True)
-        # Orders: each is one assignment, made before the bell rings.
+        # Orders: each is one assignment, made before the thread is woken.
         self._closing = False
         self._looking = False
         self._chosen: Run | None = runs[0] if len(runs) == 1 else None

@@ -34,7 +34,7 @@ from hydrax_core.monitor.server import describe
 from hydrax_core.monitor.server.listen import Listener
 from hydrax_core.monitor.server.peer import Gone, Peer
 from hydrax_core.monitor.stats import Stats
-from hydrax_core.monitor.tap import Order, Tap
+from hydrax_core.monitor.tap import RowsRequest, Tap
 
 __all__ = ["Monitor"]
 
@@ -152,7 +152,7 @@ class Monitor:
             self._drop(peer)
         self._selector.close()
         self._wakeup.close()
-        self.tap.order = None
+        self.tap.request = None
 
     def _bye(self) -> Bye:
         tap = self.tap
@@ -184,7 +184,7 @@ class Monitor:
                 if question is not None:
                     self._answer(peer, question, now)
         self._pass_on(now)
-        self._order(now)
+        self._request(now)
         self._watch()
 
     def _dues(self) -> Iterator[float]:
@@ -194,7 +194,7 @@ class Monitor:
             due = peer.due()
             if due is not None:
                 yield due
-        if self._may_order() and any(self._wanting()):
+        if self._may_request() and any(self._wanting()):
             yield self._next_sample
 
     def _watch(self) -> None:
@@ -319,17 +319,17 @@ class Monitor:
 
     # --- samples
 
-    def _may_order(self) -> bool:
+    def _may_request(self) -> bool:
         """Whether the training's thread has nothing to copy."""
-        return self.tap.order is None and self.tap.copied is None
+        return self.tap.request is None and self.tap.copied is None
 
     def _wanting(self) -> list[Peer]:
         """Clients that want rows and have read what was sent before: a slow reader delays no other."""
         return [peer for peer in self._peers if (peer.wants_sample or peer.wants_batch) and not peer.sending]
 
-    def _order(self, now: float) -> None:
+    def _request(self, now: float) -> None:
         """Have the training's thread copy the next batch, where a client wants it."""
-        if now < self._next_sample or not self._may_order():
+        if now < self._next_sample or not self._may_request():
             return
         wanting = self._wanting()
         if not wanting:
@@ -344,7 +344,7 @@ class Monitor:
             self._memory = np.empty(size, np.uint8)
             self._memory.fill(0)  # here, not in the training's thread, the kernel finds the memory
         self._next_sample = now + _SAMPLE_SECONDS
-        self.tap.order = Order(self._memory, whole)
+        self.tap.request = RowsRequest(self._memory, whole)
 
     def _pass_on(self, now: float) -> None:
         """Send what the training's thread has copied to those who want it."""

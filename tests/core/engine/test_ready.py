@@ -12,18 +12,18 @@ def host(number):
     return HostBatch(SimpleNamespace(number=number), 0, None, {}, [], None, {}, cached=False)
 
 
-class Bell:
+class Event:
     """Wakes nobody, and is interrupted when told to be."""
 
     def __init__(self):
-        self.rung = 0
+        self.notified = 0
         self.interrupted = False
 
     def __call__(self):
         if self.interrupted:
             self.interrupted = False
             raise KeyboardInterrupt
-        self.rung += 1
+        self.notified += 1
 
 
 class PreparedBatch:
@@ -36,47 +36,47 @@ def never():
 
 
 def test_a_wake_that_ctrl_c_cut_off_is_made_up_for_before_waiting():
-    bell = Bell()
-    queue = ReadyQueue(bell)
+    event = Event()
+    queue = ReadyQueue(event)
     queue.offer(host(0))
     queue.sleeping(1)
-    bell.interrupted = True
+    event.interrupted = True
     with pytest.raises(KeyboardInterrupt):
         queue.take(queue.first())
-    assert bell.rung == 0
+    assert event.notified == 0
     assert queue.await_news(0.0, notify=never) is False
-    assert bell.rung == 1
+    assert event.notified == 1
     assert queue.await_news(0.0, notify=never) is False
-    assert bell.rung == 1
+    assert event.notified == 1
 
 
 def test_a_wake_behind_an_error_that_ctrl_c_cut_off_is_made_up_for():
-    bell = Bell()
-    queue = ReadyQueue(bell)
+    event = Event()
+    queue = ReadyQueue(event)
     queue.offer(ValueError("an item"))
-    bell.interrupted = True
+    event.interrupted = True
     with pytest.raises(KeyboardInterrupt):
         queue.first()
     queue.await_news(0.0, notify=never)
-    assert bell.rung == 1
+    assert event.notified == 1
 
 
 def test_the_engine_is_woken_below_the_mark_only():
-    bell = Bell()
-    queue = ReadyQueue(bell)
+    event = Event()
+    queue = ReadyQueue(event)
     for number in range(4):
         queue.offer(host(number))
     queue.sleeping(2)
-    rung = []
+    notified = []
     while (ready := queue.first()) is not None:
         assert queue.take(ready)
-        rung.append(bell.rung)
-    assert rung == [0, 0, 1, 2]
+        notified.append(event.notified)
+    assert notified == [0, 0, 1, 2]
     assert queue.taken == 4
 
 
 def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
-    queue = ReadyQueue(Bell())
+    queue = ReadyQueue(Event())
     first, second = host(0), host(1)
     queue.offer(first)
     queue.offer(second)
@@ -96,7 +96,7 @@ def test_what_was_prepared_goes_with_its_batch_and_holds_none_that_is_gone():
 
 
 def test_nothing_is_made_of_a_batch_that_the_consumer_has_in_hand():
-    queue = ReadyQueue(Bell())
+    queue = ReadyQueue(Event())
     for number in range(3):
         queue.offer(host(number))
     assert queue.ready() is queue.first()
@@ -106,7 +106,7 @@ def test_nothing_is_made_of_a_batch_that_the_consumer_has_in_hand():
 
 
 def test_what_is_made_of_a_batch_that_is_taken_meanwhile_is_held_by_nobody():
-    queue = ReadyQueue(Bell())
+    queue = ReadyQueue(Event())
     queue.offer(host(0))
     queue.offer(host(1))
     made = []
