@@ -165,8 +165,10 @@ def _by_value(module: str | None) -> bool:
     """Whether cloudpickle sends what is defined in this module by value."""
     if module is None or module == "__main__" or module not in sys.modules:
         return True
-    parts = module.split(".")
     registered = cloudpickle.list_registry_pickle_by_value()
+    if not registered:  # nearly always, and every chunk comes by here
+        return False
+    parts = module.split(".")
     return any(".".join(parts[:count]) in registered for count in range(1, len(parts) + 1))
 
 
