@@ -108,6 +108,7 @@ class _Put:
         sharding: ``None`` for an uncommitted array on the default device.
         parts: The parts for this host's devices; ``None`` without sharding.
         convert: Converts the array on its devices; ``None`` where the dtype stays.
+        default: Any array that lies where jax puts arrays by default.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class _Put:
         sharding: jax.sharding.Sharding | None,
         parts: Pieces | None,
         convert: Callable[[jax.Array], jax.Array] | None,
+        default: jax.Array,
     ) -> None:
         self._shape, self._sharding, self._parts, self._convert = shape, sharding, parts, convert
         # A program over the devices of several hosts has to be started by all in the same order, and this one is not.
@@ -130,9 +132,7 @@ class _Put:
                 if aval is not None:
                     self._fast = (aval.update(shape=shape, dtype=there), sharding, parts.devices, True)
             elif _fast_put_works():
-                probe = jax.device_put(np.zeros(1, np.float32))
-                aval = jax.core.ShapedArray(shape, there)
-                self._fast = (aval, probe.sharding, list(probe.devices()), False)
+                self._fast = (jax.core.ShapedArray(shape, there), default.sharding, list(default.devices()), False)
 
     def __call__(self, array: npt.NDArray[Any]) -> jax.Array:
         parts = self._parts
@@ -157,12 +157,13 @@ class DevicePlacer(Placer):
     Args:
         layouts: Layouts of the whole batch.
         share: What this host has of it.
+        default: Any array that lies where jax puts arrays by default.
 
     Raises:
         PlacementError: jax cannot take the dtypes.
     """
 
-    def __init__(self, layouts: Layouts, share: Share) -> None:
+    def __init__(self, layouts: Layouts, share: Share, default: jax.Array) -> None:
         check_layouts(layouts)
         rows = next(iter(layouts.values())).shape[0]
         self._mask_rows = own = np.arange(rows) if share.rows is None else share.rows
@@ -173,7 +174,7 @@ class DevicePlacer(Placer):
         self._small = {name for name, layout in self._layouts.items() if copies and layout.nbytes <= _SMALL}
         self._narrowed = {name: layout.jax_dtype for name, layout in layouts.items() if _is_narrowed(layout)}
         self._changed = {name for name, layout in layouts.items() if layout.jax_dtype != layout.numpy_dtype}
-        self._mask = _row_values_put(own, share, layouts)
+        self._mask = _row_values_put(own, share, layouts, default)
         self._puts = {}
         for name, layout in layouts.items():
             sharding = share.shardings.get(name)
@@ -184,6 +185,7 @@ class DevicePlacer(Placer):
                 sharding,
                 None if sharding is None else pieces(sharding, layout.shape, own),
                 _converter(layout.jax_dtype) if sent != layout.jax_dtype else None,
+                default,
             )
 
     def warm(self) -> None:
@@ -311,10 +313,11 @@ class Placement:
         """Stores a batch in the cache of the engine that runs, see ``GroupCaches.store``."""
         self._placers: dict[tuple[int, bool], Placer] = {}
         with self._settings.applied():
+            default = jax.device_put(np.zeros(1, np.float32))
             for ordinal, (group, share) in enumerate(zip(groups, shares, strict=True)):
                 for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts)):
                     if layouts and placement_func is None:
-                        placer = DevicePlacer(layouts, share)
+                        placer = DevicePlacer(layouts, share, default)
                         placer.warm()
                         self._placers[ordinal, cached] = placer
                     elif layouts and placement_func is not None:
@@ -361,7 +364,9 @@ def _is_narrowed(layout: ArrayLayout) -> bool:
     return bool(jax.dtypes.canonicalize_dtype(layout.numpy_dtype) != layout.numpy_dtype)
 
 
-def _row_values_put(own: Indices, share: Share, layouts: Layouts) -> Callable[[npt.NDArray[Any]], jax.Array]:
+def _row_values_put(
+    own: Indices, share: Share, layouts: Layouts, default: jax.Array
+) -> Callable[[npt.NDArray[Any]], jax.Array]:
     """Puts one bool for each of this host's rows on the devices of the rows."""
     name, layout = next(iter(layouts.items()))
     sharding = share.shardings.get(name)
@@ -369,7 +374,7 @@ def _row_values_put(own: Indices, share: Share, layouts: Layouts) -> Callable[[n
     if sharding is not None and found is None:  # jax takes a NumPy array for one that every device has
         return lambda values: values  # type: ignore[return-value,unused-ignore]
     parts = None if found is None else pieces(found, layout.shape[:1], own)
-    return _Put(layout.shape[:1], np.dtype(bool), found, parts, None)
+    return _Put(layout.shape[:1], np.dtype(bool), found, parts, None, default)
 
 
 @cache

@@ -87,7 +87,7 @@ def train(folder, epochs, kind):
 
 
 def test_runs_killed_while_they_cache_leave_nothing_but_the_truth(tmp_path, record_property):
-    count, epochs = rounds(2, 50), 30
+    count, epochs = rounds(1, 50), 20
     record_property("rounds", 2 * count)
     expected = truth("batch", epochs)
     hits = 0

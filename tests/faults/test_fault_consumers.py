@@ -194,7 +194,7 @@ def test_the_last_batch_is_not_lost_to_the_end_that_follows_it(monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_leaving_at_any_point_and_coming_back_loses_nothing(kind, record_property, capfd):
     expected = undisturbed(group(), end_at=("epoch", 3))
-    count = rounds(*((2, 40) if kind == "process" else (4, 100)))
+    count = rounds(*((1, 40) if kind == "process" else (3, 100)))
     record_property("rounds", count)
     for seed in range(count):
         chance = random.Random(seed)
@@ -272,7 +272,7 @@ def test_a_loader_dropped_in_a_cycle_ends_by_itself():
 @limit(30, 600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loader_an_epoch_for_many_epochs_grows_nothing(kind, record_property):
-    count = rounds(12 if kind == "process" else 200, 200 if kind == "process" else 2000)
+    count = rounds(*((5, 200) if kind == "process" else (60, 2000)))
     record_property("rounds", count)
     expected = undisturbed(group(), end_at=("epoch", 1))
 
@@ -287,7 +287,7 @@ def test_a_loader_an_epoch_for_many_epochs_grows_nothing(kind, record_property):
     def files_and_mappings():
         return [len(list(Path(f"/proc/self/{what}").iterdir())) for what in ("fd", "map_files")]
 
-    for _ in range(6 if kind == "process" else 20):  # allocators reach their level
+    for _ in range(4 if kind == "process" else 20):  # allocators reach their level
         epoch()
     before = resident(), threading.active_count(), files_and_mappings()
     for _ in range(count):
@@ -400,7 +400,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_workers_alive():
 def test_a_stopped_worker_is_named_goes_on_and_can_be_left():
     expected = undisturbed(group(160))
     found = []
-    with Dataloader(fill, group(160), end_at=("epoch", 1), timeout_sec=0.5, depth=1) as loader:
+    with Dataloader(fill, group(160), end_at=("epoch", 1), timeout_sec=3, depth=1) as loader:
         found += contents([next(loader)])
         (worker,) = loader.stats().workers
         os.kill(worker.pid, signal.SIGSTOP)
@@ -414,7 +414,7 @@ def test_a_stopped_worker_is_named_goes_on_and_can_be_left():
 
 @limit(30, 900)
 def test_workers_killed_at_random_moments_change_nothing(record_property):
-    count, kills = rounds(1, 5), 100
+    count, kills = rounds((1, 15), (5, 100))
     record_property("rounds", count * kills)
 
     def load(item, arrays, seed):

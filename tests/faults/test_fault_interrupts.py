@@ -87,7 +87,7 @@ def test_an_interrupt_anywhere_leaves_a_state_to_go_on_from(kind, record_propert
     small = group(40)
     expected = undisturbed_contents(small)
     total = lines_of_a_run(Dataloader(fill, small, end_at=EPOCHS, loader_kind=kind))
-    count = rounds(*((8, 300) if kind == "process" else (40, 1500)))
+    count = rounds(*((4, 300) if kind == "process" else (16, 1500)))
     record_property("rounds", count)
     chance = random.Random(7)
     for _ in range(count):
@@ -117,7 +117,7 @@ def test_after_an_interrupt_in_next_the_same_loader_goes_on(kind, record_propert
     small = group(40)
     expected = undisturbed_contents(small)
     total = lines_of_a_run(Dataloader(fill, small, end_at=EPOCHS, loader_kind=kind))
-    count = rounds(*((3, 60) if kind == "process" else (10, 500)))
+    count = rounds(*((2, 60) if kind == "process" else (6, 500)))
     record_property("rounds", 5 * count)
     chance = random.Random(8)
     for _ in range(count):

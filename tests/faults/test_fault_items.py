@@ -567,7 +567,7 @@ def test_a_worker_thread_that_ends_is_told(monkeypatch, caplog):
 @pytest.mark.parametrize("on_error", ["raise", "skip", "substitute"])
 @limit(30, 900)
 def test_failing_items_give_the_same_batches_whoever_loads_them(on_error, record_property):
-    count = rounds(2, 30)
+    count = rounds(1, 30)
     record_property("rounds", count * 5)
     for seed in range(count):
         chance = random.Random(seed)

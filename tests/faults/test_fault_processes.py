@@ -276,7 +276,7 @@ def test_a_message_cut_in_the_middle_is_as_none(tmp_path):
 
 
 def test_messages_cut_at_any_byte_are_as_none(record_property):
-    count = rounds(24, 500)
+    count = rounds(12, 500)
     record_property("rounds", count)
 
     def cut_messages():

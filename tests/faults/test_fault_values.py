@@ -300,7 +300,7 @@ def contents_of_four(loader):
 
 
 @limit(60, 600)
-@settings(max_examples=rounds(150, 5000))
+@settings(max_examples=rounds(60, 5000))
 @given(perturbed(GROUP_ARGUMENTS))
 def test_arguments_of_a_group_make_a_loader_or_an_error_that_names_them(drawn):
     names, arguments = drawn
@@ -322,7 +322,7 @@ def test_arguments_of_a_group_make_a_loader_or_an_error_that_names_them(drawn):
 
 
 @limit(60, 600)
-@settings(max_examples=rounds(150, 5000))
+@settings(max_examples=rounds(60, 5000))
 @given(perturbed(LOADER_ARGUMENTS))
 def test_arguments_of_a_loader_make_one_or_an_error_that_names_them(drawn):
     names, arguments = drawn
@@ -351,7 +351,7 @@ STATE_KEYS = ["version", "training_batches", "validation_batches", "ahead", "tra
 
 
 @limit(60, 600)
-@settings(max_examples=rounds(150, 5000))
+@settings(max_examples=rounds(60, 5000))
 @given(st.dictionaries(st.sampled_from(STATE_KEYS), JSON, max_size=2), st.sets(st.sampled_from(STATE_KEYS), max_size=1))
 def test_a_state_is_refused_or_goes_on_from_where_it_says(changes, missing):
     def made():

@@ -163,7 +163,7 @@ def anything(kind, chance, field=""):
     if get_origin(kind) is UnionType:
         return chance.choice([None, anything(inner[0], chance, field)])
     if get_origin(kind) is tuple:
-        parts = [inner[0]] * chance.choice([0, 1, 2, 40]) if inner[-1] is Ellipsis else inner
+        parts = [inner[0]] * chance.choice([0, 1, 2, 12]) if inner[-1] is Ellipsis else inner
         return tuple(anything(part, chance, field) for part in parts)
     if is_dataclass(kind) or hasattr(kind, "_fields"):
         return kind(*(anything(hint, chance, name) for name, hint in get_type_hints(kind).items()))
