@@ -2,6 +2,8 @@
 # make test PYTHON=python3.13 VENV=.venv-3.13
 PYTHON ?= python3
 VENV ?= .venv
+# Tests run at once; each may have several workers of its own.
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
@@ -15,7 +17,7 @@ run: $(STAMP)
 	$(BIN)/hydrax run
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # For a developer's own loop.
 test-fast: $(STAMP)

@@ -7,10 +7,12 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 
+pytestmark = pytest.mark.timeout(180)
+
 
 def run(name, *arguments):
     program = [sys.executable, EXAMPLES / name, *arguments]
-    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=50)
+    return subprocess.run(program, check=True, capture_output=True, text=True, timeout=120)
 
 
 def test_the_quickstart_runs():
@@ -24,19 +26,19 @@ def accuracy(output):
 
 
 def test_a_classifier_of_the_digits_learns_them_and_a_stopped_training_goes_on_exactly(tmp_path):
-    finished = run("train_digits.py", "--epochs", "30")
+    finished = run("train_digits.py", "--epochs", "10")
     assert finished.stderr == "", "an ordinary training gives no cause for warnings"
     whole = finished.stdout
-    assert accuracy(whole) > 95
+    assert accuracy(whole) > 90
     checkpoint = str(tmp_path / "digits.npz")
-    run("train_digits.py", "--epochs", "7", "--checkpoint", checkpoint)
-    resumed = run("train_digits.py", "--epochs", "30", "--workers", "1", "--checkpoint", checkpoint).stdout
-    assert resumed.startswith("epoch 7:")
-    assert whole.splitlines()[7:-1] == resumed.splitlines()[:-1]
+    run("train_digits.py", "--epochs", "4", "--checkpoint", checkpoint)
+    resumed = run("train_digits.py", "--epochs", "10", "--workers", "1", "--checkpoint", checkpoint).stdout
+    assert resumed.startswith("epoch 4:")
+    assert whole.splitlines()[4:-1] == resumed.splitlines()[:-1]
 
 
 def test_a_small_gpt_learns_from_packed_rows_that_are_full():
-    output = run("train_gpt.py", "--steps", "8").stdout
+    output = run("train_gpt.py", "--steps", "5").stdout
     fills = dict(re.findall(r"^(.+): rows ([\d.]+)% full", output, re.MULTILINE))
     losses = [float(found) for found in re.findall(r"loss ([\d.]+)", output)]
     assert float(fills["packed"]) > 98 > float(fills["one text a row"])
@@ -44,7 +46,7 @@ def test_a_small_gpt_learns_from_packed_rows_that_are_full():
 
 
 def test_buckets_of_like_lengths_are_compiled_once_each():
-    output = run("train_buckets.py", "--epochs", "6").stdout
+    output = run("train_buckets.py", "--epochs", "4").stdout
     assert output.count("bucket of up to") == 3
     compilations, right = re.search(r"(\d+) compilations; ([\d.]+)% of 370", output).groups()
     assert int(compilations) == 3
@@ -64,7 +66,6 @@ def test_equinox_learns_the_digits():
     assert shares(run("train_equinox.py", "--epochs", "3").stdout)[-1] > 85
 
 
-@pytest.mark.timeout(180)
 def test_flax_goes_on_from_a_checkpoint_of_orbax_exactly(tmp_path):
     pytest.importorskip("flax")
     whole = run("train_flax.py", "--epochs", "2").stdout.splitlines()
