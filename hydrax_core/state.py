@@ -25,6 +25,7 @@ _GROUP_WORDS = {
     "shuffle_later": "later epochs",
     "remainder": "remainder",
     "data": "digest of the data",
+    "augment_func": "augmented by",
 }
 
 

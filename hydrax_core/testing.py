@@ -2,7 +2,8 @@
 
 ``load_item`` calls a loader for one item, as a worker would. ``check_loader`` looks for the mistakes that show only in
 a long run: results that differ from call to call, elements left out, values that do not fit into their dtype.
-``check_run`` does so in a worker, as the loader of a run would have it. ``check_source`` tries what a ``Source`` must
+A group's ``augment_func`` is tried in the same way. ``check_run`` does so in a worker, as the loader of a run would have
+it. ``check_source`` tries what a ``Source`` must
 keep.
 """
 
@@ -61,13 +62,18 @@ def load_item(
         fill: What each byte of the arrays holds before the call.
 
     Returns:
-        The arrays by name, shaped as declared (without batch dimension), and the additional data.
+        The arrays by name, shaped as declared (without batch dimension), and the additional data; where the group has
+        an ``augment_func``, the arrays that it fills.
 
     Raises:
         TypeError: There is no loader.
     """
     arrays = _arrays(group.loader_layouts, fill)
     additional = _call(_loader(loader_func, group), _Tried(group, (index,))[0], arrays, seed)
+    augment = group.augmenting()
+    if augment is not None:
+        loaded, arrays = _Loaded(arrays), _arrays(group.batch_layouts[0], fill)
+        _call(augment, loaded, arrays, seed)
     return {name: array[0, ...] for name, array in arrays.items()}, additional
 
 
@@ -93,7 +99,7 @@ def check_loader(
         TypeError: There is no loader.
     """
     tried = _spread(len(group)) if indices is None else list(indices)
-    check = _Check(_loader(loader_func, group), group)
+    check = _check(_loader(loader_func, group), group)
     findings = []
     for number, index in enumerate(tried):
         try:
@@ -129,7 +135,7 @@ def check_run(
                 continue
             tried = _spread(len(group), items)
             places[kind, len(checked[kind])] = number, tried
-            check = _Check(group.loading(function), group, seconds / max(1, len(tried)))
+            check = _check(group.loading(function), group, seconds / max(1, len(tried)))
             data = _TriedSource(group, tried) if isinstance(group.items, Source) else _Tried(group, tried)
             checked[kind].append(DataGroup(1, data, loader_func=check, loader_arrays={"done": ((), "bool")}))
     found: dict[tuple[str, int, str], tuple[int, str]] = {}
@@ -248,11 +254,14 @@ def _call(
     """Load an item, as ``_Tried`` has it."""
     if is_batched(loader):
         items = Items(item.source, item.indices) if isinstance(item, Items) else [item]
+        if isinstance(item, _Loaded):
+            items = item.many
         results = loader(items, MappingProxyType(dict(arrays)), None if seed is None else [seed])
         additional = results[0] if results else None
     else:
         rows = MappingProxyType({name: array[0, ...] for name, array in arrays.items()})
-        additional = loader(item[0] if isinstance(item, Items) else item, rows, seed)
+        one = item.one if isinstance(item, _Loaded) else item[0] if isinstance(item, Items) else item
+        additional = loader(one, rows, seed)
     return dict(additional or {})
 
 
@@ -275,20 +284,42 @@ class _TriedSource(_Tried, Source[Any]):
     """The same, read in the workers."""
 
 
+class _Loaded:
+    """A row as an ``augment_func`` gets it, read-only."""
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        for array in arrays.values():
+            array.flags.writeable = False
+        self.many = MappingProxyType(dict(arrays))
+        self.one = MappingProxyType({name: array[0, ...] for name, array in arrays.items()})
+
+
+def _check(loader: Callable[..., Any], group: DataGroup[Any], seconds: float = math.inf) -> _Check:
+    augment, behind = group.augmenting(), None
+    if augment is not None:
+        behind = _Check(augment, group.batch_layouts[0], seconds, None, zeroed=group.zeroed)
+    return _Check(loader, group.loader_layouts, seconds, behind, zeroed=group.zeroed)
+
+
 class _Check:
     """A loader that looks for the mistakes of another one.
 
     Args:
-        loader: The other one, see ``DataGroup.loading``.
-        group: Its group.
+        loader: The other one, see ``DataGroup.loading``; or what augments loaded rows.
+        layouts: What it fills.
         seconds: An item that took longer once is not loaded again.
+        behind: Tries what augments its rows.
+        zeroed: See ``DataGroup``.
     """
 
-    def __init__(self, loader: Callable[..., Any], group: DataGroup[Any], seconds: float = math.inf) -> None:
+    def __init__(
+        self, loader: Callable[..., Any], layouts: Layouts, seconds: float, behind: _Check | None, *, zeroed: bool
+    ) -> None:
         self._loader = loader
-        self._layouts = group.loader_layouts
-        self._zeroed = group.zeroed
+        self._layouts = layouts
         self._seconds = seconds
+        self._behind = behind
+        self._zeroed = zeroed
 
     def __call__(self, item: Any, arrays: Mapping[str, npt.NDArray[Any]], seed: int | None) -> dict[str, Any] | None:
         """See ``check_run``."""
@@ -317,7 +348,11 @@ class _Check:
             texts += [found[name]] if name in found else []
             if array.lost is not None:
                 texts.append(f"{name!r} is {array.dtype}, which cannot hold {array.lost}: the value changes in silence")
-        return texts + ([found[""]] if "" in found else [])
+        texts += [found[""]] if "" in found else []
+        if self._behind is not None and not texts and time.monotonic() < end:
+            loaded = _Loaded(self._load(item, seeds[0])[0])
+            texts = [f"augment_func: {text}" for text in self._behind.findings(loaded, seeds)]
+        return texts
 
     def _left_out(self, item: Any, seed: int | None, before: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
         """Arrays that are not filled, by their name."""

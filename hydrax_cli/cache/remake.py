@@ -94,7 +94,8 @@ def find_place(path: Path, loader: Dataloader[Any], found: CacheInfo, asked: Ask
         own = group.cache_location is not None and group.cache_location.resolve() == path.resolve()
         if not own and not asked.changes.allow_pickle:
             refuse_pickles(group, path)
-        cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by, cache_arrays=None)
+        group = group.replace(cache_arrays=None, augment_func=None, augment_arrays=None, labels=())
+        cached = group.replace(cache_location=path, cache_readonly=True, cache_by=found.cache_by)
         wanted = Manifest.of(cached, kind=found.kind, group_index=index, cache_by=found.cache_by)
         differences = held.differences(wanted)
         if differences:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from hydrax_core.batch.arrays import Arrays
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import Layouts, resized
+from hydrax_core.data.trim import trimmed_layouts
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import BatchAddress, BatchClosedError
 from hydrax_core.plan.permutation import Indices
@@ -39,6 +40,7 @@ class Known(NamedTuple):
         host: The batch in host memory, without its arrays, or their memory would be held.
         own: Which rows of the batch this host loaded; ``None`` for all.
         spread: Whether the arrays span the rows of all hosts.
+        lengths: Length of each array that is trimmed to its longest row.
         total: Batches in its epoch (or validation run).
         store: Stores it in the cache, see ``GroupCaches.store``; ``None`` where there is nothing to store.
     """
@@ -48,6 +50,7 @@ class Known(NamedTuple):
     rows: int
     own: Indices | None
     spread: bool
+    lengths: Mapping[str, int]
     total: int
     mask: Callable[[], jax.Array]
     store: Callable[..., None] | None
@@ -247,12 +250,12 @@ class Batch(ABC, Generic[D]):
 
     @property
     def layouts(self) -> Layouts:
-        """Layouts of ``arrays``: ``group.loader_layouts`` when ``uncached``, else ``group.cache_layouts``.
+        """Layouts of ``arrays``, see ``group.batch_layouts``.
 
         Those of a part made by ``split()``, or of this host's rows alone, have fewer rows.
         """
         known = self._open
-        layouts = known.group.cache_layouts if known.host.cached else known.group.loader_layouts
+        layouts = trimmed_layouts(known.group.batch_layouts[known.host.cached], known.lengths)
         return layouts if known.rows == known.group.batch_size else resized(layouts, known.rows)
 
     @property
@@ -294,7 +297,7 @@ class Batch(ABC, Generic[D]):
         from hydrax_core.batch.transfers import checked, host_arrays  # noqa: PLC0415  jax is imported by now
 
         known = self._open
-        layouts = known.group.cache_layouts
+        layouts = known.group.batch_layouts[True]
         if not layouts:
             raise RuntimeError(f"batch.cache(): its group has no cache layouts ({self._text})")
         if known.host.cached:
@@ -312,7 +315,7 @@ class Batch(ABC, Generic[D]):
         if persist and known.store is not None:
             known.store(host_arrays(converted, layouts, known.own if known.spread else None), host.additional)
         self._arrays = Arrays(converted)
-        self.known = known._replace(host=host._replace(cached=True))
+        self.known = known._replace(host=host._replace(cached=True), lengths={})
 
     @property
     @abstractmethod
@@ -474,14 +477,17 @@ class TrainingBatch(Batch[D]):
 
     @property
     def seeds(self) -> Sequence[Any]:
-        """The seed of each real row, in [0, 2**32): what the loader got for it; of a packed row, a tuple of them."""
+        """The seed of each real row, in [0, 2**32): what the loader got for it; of a packed row, a tuple of them.
+
+        Of a group with an ``augment_func``, what that got.
+        """
         known = self._open
         if self._seeds is None:
-            own, planned, rows = known.host.seeds, known.host.planned.content.seeds, known.group.rows
+            own, planned, rows = known.host.seeds, known.host.planned.content.shown_seeds, known.group.rows
             assert own is not None
             assert planned is not None
             seeds = _of_all_rows(known, own, planned).tolist()
-            if rows is not None:
+            if rows is not None and known.group.augment_func is None:
                 pairs = zip(_indices(known), seeds, strict=True)
                 seeds = [rows.seeds(number, seed) or seed for number, seed in pairs]
             self._seeds = tuple(seeds)

@@ -27,6 +27,7 @@ from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_host
 from hydrax_core.batch.transfers import checked, row_mask
 from hydrax_core.batch.trees import register
 from hydrax_core.data.layout import ArrayLayout, Layouts, resized
+from hydrax_core.data.trim import trimmed_layouts
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import PlacementError
 from hydrax_core.plan.permutation import Indices
@@ -278,6 +279,24 @@ class UserPlacer(Placer):
             return _converter(layout.jax_dtype)(array)
 
 
+class _Shape(NamedTuple):
+    """What batches have in common that are placed alike.
+
+    Attributes:
+        group: Their group.
+        cached: Whether they are in the cached layout.
+        lengths: Of the arrays that are trimmed.
+    """
+
+    group: int
+    cached: bool
+    lengths: tuple[int, ...]
+
+    def by_name(self, group: DataGroup[Any]) -> dict[str, int]:
+        """The lengths by the names of the arrays."""
+        return {trim.name: length for trim, length in zip(group.trims, self.lengths, strict=True)}
+
+
 class Placement:
     """Makes the batches of a loader, in the consumer's thread or ahead of it in the engine's.
 
@@ -311,24 +330,25 @@ class Placement:
         self._settings = Settings(users=placement_func is not None)
         self.store: Callable[..., None] | None = None
         """Stores a batch in the cache of the engine that runs, see ``GroupCaches.store``."""
-        self._placers: dict[tuple[int, bool], Placer] = {}
+        self._placement_func = placement_func
+        self._trimmed = [tuple(trim.name for trim in group.trims) for group in groups]
+        self._placers: dict[_Shape, Placer] = {}
         with self._settings.applied():
-            default = jax.device_put(np.zeros(1, np.float32))
-            for ordinal, (group, share) in enumerate(zip(groups, shares, strict=True)):
-                for cached, layouts in ((False, group.loader_layouts), (True, group.cache_layouts)):
-                    if layouts and placement_func is None:
-                        placer = DevicePlacer(layouts, share, default)
-                        placer.warm()
-                        self._placers[ordinal, cached] = placer
-                    elif layouts and placement_func is not None:
-                        self._placers[ordinal, cached] = UserPlacer(placement_func, layouts, share, group)
+            self._default = jax.device_put(np.zeros(1, np.float32))
+            for ordinal, group in enumerate(groups):
+                for cached, layouts in zip((False, True), group.batch_layouts, strict=True):
+                    if layouts:
+                        lengths = tuple(trim.most for trim in group.trims)
+                        placer = self._placer(_Shape(ordinal, cached, lengths))
+                        if isinstance(placer, DevicePlacer):
+                            placer.warm()
         most = max((placer.bytes_ahead for placer in self._placers.values()), default=0)
         self.most_ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, most)))
         """Batches that may be placed ahead."""
 
     def ahead(self, host: HostBatch) -> TrainingBatch[Any] | ValidationBatch[Any] | None:
         """Make a batch for a consumer in another thread; ``None`` where that is left to it."""
-        if not self._places_ahead:
+        if not self._places_ahead or self._shape(host) not in self._placers:
             return None
         try:
             batch = self.make(host)
@@ -344,19 +364,39 @@ class Placement:
             PlacementError: ``placement_func`` returned something else than declared.
         """
         group, share, kind = self._groups[host.group], self._shares[host.group], host.planned.address.kind
-        placer, spread = self._placers[host.group, host.cached], self._spread[host.group]
+        shape, spread = self._shape(host), self._spread[host.group]
         size = len(host.planned.content.indices if share.rows is not None else host.indices)
         with self._settings.applied():
+            placer = self._placer(shape)
             arrays = placer.place(host.arrays, host.additional)
             mask = placer.mask(size) if group.remainder == "pad" else None
         bare, store = host._replace(arrays={}), None
-        if not host.cached and group.cache_layouts and not group.cache_readonly and self.store is not None:
+        if not host.cached and group.batch_layouts[True] and not group.cache_readonly and self.store is not None:
             store = partial(self.store, bare)
         rows = group.batch_size if share.rows is None or spread else len(share.rows)
         total = self._totals[kind == "validation"]
-        known = Known(bare, group, rows, share.rows, spread, total, partial(placer.mask, size), store)
+        lengths = shape.by_name(group)
+        known = Known(bare, group, rows, share.rows, spread, lengths, total, partial(placer.mask, size), store)
         made = TrainingBatch if kind == "training" else ValidationBatch
         return made(Arrays(arrays), known, labels=group.labels, mask=mask)
+
+    def _shape(self, host: HostBatch) -> _Shape:
+        names = self._trimmed[host.group]
+        lengths = tuple(host.arrays[name].shape[1] for name in names) if names else ()
+        return _Shape(host.group, host.cached, lengths)
+
+    def _placer(self, shape: _Shape) -> Placer:
+        """What places batches of a shape, made for the first of them."""
+        placer = self._placers.get(shape)
+        if placer is None:
+            group, share = self._groups[shape.group], self._shares[shape.group]
+            layouts = trimmed_layouts(group.batch_layouts[shape.cached], shape.by_name(group))
+            if self._placement_func is None:
+                placer = DevicePlacer(layouts, share, self._default)
+            else:
+                placer = UserPlacer(self._placement_func, layouts, share, group)
+            self._placers[shape] = placer
+        return placer
 
 
 def _is_narrowed(layout: ArrayLayout) -> bool:

@@ -42,11 +42,14 @@ def shardings_of(spec: Any, group: DataGroup[Any]) -> dict[str, jax.sharding.Sha
         ValueError: An array has no sharding, or its shape cannot be divided so.
     """
     found = {}
-    for layouts in (group.loader_layouts, group.cache_layouts):
+    for layouts in group.batch_layouts:
         for name, layout in layouts.items():
             sharding = _sharding_of(spec, name, len(layout.shape))
             try:
                 sharding.shard_shape(layout.shape)
+                for trim in group.trims:
+                    if trim.name == name:
+                        sharding.shard_shape((layout.shape[0], trim.length(1), *layout.shape[2:]))
             except ValueError as error:
                 raise ValueError(
                     f"sharding: array {name!r} of shape {layout.shape} (batch_size {group.batch_size} is that of all "

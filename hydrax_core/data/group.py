@@ -15,7 +15,8 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, get_args, ov
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.checks import boolean, choice, integer
+from hydrax_core.data.augment import Augmentation, augmentation_name
+from hydrax_core.data.checks import boolean, call, choice, integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.guard import GuardedData, guarded
@@ -23,6 +24,7 @@ from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_spe
 from hydrax_core.data.ragged import RaggedLoader
 from hydrax_core.data.rows import Rows, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
+from hydrax_core.data.trim import Trim, trims_of
 from hydrax_core.errors import shorten
 
 __all__ = ["DRAWN", "DataGroup", "Shuffle"]
@@ -73,6 +75,11 @@ class DataGroup(Sequence[D], Generic[D]):
         sample_weights: How often each item is drawn, compared with the others: one number of at least 0 for each. An
             epoch has as many rows as there are items, each drawn on its own, with replacement.
         rows: How rows are made of items, as ``mix``, ``pack`` and the like give it; ``None``: each item once an epoch.
+        augment_func: ``augment(loaded, arrays, seed)``, run in the workers behind the cache: ``loaded`` has the row of
+            each of ``loader_arrays``, read-only, as it was loaded or as the cache holds it; ``arrays`` are filled and
+            are what the batch has. ``seed`` is another in every epoch (but for ``shuffle_later="repeat"``), ``None`` in
+            validation, and what ``batch.seeds`` shows; it returns nothing. May be marked ``batched``.
+        augment_arrays: The arrays that it fills, as ``loader_arrays``, which they are by default.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -100,6 +107,8 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_pickle: bool = False,
         sample_weights: npt.ArrayLike | None = None,
         rows: Rows | None = None,
+        augment_func: Callable[..., Any] | None = None,
+        augment_arrays: Mapping[str, Any] | None = None,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in {"self", "__class__"}}
         self._batch_size = integer("batch_size", batch_size, minimum=1)
@@ -134,24 +143,42 @@ class DataGroup(Sequence[D], Generic[D]):
             later = "itemwise" if self._cache_location is None else "batchwise"
         self._shuffle_later: Shuffle = later
 
+        self._loader_specs, self._cache_specs = self._checked_arrays(loader_arrays, cache_arrays)
+        self._loader_layouts = self._layouts(self._loader_specs)
+        self._cache_layouts = self._layouts(self._cache_specs)
+        self._augment_func = augment_func
+        self._augment_specs = self._checked_augmentation(augment_arrays)
+        self._augment_layouts = self._layouts(self._augment_specs)
+        self._trims = trims_of(self._augment_specs or self._loader_specs or self._cache_specs or {})
+        self._labels = self._given["labels"] = self._check_labels(labels)
+        for argument, specs in (
+            ("loader_arrays", self._loader_specs),
+            ("cache_arrays", self._cache_specs),
+            ("augment_arrays", self._augment_specs),
+        ):
+            if self._given[argument] is not None:  # the caller may change its dict
+                self._given[argument] = specs
+
+    def _checked_arrays(
+        self, loader_arrays: Mapping[str, Any] | None, cache_arrays: Mapping[str, Any] | None
+    ) -> tuple[Mapping[str, ArraySpec] | None, Mapping[str, ArraySpec] | None]:
         if loader_arrays is None and cache_arrays is None:
             raise ValueError(
                 "loader_arrays: no array is declared; give loader_arrays (or cache_arrays to read a cache)"
             )
-        self._loader_specs = None if loader_arrays is None else array_specs("loader_arrays", loader_arrays)
-        self._cache_specs = None if cache_arrays is None else array_specs("cache_arrays", cache_arrays)
-        if self._cache_specs is not None and self._cache_location is None:
+        loaded = None if loader_arrays is None else array_specs("loader_arrays", loader_arrays)
+        cached = None if cache_arrays is None else array_specs("cache_arrays", cache_arrays)
+        if cached is not None and self._cache_location is None:
             raise ValueError("cache_arrays: they need a cache_location")
         if self._cache_readonly and self._cache_location is None:
             raise ValueError("cache_readonly: it needs a cache_location")
-        if self._cache_location is not None and self._cache_specs is None:
-            self._cache_specs = self._loader_specs
-        self._loader_layouts = self._layouts(self._loader_specs)
-        self._cache_layouts = self._layouts(self._cache_specs)
-        self._labels = self._given["labels"] = self._check_labels(labels)
-        for argument, specs in (("loader_arrays", self._loader_specs), ("cache_arrays", self._cache_specs)):
-            if self._given[argument] is not None:  # the caller may change its dict
-                self._given[argument] = specs
+        if loaded is not None and cached is not None and loaded != cached:
+            for trim in (*trims_of(loaded), *trims_of(cached)):
+                raise ValueError(
+                    f"cache_arrays: {trim.name!r} is Ragged(multiple=...), whose shape differs from batch to batch; a "
+                    "batch that is turned into others for the cache has one shape"
+                )
+        return loaded, loaded if cached is None and self._cache_location is not None else cached
 
     def _count_batches(self) -> int:
         if self._size == 0:
@@ -176,6 +203,16 @@ class DataGroup(Sequence[D], Generic[D]):
     def _layouts(self, specs: Mapping[str, ArraySpec] | None) -> Layouts:
         return _NO_LAYOUTS if specs is None else array_layouts(self._batch_size, specs)
 
+    def _checked_augmentation(self, arrays: Mapping[str, Any] | None) -> Mapping[str, ArraySpec] | None:
+        if self._augment_func is None:
+            if arrays is not None:
+                raise ValueError("augment_arrays: they need an augment_func, which fills them")
+            return None
+        call("augment_func", self._augment_func, 3, "(loaded, arrays, seed)")
+        if self._loader_specs is not None and self._cache_specs not in (None, self._loader_specs):
+            raise ValueError("cache_arrays: with an augment_func the cache keeps what the loader fills; leave them out")
+        return (self._loader_specs or self._cache_specs) if arrays is None else array_specs("augment_arrays", arrays)
+
     def _check_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
         if isinstance(labels, str):
             raise TypeError(f"labels: expected a tuple of array names, got the string {labels!r}; write ({labels!r},)")
@@ -183,7 +220,8 @@ class DataGroup(Sequence[D], Generic[D]):
             names = tuple(labels)
         except TypeError:
             raise TypeError(f"labels: expected a tuple of array names, got {labels!r}") from None
-        known = {**self._loader_layouts, **self._cache_layouts}
+        loaded, cached = self.batch_layouts
+        known = {**loaded, **cached}
         for name in names:
             if not isinstance(name, str) or name not in known:
                 raise ValueError(f"labels: {name!r} is no declared array; declared are {', '.join(map(repr, known))}")
@@ -219,23 +257,34 @@ class DataGroup(Sequence[D], Generic[D]):
         """The arrays that the loader fills, as declared; empty without ``loader_arrays``."""
         return self._loader_specs or MappingProxyType({})
 
+    @property
+    def augment_specs(self) -> Mapping[str, ArraySpec]:
+        """The arrays that ``augment_func`` fills, as declared; empty without one."""
+        return self._augment_specs or MappingProxyType({})
+
     def loading(self, loader_func: Callable[..., Any]) -> Callable[..., Any]:
         """What loads the group's rows, from the user's function.
 
         Raises:
             ValueError: A ragged array has no greatest length.
         """
-        open_ended = [name for name, spec in self.loader_specs.items() if spec.ragged and spec.ragged.max is None]
-        if open_ended:
-            raise ValueError(
-                f"loader_arrays[{open_ended[0]!r}]: Ragged() has no greatest length; give it, Ragged(512), or pack() "
-                "the group or put it into buckets()"
-            )
+        _refuse_open_ends("loader_arrays", self.loader_specs)
         if self._rows is not None:
             loader_func = self._rows.loading(loader_func)
         if any(spec.ragged for spec in self.loader_specs.values()):
             loader_func = RaggedLoader(loader_func, self.loader_specs, zeroed=self._zeroed)
         return loader_func
+
+    def augmenting(self) -> Augmentation | None:
+        """What augments the group's rows, from the user's function; ``None`` without one.
+
+        Raises:
+            ValueError: A ragged array has no greatest length.
+        """
+        if self._augment_func is None:
+            return None
+        _refuse_open_ends("augment_arrays", self.augment_specs)
+        return Augmentation(self._augment_func, self.augment_specs, zeroed=self._zeroed)
 
     @property
     def rows(self) -> Rows | None:
@@ -251,6 +300,11 @@ class DataGroup(Sequence[D], Generic[D]):
     def loader_func(self) -> Callable[..., Any] | None:
         """What loads this group; ``None`` for the function of the ``Dataloader``."""
         return self._loader_func
+
+    @property
+    def augment_func(self) -> Callable[..., Any] | None:
+        """What augments loaded rows; ``None`` where they are handed out as they are."""
+        return self._augment_func
 
     @property
     def batch_size(self) -> int:
@@ -313,6 +367,23 @@ class DataGroup(Sequence[D], Generic[D]):
         return self._cache_layouts
 
     @property
+    def batch_layouts(self) -> tuple[Layouts, Layouts]:
+        """Layouts of a batch as it is handed out: made by the workers, and as a cache holds it.
+
+        Empty where there are no such batches: with an ``augment_func`` the workers make all.
+        """
+        if self._augment_func is not None:
+            return self._augment_layouts, _NO_LAYOUTS
+        return self._loader_layouts, self._cache_layouts
+
+    @property
+    def trims(self) -> tuple[Trim, ...]:
+        """The arrays of batches whose length follows their longest row."""
+        return trims_of(
+            self.loader_specs or self._cache_specs or {} if self._augment_func is None else self.augment_specs
+        )
+
+    @property
     def loader_size(self) -> int:
         """Bytes of a loaded batch in memory, padding between the arrays included."""
         return block_size(self._loader_layouts)
@@ -355,7 +426,7 @@ class DataGroup(Sequence[D], Generic[D]):
         """What decides the group's batches, as JSON values: equal fingerprints mean equal batches.
 
         The digest over the items takes about a second for 10**6 of them the first time; of longer data it takes a
-        sample, see ``hydrax_core.data.fingerprint``.
+        sample, see ``hydrax_core.data.fingerprint``. An ``augment_func`` is told by its name and code.
         """
         return {
             "items": self._size,
@@ -366,6 +437,7 @@ class DataGroup(Sequence[D], Generic[D]):
             "shuffle_later": self._shuffle_later,
             "remainder": self._remainder,
             "first_seeds_only": self._first_seeds_only,
+            **({"augment_func": augmentation_name(self._augment_func)} if self._augment_func is not None else {}),
         }
 
     def _data_digest(self) -> str:
@@ -376,6 +448,15 @@ class DataGroup(Sequence[D], Generic[D]):
             if self._weight_ends is not None:
                 self._digest = f"{DRAWN}{self._digest} {value_digest(self._weight_ends)}"
         return self._digest
+
+
+def _refuse_open_ends(argument: str, specs: Mapping[str, ArraySpec]) -> None:
+    for name, spec in specs.items():
+        if spec.ragged and spec.ragged.max is None:
+            raise ValueError(
+                f"{argument}[{name!r}]: Ragged() has no greatest length; give it, Ragged(512), or pack() the group or "
+                "put it into buckets()"
+            )
 
 
 def _sequence(data: Any) -> Sequence[Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "block_size",
     "length_name",
     "resized",
+    "shifted",
     "views",
 ]
 
@@ -47,14 +48,17 @@ class Ragged:
     Attributes:
         max: The greatest length; ``None`` only where ``pack``, ``concat`` or ``buckets`` give it.
         pad: What the elements behind a row's length hold.
+        multiple: Have the dimension of a batch at the multiple of this which is enough for its longest row, and at most
+            ``max``: as many shapes as there are multiples, each of which jax compiles. ``None``: always at ``max``.
     """
 
     max: int | None = None
     pad: float = 0
+    multiple: int | None = None
 
     def resized(self, length: int) -> Ragged:
         """The same with another greatest length."""
-        return Ragged(length, self.pad)
+        return Ragged(length, self.pad, self.multiple)
 
 
 class ArraySpec(NamedTuple):
@@ -132,11 +136,9 @@ def _spec(where: str, spec: Any) -> ArraySpec:
     shape = spec[0]
     if not isinstance(shape, tuple | list):
         raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}; a scalar an item has the shape ()")
-    ragged = shape[0] if shape and isinstance(shape[0], Ragged) else None
+    ragged = _ragged(where, shape)
     if ragged is not None:
-        if ragged.max is not None:
-            integer(f"{where}: Ragged(max)", ragged.max, 1)
-        shape = (1 if ragged.max is None else ragged.max, *shape[1:])
+        shape = (ragged.max or 1, *shape[1:])
     for dim in shape:
         if isinstance(dim, bool) or not isinstance(dim, int | np.integer):
             raise TypeError(f"{where}: the shape is a tuple of ints, got {shape!r}")
@@ -147,6 +149,16 @@ def _spec(where: str, spec: Any) -> ArraySpec:
     if ragged is not None and np.asarray(ragged.pad).astype(numpy_dtype) != ragged.pad:
         raise ValueError(f"{where}: {numpy_dtype} cannot hold the padding {ragged.pad!r}")
     return ArraySpec(tuple(int(dim) for dim in shape), numpy_dtype, jax_dtype, ragged)
+
+
+def _ragged(where: str, shape: tuple[Any, ...] | list[Any]) -> Ragged | None:
+    first = shape[0] if shape else None
+    if not isinstance(first, Ragged):
+        return None
+    for name in ("max", "multiple"):
+        if getattr(first, name) is not None:
+            integer(f"{where}: Ragged({name})", getattr(first, name), 1)
+    return first
 
 
 def _dtype(where: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -194,6 +206,11 @@ def array_layouts(batch_size: int, specs: Mapping[str, ArraySpec]) -> Layouts:
 def resized(layouts: Layouts, rows: int) -> Layouts:
     """Layouts of batches with another number of rows."""
     return array_layouts(rows, {name: ArraySpec(layout.shape[1:], *layout[1:3]) for name, layout in layouts.items()})
+
+
+def shifted(layouts: Layouts, offset: int) -> Layouts:
+    """Layouts of arrays that begin at ``offset``, a multiple of 64, of their block."""
+    return {name: layout._replace(offset=layout.offset + offset) for name, layout in layouts.items()}
 
 
 def block_size(layouts: Layouts) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.function import is_batched
+from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.layout import ArraySpec, length_name
 
 __all__ = ["RaggedLoader", "put"]
@@ -30,7 +30,7 @@ class RaggedLoader:
         self._loader = loader_func
         self._pads = {name: spec.ragged.pad for name, spec in specs.items() if spec.ragged is not None}
         self._zeroed = zeroed
-        self.__hydrax_batched__ = is_batched(loader_func)
+        self.__hydrax_batched__ = is_batched(loader_func) and items_a_call(loader_func)
 
     def __call__(self, items: Any, arrays: Mapping[str, npt.NDArray[Any]], seeds: Any) -> Any:
         for name in self._pads:

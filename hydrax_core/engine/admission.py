@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Literal, TypeAlias
 
 from hydrax_core.data.layout import Layouts, views
+from hydrax_core.data.trim import trimmed
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.engine.resources.slots import SlotPool
@@ -83,19 +84,19 @@ class Admission:
             self._next += 1
 
     def _take(self, planned: PlannedBatch, group: int, soft_limit: int) -> BatchJob | HostBatch | NoBatch:
-        caches, layouts = self._caches, self._groups[group].layouts
-        if caches.keeps_batches(group):
+        caches, layouts, augmented = self._caches, self._groups[group].layouts, self._groups[group].augmented
+        if caches.keeps_batches(group) and not (augmented or self._groups[group].trims):
             batch = caches.batch(planned, group)
             if batch is not None or not layouts:
                 return batch or "not cached"
         slot = self._pool.acquire(soft_limit)
         if slot is None:
             return "no free slot"
-        indices, seeds = self._groups[group].own(planned.content)
-        job = BatchJob(planned, group, slot, indices, seeds)
-        if len(indices) < self._groups[group].batch_size:
-            self._clear_padding(job, layouts)
-        if caches.keeps_items(group):
+        own = self._groups[group].own(planned.content)
+        job = BatchJob(planned, group, slot, own.indices, own.seeds, own.fresh)
+        self._clear_padding(job, layouts)
+        self._clear_padding(job, augmented)
+        if caches.keeps_items(group) or caches.keeps_batches(group):
             return self._gather(job)
         return job
 
@@ -104,8 +105,8 @@ class Admission:
         group, caches = self._groups[job.group], self._caches
         self._clear_padding(job, group.cache_layouts)
         missing = caches.fill(job, views(self._block(job.slot), group.cache_layouts))
-        if not missing:
-            arrays = views(self._pool.lease(job.slot), group.cache_layouts)
+        if not missing and not group.augmented:
+            arrays = trimmed(views(self._pool.lease(job.slot), group.cache_layouts), group.trims)
             return HostBatch(
                 job.planned,
                 job.group,
@@ -117,10 +118,14 @@ class Admission:
                 cached=True,
                 from_cache=True,
             )
-        if not group.layouts:
+        if missing and not group.layouts:
             self._pool.release(job.slot)
             return "not cached"
-        if group.stores_itself:  # what is here has the loader's layout, so the rest is enough
+        if group.augmented:
+            job.filled = {*range(len(job.indices))} - {*missing}
+            job.uncut = sorted([*_runs(missing), *_runs(sorted(job.filled))])
+            job.loaded_rows = missing
+        elif group.stores_itself:  # what is here has the loader's layout, so the rest is enough
             job.uncut = _runs(missing)
             job.loaded_rows = missing
         else:

@@ -70,7 +70,7 @@ class GroupCaches:
             if times < self._groups[group].batch_count or self._larger_than_memory[group]:
                 store.prefetch(epoch, planned.content.content_batch)
         else:
-            store.prefetch_items(self._groups[group].own(planned.content)[0])
+            store.prefetch_items(self._groups[group].own(planned.content).indices)
 
     def batch(self, planned: PlannedBatch, group: int) -> HostBatch | None:
         """A batch of a cache of batches."""
@@ -93,9 +93,18 @@ class GroupCaches:
         )
 
     def fill(self, job: BatchJob, arrays: Mapping[str, npt.NDArray[Any]]) -> list[int]:
-        """Fill the rows of a job that a cache of items holds; the rows that it does not hold."""
+        """Fill the rows of a job that a cache holds; the rows that it does not hold."""
         store = self._stores[job.group]
         assert store is not None
+        if store.cache_by == "batch":
+            content = job.planned.content
+            batch = store.read(content.content_epoch, content.content_batch)
+            if batch is None:
+                return list(range(len(job.indices)))
+            for name, array in batch.arrays.items():
+                arrays[name][...] = array
+            job.additional = {name: list(values) for name, values in batch.additional.items()}
+            return []
         found = store.read_items(job.indices, arrays)
         batch_size = self._groups[job.group].batch_size
         for name, values in found.additional.items():
@@ -106,9 +115,10 @@ class GroupCaches:
     def keep(self, job: BatchJob, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Store a loaded batch of a group whose cache has the loader's layout."""
         store = self._stores[job.group]
-        if store is None or not self._groups[job.group].stores_itself or not store.writing:
+        if store is None or not self._groups[job.group].stores_itself or not store.writing or job.loaded_rows == []:
             return
-        if sum(array.nbytes for array in arrays.values()) <= _COPIED_BYTES:
+        # What is trimmed is so in the slot, at once.
+        if self._groups[job.group].trims or sum(array.nbytes for array in arrays.values()) <= _COPIED_BYTES:
             arrays = {name: array.copy() for name, array in arrays.items()}
         try:
             if store.cache_by == "item":

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from hydrax_core.data.guard import GuardedData
 from hydrax_core.data.layout import Layouts
+from hydrax_core.data.trim import Trim
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
-from hydrax_core.plan.order import BatchContent
+from hydrax_core.plan.order import BatchContent, StandIn
 from hydrax_core.plan.permutation import Indices, Seeds
 from hydrax_core.plan.plan import PlannedBatch
 
@@ -28,6 +29,9 @@ class JobGroup:
     Attributes:
         layouts: Layouts of the loaded arrays; empty where nothing is loaded.
         cache_layouts: Layouts of the cached arrays; empty without a cache.
+        trims: Arrays whose length follows the longest row of the batch.
+        augmented: Layouts of what the loaded arrays are augmented into, which lies before them in the slot; empty where
+            they are handed out as they are.
         stores_itself: Whether loaded batches go to the cache as they are.
         zeroed: Whether rows are zeroed before the loader gets them.
         batched: Whether the loader takes many items at once, so that it is not known which of them it is at.
@@ -47,18 +51,21 @@ class JobGroup:
     items_a_call: tuple[int, int] = (0, 0)
     indexed: bool = False
     rows: Indices | None = None
+    augmented: Layouts = field(default_factory=dict)
+    trims: tuple[Trim, ...] = ()
 
     @property
     def read_by_thread(self) -> bool:
         """Whether reading an item runs code of the user's."""
         return not self.indexed and isinstance(self.data, GuardedData)
 
-    def own(self, content: BatchContent) -> tuple[Indices, Seeds | None]:
-        """Indices and seeds of the real rows that this host loads."""
+    def own(self, content: BatchContent) -> BatchContent:
+        """Of the real rows those that this host loads."""
         if self.rows is None:
-            return content.indices, content.seeds
+            return content
         real = self.rows[: int(np.searchsorted(self.rows, len(content.indices)))]
-        return content.indices[real], None if content.seeds is None else content.seeds[real]
+        seeds, fresh = (None if numbers is None else numbers[real] for numbers in (content.seeds, content.fresh))
+        return content._replace(indices=content.indices[real], seeds=seeds, fresh=fresh)
 
 
 class HostBatch(NamedTuple):
@@ -69,7 +76,7 @@ class HostBatch(NamedTuple):
         slot: Where it lies, ``None`` where it lies in no slot.
         arrays: NumPy arrays by name; they keep the memory that they lie in.
         indices: Index of each real row in the group's data.
-        seeds: Seed of each real row, ``None`` in validation.
+        seeds: Seed of each real row as it is shown, ``None`` in validation.
         additional: Additional data by name, with batch-size many values each.
         cached: Whether it is in the cached layout.
         from_cache: Whether the cache served it; else it was loaded.
@@ -96,9 +103,11 @@ class BatchJob:
         group: Ordinal of its group, training before validation.
         indices: Index of each real row, substitutes included; read-only.
         seeds: Seed of each real row, ``None`` in validation.
+        fresh: What augments each real row; ``None`` in validation, and without augmentation.
         uncut: Runs of rows, (first, count), not handed out in chunks yet.
         open: JobRows handed out whose outcome is not known.
         loaded_rows: JobRows that are loaded and not from the cache; ``None`` for all.
+        filled: Rows that are in place, from the cache, and are left to be augmented.
         failed_rows: What failed by row: its item, then its substitutes.
         load_seconds: Time in ``loader_func`` so far, over all workers.
     """
@@ -108,9 +117,11 @@ class BatchJob:
     slot: int
     indices: Indices
     seeds: Seeds | None
+    fresh: Seeds | None = None
     uncut: list[tuple[int, int]] = field(default_factory=list)
     open: int = 0
     loaded_rows: list[int] | None = None
+    filled: set[int] = field(default_factory=set)
     additional: dict[str, list[Any]] = field(default_factory=dict)
     failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
     failed_rows: dict[int, list[LoaderError | WorkerDiedError]] = field(default_factory=dict)
@@ -137,11 +148,15 @@ class BatchJob:
     def index(self, row: int) -> int:
         return int(self.indices[row])
 
-    def substitute(self, row: int, index: int, seed: int | None) -> None:
-        self.indices = _with(self.indices, row, index)
+    def substitute(self, row: int, other: StandIn) -> None:
+        self.indices = _with(self.indices, row, other.item)
         if self.seeds is not None:
-            assert seed is not None
-            self.seeds = _with(self.seeds, row, seed)
+            assert other.seed is not None
+            self.seeds = _with(self.seeds, row, other.seed)
+        if self.fresh is not None:
+            assert other.fresh is not None
+            self.fresh = _with(self.fresh, row, other.fresh)
+        self.filled.discard(row)
         for values in self.additional.values():
             values[row] = None
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from hydrax_core.data.layout import views
 from hydrax_core.data.logger import logger
+from hydrax_core.data.trim import trimmed
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.counters import EngineStats, FirstBatch, slot_states
 from hydrax_core.engine.data_reader import DataReader
@@ -398,20 +399,22 @@ class Loop:
         error = job.error
         if error is None:
             group = self._groups[job.group]
-            arrays = views(self._pool.lease(job.slot), group.layouts)
-            self._caches.keep(job, arrays)
-            as_cached = group.stores_itself
+            lease = self._pool.lease(job.slot)
+            loaded = views(lease, group.layouts)
+            self._caches.keep(job, loaded)
+            from_cache = bool(group.augmented) and job.loaded_rows == []
             self._offer(
                 HostBatch(
                     job.planned,
                     job.group,
                     job.slot,
-                    arrays,
+                    trimmed(views(lease, group.augmented) if group.augmented else loaded, group.trims),
                     job.indices,
-                    job.seeds,
+                    job.seeds if job.fresh is None else job.fresh,
                     job.additional,
-                    cached=as_cached,
-                    load_seconds=job.load_seconds,
+                    cached=group.stores_itself and not group.augmented,
+                    from_cache=from_cache,
+                    load_seconds=None if from_cache else job.load_seconds,
                 )
             )
             return

@@ -19,11 +19,12 @@ from hydrax_core.engine.data_reader import DataReader, UnreadableRow
 from hydrax_core.engine.jobs import BatchJob, JobGroup, JobRows
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult, Garbled
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError
+from hydrax_core.plan.order import StandIn
 
 __all__ = ["MOST_DEATHS", "LoadCost", "OnError", "Schedule"]
 
 OnError: TypeAlias = Literal["raise", "skip", "substitute"]
-Substitute: TypeAlias = Callable[[BatchAddress, int, int], tuple[int, int | None]]
+Substitute: TypeAlias = Callable[[BatchAddress, int, int], StandIn]
 
 MOST_DEATHS = 3
 _MOST_SUBSTITUTES = 8
@@ -133,7 +134,11 @@ class Schedule:
             runs, job.uncut = job.uncut, []
             for first, count in runs:
                 job.open += count
-                self._have_read(JobRows(job, first, count))
+                rows = JobRows(job, first, count)
+                if first in job.filled:
+                    self._again.append(rows)
+                else:
+                    self._have_read(rows)
         elif job.uncut:
             self._uncut.append(job)
 
@@ -305,8 +310,10 @@ class Schedule:
     def _chunk(self, rows: JobRows) -> Chunk | None:
         job, group = rows.job, self._groups[rows.job.group]
         indices = job.indices[rows.first : rows.first + rows.size]
-        if group.indexed:
-            items: list[Any] | bytes = indices.tobytes()
+        filled = rows.first in job.filled  # as all of these rows are, or none
+        items: list[Any] | bytes
+        if filled or group.indexed:
+            items = indices.tobytes()
         elif rows.items is not None:
             items = rows.items
         else:
@@ -316,10 +323,13 @@ class Schedule:
                 self._have_read(rows, urgent=True)
                 return None
             rows = rows._replace(items=items)
-        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.size].tobytes()
+        seeds, fresh = (
+            None if numbers is None else numbers[rows.first : rows.first + rows.size].tobytes()
+            for numbers in (job.seeds, job.fresh)
+        )
         self._numbers += 1
         self._sent[self._numbers] = rows
-        return Chunk(self._numbers, job.group, job.slot, rows.first, rows.size, items, seeds)
+        return Chunk(self._numbers, job.group, job.slot, rows.first, rows.size, items, seeds, fresh, filled)
 
     def _died_of(self, rows: JobRows, row: int, how: str) -> bool:
         """Count a worker's death against an item; true when the item is given up."""
@@ -335,7 +345,7 @@ class Schedule:
     def _fail(self, job: BatchJob, row: int, error: LoaderError | WorkerDiedError) -> None:
         self.errors += 1
         index = job.index(row)
-        substitutes = self._on_error == "substitute"
+        substitutes = self._on_error == "substitute" and bool(self._groups[job.group].layouts)
         self._list(job, index, error, log=substitutes)
         failed = job.failed_rows.setdefault(row, [])
         failed.append(error)
@@ -345,8 +355,8 @@ class Schedule:
             if len(failed) > 1:
                 job.failures[row] = _with_substitutes(failed)
             return
-        original = int(self._groups[job.group].own(job.planned.content)[0][row])
-        job.substitute(row, *self._substitute(job.address, original, len(failed) - 1))
+        original = int(self._groups[job.group].own(job.planned.content).indices[row])
+        job.substitute(row, self._substitute(job.address, original, len(failed) - 1))
         job.open += 1
         self.substituted += 1
         if self._groups[job.group].read_by_thread:

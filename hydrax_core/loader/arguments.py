@@ -141,6 +141,7 @@ def _check_loading(loader_func: Any, **groups: tuple[DataGroup[Any], ...]) -> bo
     for kind, found in groups.items():
         for position, group in enumerate(found):
             function = group.loader_func or loader_func
+            group.augmenting()  # which may refuse
             if group.loader_layouts and function is not None:
                 group.loading(function)  # which may refuse
             elif group.loader_layouts:
@@ -148,7 +149,7 @@ def _check_loading(loader_func: Any, **groups: tuple[DataGroup[Any], ...]) -> bo
                     f"loader_func: {kind} group {position} has loader_arrays and nothing that fills them; "
                     "give Dataloader(loader_func, ...) or DataGroup(loader_func=...)"
                 )
-    return any(group.loader_layouts for found in groups.values() for group in found)
+    return any(group.loader_layouts or group.augment_func for found in groups.values() for group in found)
 
 
 def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:

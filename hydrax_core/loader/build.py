@@ -17,7 +17,7 @@ from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.guard import guarded
-from hydrax_core.data.layout import aligned, block_size, resized
+from hydrax_core.data.layout import Layouts, aligned, block_size, resized, shifted
 from hydrax_core.data.logger import logger
 from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
@@ -36,6 +36,7 @@ from hydrax_core.engine.workers.protocol import Worker
 from hydrax_core.engine.workers.runner import ChunkRunner
 from hydrax_core.engine.workers.wire import Functions, GroupLoader, GroupSetup, WorkerSetup
 from hydrax_core.loader.arguments import Arguments
+from hydrax_core.plan.permutation import Indices
 from hydrax_core.plan.plan import Position
 from hydrax_core.plan.position import Consumed
 
@@ -51,11 +52,21 @@ _TINY_BYTES = 1 << 20
 
 def slot_bytes(arguments: Arguments) -> int:
     """Bytes of a slot: the largest batch of any group that lies in one, in whole pages."""
-    sizes = []
+    sizes: list[int] = []
     for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True):
-        kinds = (group.loader_layouts, group.cache_layouts if group.cache_by == "item" else {})
-        sizes += [block_size(layouts if rows is None else resized(layouts, len(rows))) for layouts in kinds]
+        loaded, cached, augmented = _layouts(group, None if rows is None else len(rows))
+        kinds = (loaded, augmented, cached if augmented or group.cache_by == "item" else {})
+        sizes += map(block_size, kinds)
     return aligned(max(1, *sizes), mmap.PAGESIZE)
+
+
+def _layouts(group: DataGroup[Any], rows: int | None) -> tuple[Layouts, Layouts, Layouts]:
+    """Layouts of what is loaded, cached and augmented of a group, in a slot with so many rows."""
+    augmented = {} if group.augment_func is None else group.batch_layouts[False]
+    found = (group.loader_layouts, group.cache_layouts, augmented)
+    loaded, cached, augmented = found if rows is None else (resized(layouts, rows) for layouts in found)
+    behind = block_size(augmented)
+    return shifted(loaded, behind), shifted(cached, behind), augmented
 
 
 def launch(arguments: Arguments, consumed: Consumed) -> Engine:
@@ -74,19 +85,7 @@ def launch(arguments: Arguments, consumed: Consumed) -> Engine:
     _check_size(size, depth.least)
     packed = _packed(_functions(arguments, own_sources=False)) if arguments.loader_kind == "process" else b""
     groups = [
-        JobGroup(
-            data=guarded(group.items),
-            layouts=group.loader_layouts if rows is None else resized(group.loader_layouts, len(rows)),
-            cache_layouts=group.cache_layouts if rows is None else resized(group.cache_layouts, len(rows)),
-            stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
-            batch_size=group.batch_size if rows is None else len(rows),
-            batch_count=group.batch_count,
-            zeroed=group.zeroed,
-            batched=is_batched(_loader_of(group, arguments)),
-            items_a_call=items_a_call(_loader_of(group, arguments)),
-            indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
-            rows=rows,
-        )
+        _job_group(group, rows, _loader_of(group, arguments))
         for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True)
     ]
     plan, last = arguments.plan, arguments.last_batch
@@ -123,6 +122,27 @@ def launch(arguments: Arguments, consumed: Consumed) -> Engine:
         engine = Engine(loop, queue, caches, pool, wakeup, threaded=settings.threaded)
         undo.pop_all()
     return engine
+
+
+def _job_group(group: DataGroup[Any], rows: Indices | None, function: Callable[..., Any] | None) -> JobGroup:
+    loaded, cached, augmented = _layouts(group, None if rows is None else len(rows))
+    functions = [called for called in (function, group.augmenting()) if is_batched(called)]
+    least, most = zip(*map(items_a_call, functions), strict=True) if functions else ((0,), (0,))
+    return JobGroup(
+        data=guarded(group.items),
+        layouts=loaded,
+        cache_layouts=cached,
+        augmented=augmented,
+        trims=group.trims,
+        stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
+        batch_size=group.batch_size if rows is None else len(rows),
+        batch_count=group.batch_count,
+        zeroed=group.zeroed,
+        batched=bool(functions),
+        items_a_call=(max(least), min(filter(None, most), default=0)),
+        indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
+        rows=rows,
+    )
 
 
 def first_setting(arguments: Arguments) -> Setting:
@@ -210,8 +230,9 @@ def _functions(arguments: Arguments, *, own_sources: bool) -> Functions:
         source: Source[Any] | None = items if isinstance(items, Source) else None
         if source is not None and own_sources:
             source = _copied(source)
-        loaded = group.loader_layouts and function is not None
-        loaders.append(GroupLoader(function, is_batched(function), source) if loaded and function else None)
+        augment = group.augmenting()
+        works = function is not None or augment is not None
+        loaders.append(GroupLoader(function, is_batched(function), source, augment) if works else None)
     return Functions(tuple(loaders), arguments.startup_func, arguments.on_error != "substitute")
 
 
@@ -247,7 +268,9 @@ def _packed(functions: Functions) -> bytes:
 def _worker_starter(
     arguments: Arguments, groups: list[JobGroup], pool: SlotPool, packed: bytes
 ) -> Callable[[int], Worker]:
-    setups = [GroupSetup(dict(group.layouts), group.zeroed) for group in groups]
+    setups = [
+        GroupSetup(dict(group.layouts or group.cache_layouts), group.zeroed, dict(group.augmented)) for group in groups
+    ]
     memory = pool.memory
     if arguments.loader_kind == "process":
         setup = WorkerSetup(

@@ -475,7 +475,7 @@ class Dataloader(Generic[D]):
             "arrays": [
                 {name: f"{layout.shape} {layout.numpy_dtype} {layout.jax_dtype}" for name, layout in layouts.items()}
                 for group in self._groups
-                for layouts in (group.loader_layouts, group.cache_layouts)
+                for layouts in group.batch_layouts
             ],
             "end": arguments.last_batch,
             "on_error": arguments.on_error,

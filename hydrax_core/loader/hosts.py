@@ -49,9 +49,10 @@ def host_share(groups: Sequence[DataGroup[Any]], sharding: Any, hosts: Any) -> H
         return HostShare(0, 1, (None,) * len(groups), shardings, talking=False)
     rows: list[Indices | None] = []
     for group, found in zip(groups, shardings, strict=True):
-        own = rules.host_rows(found, {**group.cache_layouts, **group.loader_layouts})
+        loaded, cached = group.batch_layouts
+        own = rules.host_rows(found, {**cached, **loaded})
         rows.append(None if len(own) == group.batch_size else own)
-    _check_caches(groups, rows)
+    _check_shared(groups, rows)
     return HostShare(*rules.this_process(), tuple(rows), shardings, talking=True)
 
 
@@ -85,12 +86,18 @@ def _by_number(groups: Sequence[DataGroup[Any]], sharding: Any, index: int, coun
             if rules.spans_hosts(found):
                 raise ValueError("hosts: the sharding spans several hosts, so that jax knows them; leave hosts out")
         shardings.append(found)
-    _check_caches(groups, rows)
+    _check_shared(groups, rows)
     return HostShare(index, count, tuple(rows), tuple(shardings), talking=False)
 
 
-def _check_caches(groups: Sequence[DataGroup[Any]], rows: Sequence[Indices | None]) -> None:
+def _check_shared(groups: Sequence[DataGroup[Any]], rows: Sequence[Indices | None]) -> None:
     for group, own in zip(groups, rows, strict=True):
+        if own is not None and group.trims:
+            raise ValueError(
+                f"loader_arrays[{group.trims[0].name!r}]: Ragged(multiple=...) has the shape of a batch follow its "
+                "longest row, and a host that loads only some rows does not know the others; leave multiple out, or "
+                "use buckets(), whose shapes are known ahead"
+            )
         if own is not None and group.cache_location is not None and group.cache_by == "batch":
             raise ValueError(
                 "cache_by: a host that has only some rows of a batch cannot keep batches; with cache_by='item' the "

@@ -69,6 +69,7 @@ class GroupPlan:
         cached: Its arrays as the cache has them; empty where there is none.
         rows: Rows an epoch, where they are drawn, or packed, of items; else ``None``.
         fill: Which part of packed rows is no padding, 0 to 1; ``None`` where rows are not packed.
+        augmented: Whether an ``augment_func`` makes them anew in every epoch.
     """
 
     kind: Kind
@@ -84,6 +85,7 @@ class GroupPlan:
     cached: tuple[ArrayPlan, ...]
     rows: int | None = None
     fill: float | None = None
+    augmented: bool = False
 
     @property
     def name(self) -> str:
@@ -351,6 +353,7 @@ def plan_of(loader: Any, *, places_itself: bool = False) -> RunPlan:
 
 
 def _group(kind: Kind, index: int, group: DataGroup[Any]) -> GroupPlan:
+    loaded, cached = group.batch_layouts
     return GroupPlan(
         kind=kind,
         index=index,
@@ -361,10 +364,11 @@ def _group(kind: Kind, index: int, group: DataGroup[Any]) -> GroupPlan:
         shuffle_first=group.shuffle_first,
         shuffle_later=group.shuffle_later,
         remainder=group.remainder,
-        loaded=_arrays(group.loader_layouts, group.labels),
-        cached=_arrays(group.cache_layouts, group.labels),
+        loaded=_arrays(loaded, group.labels),
+        cached=_arrays(cached, group.labels),
         rows=None if group.rows is None else group.rows.size,
         fill=None if group.rows is None else group.rows.fill,
+        augmented=group.augment_func is not None,
     )
 
 

@@ -73,6 +73,7 @@ class Stats(EngineStats):
         first_batch: Time to the first batch, ``None`` before it.
         running: Whether workers are up.
         groups: One entry for each training group.
+        shapes: Different shapes of batches handed out: jax compiles a step once for each.
     """
 
     seconds: float = 0.0
@@ -85,6 +86,7 @@ class Stats(EngineStats):
     cache_misses: int = 0
     running: bool = False
     groups: tuple[GroupShare, ...] = ()
+    shapes: int = 0
 
 
 class Counters:
@@ -111,6 +113,7 @@ class Counters:
         self._bytes = 0
         self._hits = 0
         self._misses = 0
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def waited(self, seconds: float) -> None:
         self._idle += seconds
@@ -122,7 +125,9 @@ class Counters:
             self._of_groups[address.group_index] += 1
             self._last = max(self._last, address.batch_num)
         self._items += len(host.indices)
-        self._bytes += sum(array.nbytes for array in host.arrays.values())
+        arrays = host.arrays.values()
+        self._bytes += sum([array.nbytes for array in arrays])
+        self._shapes.add(tuple([array.shape for array in arrays]))
         if self._caching[host.group]:
             self._hits += host.from_cache
             self._misses += not host.from_cache
@@ -154,4 +159,5 @@ class Counters:
             cache_misses=self._misses + engine.dropped_batches,
             running=True,
             groups=self._shares(),
+            shapes=len(self._shapes),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -19,6 +19,7 @@ from hydrax_core.data.checks import integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.rows import value_digest
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.drawing import MixedRows
@@ -61,14 +62,7 @@ def mix(
     members = tuple(groups)
     if not members or not all(isinstance(group, DataGroup) for group in members):
         raise TypeError(f"groups: expected at least one DataGroup, got {members!r}")
-    for number, group in enumerate(members):
-        if dict(group.loader_specs) != dict(members[0].loader_specs):
-            raise ValueError(
-                f"groups: group {number} has other loader_arrays than group 0, which cannot stand in one batch: "
-                f"{dict(group.loader_specs)} and {dict(members[0].loader_specs)}"
-            )
-        if group.rows is not None or group.weight_ends is not None:
-            raise ValueError(f"groups: group {number} is mixed, packed or weighted itself; mix what it was made of")
+    _check_alike(members, one_augmentation="augment_func" not in settings)
     sizes = [len(group) for group in members]
     length = None if items_per_epoch is None else integer("items_per_epoch", items_per_epoch, 1)
     if weights is None and stop is not None:
@@ -98,6 +92,21 @@ def mix(
         together["loader_func"] = _LoaderByMember([function for function in functions if function is not None])
     no_cache = {"cache_location": None, "cache_arrays": None, "cache_readonly": False}
     return members[0].replace(**{**no_cache, **together, "data": data, "rows": rows, **settings})
+
+
+def _check_alike(members: Sequence[DataGroup[Any]], *, one_augmentation: bool) -> None:
+    for number, group in enumerate(members):
+        if dict(group.loader_specs) != dict(members[0].loader_specs):
+            raise ValueError(
+                f"groups: group {number} has other loader_arrays than group 0, which cannot stand in one batch: "
+                f"{dict(group.loader_specs)} and {dict(members[0].loader_specs)}"
+            )
+        if one_augmentation and group.augment_func is not members[0].augment_func:
+            raise ValueError(
+                f"groups: group {number} has another augment_func than group 0; give one for all: mix(augment_func=...)"
+            )
+        if group.rows is not None or group.weight_ends is not None:
+            raise ValueError(f"groups: group {number} is mixed, packed or weighted itself; mix what it was made of")
 
 
 def class_balanced(group: DataGroup[D], labels: Any, **settings: Any) -> DataGroup[D]:
@@ -173,12 +182,10 @@ def buckets(
         if not items.size:
             continue
         rows_a_batch = max(1, tokens_per_batch // end) if tokens_per_batch else batch_size or group.batch_size
-        arrays: dict[str, Any] = {}
-        for name, spec in group.loader_specs.items():
-            resized = spec.ragged and spec._replace(shape=(end, *spec.shape[1:]), ragged=spec.ragged.resized(end))
-            arrays[name] = resized or spec
-        own: dict[str, Any] = {"rows": MixedRows((items,), (1,), len(items)), "loader_arrays": arrays}
-        own["batch_size"] = rows_a_batch
+        own: dict[str, Any] = {"rows": MixedRows((items,), (1,), len(items)), "batch_size": rows_a_batch}
+        own["loader_arrays"] = _ending(group.loader_specs, end)
+        if group.augment_func is not None:
+            own["augment_arrays"] = _ending(group.augment_specs, end)
         location = settings.get("cache_location", group.cache_location)
         if location is not None:
             own["cache_location"] = Path(location) / f"up-to-{end}"
@@ -188,6 +195,14 @@ def buckets(
             error.add_note(f"in the bucket of lengths up to {end}, which has {len(items)} items")
             raise
     return tuple(made)
+
+
+def _ending(specs: Mapping[str, ArraySpec], end: int) -> dict[str, ArraySpec]:
+    """Arrays of which the ragged ones have ``end`` elements at most."""
+    return {
+        name: spec._replace(shape=(end, *spec.shape[1:]), ragged=spec.ragged.resized(end)) if spec.ragged else spec
+        for name, spec in specs.items()
+    }
 
 
 def _leave_out(lengths: Lengths, end: int, longer: str) -> None:

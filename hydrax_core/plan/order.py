@@ -16,7 +16,7 @@ from hydrax_core.data.rows import DrawnRows, Rows
 from hydrax_core.plan.drawing import WeightedRows
 from hydrax_core.plan.permutation import Indices, Seeds, derive_key, permute, seeds_of
 
-__all__ = ["BatchContent", "GroupOrder", "group_order"]
+__all__ = ["BatchContent", "GroupOrder", "StandIn", "group_order"]
 
 _WINDOW = 4096
 """Positions computed at once: enough to make NumPy's cost a call vanish, 0.3 ms to the first batch."""
@@ -31,6 +31,7 @@ class BatchContent(NamedTuple):
         key: The group's key; ``None`` in validation.
         content_epoch: Batches of equal content epoch and content batch are equal, seeds included.
         content_batch: See there.
+        fresh: What augments each real row, other than ``seeds`` in every epoch; ``None`` without augmentation.
     """
 
     indices: Indices
@@ -38,11 +39,25 @@ class BatchContent(NamedTuple):
     key: int | None
     content_epoch: int
     content_batch: int
+    fresh: Seeds | None = None
+
+    @property
+    def shown_seeds(self) -> Seeds | None:
+        """The seeds that ``batch.seeds`` shows: the fresh ones, where there are."""
+        return self.seeds if self.fresh is None else self.fresh
 
     @property
     def seed(self) -> int:
         """Seed of the batch, in [0, 2**32); 0 in validation."""
         return 0 if self.key is None else derive_key(self.key, "batch", self.content_epoch, self.content_batch) >> 32
+
+
+class StandIn(NamedTuple):
+    """What takes the place of an item that failed: its index, and its seeds as in ``BatchContent``."""
+
+    item: int
+    seed: int | None = None
+    fresh: int | None = None
 
 
 class GroupOrder:
@@ -54,6 +69,7 @@ class GroupOrder:
         shuffle_later: What later epochs do, see ``DataGroup``.
         first_seeds_only: Whether an item has the seed of the first epoch in all of them.
         rows: How the rows of an epoch are made; ``None`` for each item once.
+        augmented: Whether rows have fresh seeds, too.
     """
 
     def __init__(
@@ -67,6 +83,7 @@ class GroupOrder:
         shuffle_later: Shuffle,
         first_seeds_only: bool = False,
         rows: Rows | None = None,
+        augmented: bool = False,
     ) -> None:
         self._size = size
         self._rows = rows
@@ -78,6 +95,7 @@ class GroupOrder:
         self._first_seeds_only = first_seeds_only
         self._row_count = size if rows is None else rows.size
         self._items = _Window(self._row_count, max(_WINDOW, batch_size), self._draw)
+        self._fresh = _Window(self._row_count, max(_WINDOW, batch_size), self._draw_each) if augmented else None
         self._batches = _Window(
             batch_count, _WINDOW, lambda key, _, first, end: _permuted(key, batch_count, first, end)
         )
@@ -91,7 +109,10 @@ class GroupOrder:
             indices, _ = self._items.take(*order, None, first, end)
             return BatchContent(indices, None, None, content_epoch, content_batch)
         indices, seeds = self._items.take(*order, self._seed_key(content_epoch), first, end)
-        return BatchContent(indices, seeds, self._key, content_epoch, content_batch)
+        fresh = None
+        if self._fresh is not None:
+            _, fresh = self._fresh.take(*order, self._fresh_key(epoch), first, end)
+        return BatchContent(indices, seeds, self._key, content_epoch, content_batch, fresh)
 
     def content(self, epoch: int, position: int) -> tuple[int, int]:
         if self._key is None or epoch == 0 or self._shuffle_later == "repeat":
@@ -101,8 +122,8 @@ class GroupOrder:
             return 0, int(self._batches.take(key, epoch, None, position, position + 1)[0][0])
         return epoch, position
 
-    def substitute(self, epoch: int, index: int, attempt: int) -> tuple[int, int | None]:
-        """The item that stands in for a failing one, and its seed, for ``attempt`` 0, 1, ...
+    def substitute(self, epoch: int, index: int, attempt: int) -> StandIn:
+        """The item that stands in for a failing one, for ``attempt`` 0, 1, ...
 
         The same on every host, because it depends on the arguments alone; never ``index`` itself.
         """
@@ -112,13 +133,18 @@ class GroupOrder:
         offset = int(permute(key, count - 1, attempt % (count - 1))) + 1 if count > 1 else 0
         other = int(alike[(place + offset) % count])
         if self._key is None:
-            return other, None
+            return StandIn(other)
         content_epoch, _ = self.content(epoch, 0)
-        return other, int(seeds_of(self._seed_key(content_epoch), other))
+        fresh = None if self._fresh is None else int(seeds_of(self._fresh_key(epoch), other))
+        return StandIn(other, int(seeds_of(self._seed_key(content_epoch), other)), fresh)
 
     def _seed_key(self, content_epoch: int) -> int:
         assert self._key is not None
         return derive_key(self._key, "items", 0 if self._first_seeds_only else content_epoch)
+
+    def _fresh_key(self, epoch: int) -> int:
+        assert self._key is not None
+        return derive_key(self._key, "augment", 0 if self._shuffle_later == "repeat" else epoch)
 
     def _item_order(self, content_epoch: int) -> tuple[int | None, int]:
         """The key of the order of items, ``None`` for that of the data, and the epoch that it is of."""
@@ -130,12 +156,15 @@ class GroupOrder:
         return derive_key(self._key, "item order", epoch if self._rows is None else 0), epoch
 
     def _draw(self, key: int | None, epoch: int, first: int, end: int) -> DrawnRows:
+        found = self._draw_each(key, epoch, first, end)
+        return DrawnRows(found.indices, found.indices) if self._first_seeds_only else found
+
+    def _draw_each(self, key: int | None, epoch: int, first: int, end: int) -> DrawnRows:
         if self._rows is None:
             return _permuted(key, self._size, first, end)
         fixed = derive_key(self._key or 0, "item order", 0)  # its order goes on from epoch to epoch
         shuffled = self._shuffle_first and self._key is not None
-        found = self._rows.draw(fixed, epoch, first, end, shuffled=shuffled)
-        return DrawnRows(found.indices, found.indices) if self._first_seeds_only else found
+        return self._rows.draw(fixed, epoch, first, end, shuffled=shuffled)
 
 
 def _permuted(key: int | None, size: int, first: int, end: int) -> DrawnRows:
@@ -156,6 +185,7 @@ def group_order(group: DataGroup[Any], kind: str, group_index: int) -> GroupOrde
         shuffle_later=group.shuffle_later,
         first_seeds_only=group.first_seeds_only,
         rows=WeightedRows(group.weight_ends, len(group)) if group.weight_ends is not None else group.rows,
+        augmented=group.augment_func is not None,
     )
 
 

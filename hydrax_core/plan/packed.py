@@ -368,6 +368,10 @@ def _group_of_rows(
     ragged = {name: spec.ragged for name, spec in specs.items() if spec.ragged is not None}
     if not ragged:
         raise ValueError(NO_RAGGED)
+    if group.augment_func is not None and "augment_func" not in settings:
+        raise ValueError(
+            "augment_func: a packed group augments whole rows; give the function for them to pack(), or None"
+        )
     pairs = _pairs(names, list(ragged))
     arrays: dict[str, ArraySpec] = {}
     by_segment: list[str] = []
@@ -393,7 +397,7 @@ def _group_of_rows(
     data = _PackedSource(packed) if isinstance(group.items, Source) else packed
     no_cache = {"cache_location": None, "cache_arrays": None, "cache_readonly": False}
     own = {"data": data, "rows": carried, "loader_arrays": arrays}
-    return group.replace(**{**no_cache, "shuffle_first": True, **settings, **own})
+    return group.replace(**{**no_cache, "shuffle_first": True, "augment_arrays": None, **settings, **own})
 
 
 def _pairs(names: Any, arrays: Sequence[str]) -> tuple[tuple[str, str], ...]:

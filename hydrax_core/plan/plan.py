@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from hydrax_core.errors import BatchAddress
 from hydrax_core.plan.mixture import Interleave, Mixture, in_order
-from hydrax_core.plan.order import BatchContent, GroupOrder
+from hydrax_core.plan.order import BatchContent, GroupOrder, StandIn
 
 __all__ = ["Plan", "PlannedBatch", "Position"]
 
@@ -125,8 +125,8 @@ class Plan:
         address = BatchAddress("training", turn.group, epoch, epoch_batch, training)
         return PlannedBatch(number, address, self._training[turn.group].batch(turn.epoch, turn.position))
 
-    def substitute(self, address: BatchAddress, index: int, attempt: int) -> tuple[int, int | None]:
-        """The item (and its seed) that stands in for the failing item ``index`` of a batch."""
+    def substitute(self, address: BatchAddress, index: int, attempt: int) -> StandIn:
+        """The item that stands in for the failing item ``index`` of a batch."""
         if address.kind == "validation":
             return self._validation[address.group_index].substitute(address.epoch, index, attempt)
         epoch = self.mixture.locate(address.batch_num).epoch

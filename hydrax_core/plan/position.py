@@ -7,6 +7,7 @@ data or settings is refused with what differs. The number of workers, their kind
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from hydrax_core.plan.plan import Plan, Position
 __all__ = ["Consumed", "restore", "save"]
 
 _VERSION = 1
+_logger = logging.getLogger("hydrax")
 
 
 class Consumed:
@@ -83,7 +85,8 @@ def restore(
 ) -> Consumed:
     """The position that a state describes.
 
-    Validation may have changed since, as long as no validation run was under way.
+    Validation may have changed since, as long as no validation run was under way; so may the code of an
+    ``augment_func``, which the log says.
     """
     try:
         state = json.loads(json.dumps(dict(state)))
@@ -95,13 +98,29 @@ def restore(
         raise TypeError(f"state: expected what state_dict() returned, got {shorten(state)} ({error!r})") from error
     if version != _VERSION:
         raise StateMismatchError(f"state: it has version {version}, this hydrax reads version {_VERSION}")
-    _compare("training", saved_training, _training_settings(training, interleave=interleave))
+    own_training = _training_settings(training, interleave=interleave)
+    _note_augmentation(saved_training, own_training)
+    _compare("training", saved_training, own_training)
     own_validation = _validation_settings(plan, validation, validation_interval, interleave=interleave)
     if saved_validation != own_validation:
         if ahead or validation_batches:
             _compare("validation", saved_validation, own_validation)
         validation_batches = plan.batches_per_validation
     return Consumed(plan.number(Position(training_batches, validation_batches)), ahead)
+
+
+def _note_augmentation(saved: Any, own: dict[str, Any]) -> None:
+    """Say where groups are augmented by other code than they were, which is no reason to refuse a state."""
+    groups = saved.get("groups") if isinstance(saved, dict) else None
+    for number, (before, now) in enumerate(
+        zip(groups if isinstance(groups, list) else (), own["groups"], strict=False)
+    ):
+        if isinstance(before, dict) and "augment_func" in before and "augment_func" in now:
+            theirs, ours = before["augment_func"], now["augment_func"]
+            before["augment_func"] = ours
+            if theirs != ours:
+                text = "augment_func: training group %d is augmented by %r from here on, in the saved run it was by %r"
+                _logger.warning(text, number, ours, theirs)
 
 
 def _training_settings(groups: Sequence[DataGroup[Any]], *, interleave: bool) -> dict[str, Any]:

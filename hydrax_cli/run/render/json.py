@@ -30,6 +30,7 @@ def result_json(result: RunResult) -> str:
         "loader_count": stats.loader_count,
         "depth": stats.depth,
         "tuning": stats.tuning,
+        "shapes": stats.shapes,
         "cache_hits": stats.cache_hits,
         "cache_misses": stats.cache_misses,
         "digest": result.digest,

@@ -90,10 +90,11 @@ def batches_text(group: GroupPlan) -> str:
 
 def order_text(group: GroupPlan) -> str:
     """Seed and shuffle in words."""
+    augmented = ", augmented behind the loader" if group.augmented else ""
     if group.kind == "validation":
-        return "in the order of the data"
+        return f"in the order of the data{augmented}"
     first = "the first shuffled" if group.shuffle_first else "first epoch: in the order of the data"
-    return f"seed {group.seed}, {_SHUFFLES[group.shuffle_later]}, {first}"
+    return f"seed {group.seed}, {_SHUFFLES[group.shuffle_later]}, {first}{augmented}"
 
 
 def cache_text(cache: CachePlan) -> str:
@@ -212,6 +213,8 @@ def result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
     if len(stats.groups) > 1:
         shares = [f"{group.share:.1%} (of {group.expected:.1%}, {group.epochs:.1f} epochs)" for group in stats.groups]
         yield "groups", ", ".join(shares)
+    if stats.shapes > 1:
+        yield "shapes", f"{count(stats.shapes)} shapes of batches, each of which a compiled step is compiled for"
     if stats.tuning:
         yield "auto", stats.tuning
     if stats.worker_restarts:

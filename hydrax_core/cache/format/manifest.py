@@ -124,6 +124,7 @@ class Manifest:
     ) -> Manifest:
         """The manifest that a group asks for; ``loader_func`` loads it where it brings none."""
         settings = {**group.fingerprint(), "version": group.cache_version}
+        settings.pop("augment_func", None)  # it runs behind the cache
         entries = group.batch_count
         if cache_by == "item":
             settings = {key: settings[key] for key in _ITEM_SETTINGS}

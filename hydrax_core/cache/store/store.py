@@ -319,7 +319,7 @@ class CacheStore:
         found = self._reader.find_many(_ITEMS_EPOCH, numbers)
         there, additional = self._items_additional(found, numbers)
         rows = np.flatnonzero(there)
-        if found.files is not None and len(rows) == len(numbers):
+        if found.files is not None and 0 < len(rows) == len(numbers):
             found.files.gather(numbers, into)
         elif found.files is not None and len(rows):
             part = {name: np.empty((len(rows), *into[name].shape[1:]), into[name].dtype) for name in self._dtypes}

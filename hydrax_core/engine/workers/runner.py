@@ -1,5 +1,8 @@
 """What every worker does: it runs chunks of items through the user's loader, which fills a slot's rows.
 
+Where a group augments, the loaded rows lie in the slot behind those that are handed out, which are made of them: of
+rows that were just loaded, or that the engine put there from a cache.
+
 Promise: whatever the loader raises becomes a failure with an address, never the end of the worker. Views are made once
 for each slot and row and kept, as making them costs more than a trivial item. A loader that keeps its arrays, or sends
 them back, is found and reported.
@@ -10,13 +13,14 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.augment import Augmentation
 from hydrax_core.data.function import is_worker
 from hydrax_core.data.source import Items
 from hydrax_core.engine.resources.slots import SlotMemory
@@ -45,6 +49,9 @@ _CHECKED_CHUNKS = 2
 """Chunks whose every row is checked for references the loader keeps; later ones on their first row only."""
 
 
+_Which: TypeAlias = Literal["loaded", "read", "augmented"]
+"""Rows of a slot: those that the loader fills, the same as ``augment_func`` gets them, and what that fills."""
+
 _SAMPLE = MappingProxyType({"": np.empty(1)})
 _OWN_REFERENCES = sys.getrefcount(_SAMPLE[""])
 
@@ -52,15 +59,17 @@ _OWN_REFERENCES = sys.getrefcount(_SAMPLE[""])
 class _SlotViews:
     """The arrays of a slot in one group's layout, and the views of its rows, made as they are asked for."""
 
-    def __init__(self, memory: SlotMemory, slot: int, setup: GroupSetup) -> None:
+    def __init__(self, memory: SlotMemory, slot: int, layouts: Mapping[str, Any], *, writeable: bool) -> None:
         mapping, start = memory.locate(slot)
         self.arrays: dict[str, npt.NDArray[Any]] = {
             name: np.ndarray(layout.shape, layout.numpy_dtype, mapping, start + layout.offset)
-            for name, layout in setup.layouts.items()
+            for name, layout in layouts.items()
         }
+        for array in self.arrays.values():
+            array.flags.writeable = writeable
         self._bytes = [
             np.ndarray((layout.shape[0], layout.nbytes // layout.shape[0]), np.uint8, mapping, start + layout.offset)
-            for layout in setup.layouts.values()
+            for layout in layouts.values()
         ]
         self.row_bytes = sum(array.shape[1] for array in self._bytes)
         batch_size = len(next(iter(self.arrays.values())))
@@ -95,6 +104,19 @@ class _SlotViews:
         return [sys.getrefcount(array) for array in self.arrays.values()]
 
 
+class _LoadedRows(Sequence[Any]):
+    """Loaded rows that a batched function is given in the place of items: arrays by name."""
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        self.arrays = MappingProxyType(dict(arrays))
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, rows: Any) -> _LoadedRows:
+        return _LoadedRows({name: array[rows] for name, array in self.arrays.items()})
+
+
 class ChunkRunner:
     """Runs chunks.
 
@@ -116,7 +138,7 @@ class ChunkRunner:
         self._memory = memory
         self._status = status
         self._stop_at_failure = stop_at_failure
-        self._slots: dict[tuple[int, int], _SlotViews] = {}
+        self._slots: dict[tuple[int, int, _Which], _SlotViews] = {}
         self._view_count = 0
         self._chunks = 0
         self._logged: set[str] = set()
@@ -124,21 +146,14 @@ class ChunkRunner:
 
     def run(self, chunk: Chunk) -> ChunkResult:
         status = self._status
-        views = self._views(chunk.slot, chunk.group)
         loader = self._loaders[chunk.group]
         assert loader is not None
-        cleared = 0
-        if self._groups[chunk.group].zeroed:
-            cleared = chunk.size if loader.batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
         status[BUSY_CHUNK] = chunk.number
         status[BUSY_SINCE] = time.monotonic_ns()
         started = time.perf_counter()
-        if loader.batched:
-            if cleared:
-                views.clear(chunk.first_row, chunk.first_row + cleared)
-            additional, failures = self._run_batched(loader, chunk, views)
-        else:
-            additional, failures = self._run_items(loader, chunk, views, cleared)
+        additional, failures = (None, []) if chunk.filled else self._load(loader, chunk, "loaded")
+        if loader.augment is not None and not (failures and self._stop_at_failure):
+            failures += self._augment(loader.augment, chunk, {failure.row for failure in failures})
         seconds = time.perf_counter() - started
         status[BUSY_ROW] = 0
         loaded = chunk.size - len(failures)
@@ -147,10 +162,44 @@ class ChunkRunner:
         notices, self._notices = tuple(self._notices), []
         return ChunkResult(chunk.number, seconds, loaded, additional, tuple(failures), notices)
 
-    def _views(self, slot: int, group: int) -> _SlotViews:
-        views = self._slots.get((slot, group))
+    def _load(
+        self, loader: GroupLoader, chunk: Chunk, which: _Which
+    ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
+        views = self._views(chunk.slot, chunk.group, which)
+        cleared = 0
+        if self._groups[chunk.group].zeroed:
+            cleared = chunk.size if loader.batched else max(1, _CLEARED_AT_ONCE // max(1, views.row_bytes))
+        if not loader.batched:
+            return self._run_items(loader, chunk, views, cleared)
+        if cleared:
+            views.clear(chunk.first_row, chunk.first_row + cleared)
+        return self._run_batched(loader, chunk, views)
+
+    def _augment(self, augment: Augmentation, chunk: Chunk, failed: Collection[int]) -> list[ItemFailure]:
+        """Augment the rows of a chunk that are loaded."""
+        loader = GroupLoader(augment, augment.batched, None)
+        views = self._views(chunk.slot, chunk.group, "read")
+        failures: list[ItemFailure] = []
+        first, after = chunk.first_row, chunk.first_row + chunk.size
+        for end in [*sorted(failed), after]:
+            if first < end:
+                own = slice(first - chunk.first_row, end - chunk.first_row)
+                seeds = None if chunk.fresh is None else np.frombuffer(chunk.fresh, np.uint32)[own].tobytes()
+                part = chunk._replace(first_row=first, size=end - first, seeds=seeds)
+                rows: Any = self._rows(part, views)
+                if augment.batched:
+                    rows = _LoadedRows({name: array[first:end] for name, array in views.arrays.items()})
+                failures += self._load(loader, part._replace(items=rows), "augmented")[1]
+            first = end + 1
+        return failures
+
+    def _views(self, slot: int, group: int, which: _Which) -> _SlotViews:
+        views = self._slots.get((slot, group, which))
         if views is None:
-            views = self._slots[slot, group] = _SlotViews(self._memory, slot, self._groups[group])
+            setup = self._groups[group]
+            layouts = setup.augmented if which == "augmented" else setup.layouts
+            views = _SlotViews(self._memory, slot, layouts, writeable=which != "read")
+            self._slots[slot, group, which] = views
             self._memory.prefault(slot)
         return views
 
@@ -158,6 +207,7 @@ class ChunkRunner:
         self, loader: GroupLoader, chunk: Chunk, views: _SlotViews, cleared: int
     ) -> tuple[list[dict[str, Any] | None] | None, list[ItemFailure]]:
         load, status = loader.function, self._status
+        assert load is not None
         results: list[dict[str, Any] | None] | None = None
         failures: list[ItemFailure] = []
         rows = self._rows(chunk, views)
@@ -236,7 +286,8 @@ class ChunkRunner:
         self._status[BUSY_ROW] = first_row + 1
         arrays = MappingProxyType({name: array[first_row : first_row + count] for name, array in views.arrays.items()})
         references = [sys.getrefcount(array) for array in arrays.values()]
-        results = loader.function(items, arrays, seeds)
+        assert loader.function is not None
+        results = loader.function(items.arrays if isinstance(items, _LoadedRows) else items, arrays, seeds)
         if [sys.getrefcount(array) for array in arrays.values()] != references:
             self._say(_KEPT)
         if results is None:
@@ -325,8 +376,9 @@ def _is_instead(value: Any, array: npt.NDArray[Any]) -> bool:
 
 
 _KEPT = (
-    "loader_func keeps a reference to its arrays after it returned: their memory is used again for other batches, so "
-    "what it holds will change, and writing to it would damage them; keep a copy (array.copy()) instead"
+    "loader_func (or augment_func) keeps a reference to its arrays after it returned: their memory is used again for "
+    "other batches, so what it holds will change, and writing to it would damage them; keep a copy (array.copy()) "
+    "instead"
 )
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hydrax_core.data.augment import Augmentation
 from hydrax_core.data.source import Source
 from hydrax_core.engine.workers import pickling
 from hydrax_core.errors import error_texts
@@ -52,19 +53,23 @@ NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 class GroupSetup(NamedTuple):
     layouts: dict[str, Any]
     zeroed: bool
+    augmented: dict[str, Any]
 
 
 class GroupLoader(NamedTuple):
     """How a worker loads a group.
 
     Attributes:
+        function: The loader function; ``None`` where a cache has all.
         batched: Whether it takes many items at once; beside it, as of an importable function only the name is sent.
         source: What its items are read from; ``None`` where they arrive themselves.
+        augment: What augments the loaded rows, if anything.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
     batched: bool
     source: Source[Any] | None
+    augment: Augmentation | None = None
 
 
 class Functions(NamedTuple):
@@ -100,6 +105,8 @@ class Chunk(NamedTuple):
         group: Position in ``WorkerSetup.groups``.
         items: Descriptors; indices, of a source or where items are their own, as bytes of int64, a tenth of the cost.
         seeds: Seed of each item, as bytes of uint32; ``None`` in validation.
+        fresh: What augments each of them, likewise.
+        filled: Whether the rows are in place already, and are only augmented.
     """
 
     number: int
@@ -109,6 +116,8 @@ class Chunk(NamedTuple):
     size: int
     items: list[Any] | bytes
     seeds: bytes | None
+    fresh: bytes | None = None
+    filled: bool = False
 
     def descriptors(self) -> list[Any]:
         return np.frombuffer(self.items, np.int64).tolist() if isinstance(self.items, bytes) else self.items

@@ -33,11 +33,7 @@ def command_line() -> str:
 def sizes(watched: Watched) -> tuple[int, int]:
     """Bytes of the largest batch, and of the largest row, of any group in whichever layout."""
     groups = (*watched.training, *watched.validation)
-    found = [
-        (block_size(layouts), group.batch_size)
-        for group in groups
-        for layouts in (group.loader_layouts, group.cache_layouts)
-    ]
+    found = [(block_size(layouts), group.batch_size) for group in groups for layouts in group.batch_layouts]
     return max(size for size, _ in found), max(-(-size // rows) for size, rows in found)
 
 

@@ -248,6 +248,7 @@ def test_the_json_keys_are_exactly_these():
         "loader_count": 4,
         "depth": 3,
         "tuning": None,
+        "shapes": 0,
         "cache_hits": 5,
         "cache_misses": 17,
         "digest": "abababababababababababababababab",

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hydrax_core.engine.admission import Admission
@@ -7,8 +8,10 @@ from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, JobGroup
 from hydrax_core.engine.resources.slots import SlotPool
 from hydrax_core.errors import BatchAddress
+from hydrax_core.plan.order import BatchContent
 
 ADDRESS = BatchAddress("training", 0, 0, 0, 0)
+CONTENT = BatchContent(np.arange(2), None, None, 0, 0)
 GROUP = JobGroup(
     range(8), {}, {}, stores_itself=False, batch_size=2, batch_count=4, zeroed=True, batched=False, indexed=True
 )
@@ -18,7 +21,7 @@ class Plan:
     """Numbers only."""
 
     def batch(self, number):
-        return SimpleNamespace(number=number, address=ADDRESS, content=SimpleNamespace(indices=[0, 1], seeds=None))
+        return SimpleNamespace(number=number, address=ADDRESS, content=CONTENT)
 
 
 @pytest.fixture
