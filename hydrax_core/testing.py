@@ -1,10 +1,9 @@
 """What users need to test a loader, or a source, without training.
 
 ``load_item`` calls a loader for one item, as a worker would. ``check_loader`` looks for the mistakes that show only in
-a long run: results that differ from call to call, elements left out, values that do not fit into their dtype.
-A group's ``augment_func`` is tried in the same way. ``check_run`` does so in a worker, as the loader of a run would have
-it. ``check_source`` tries what a ``Source`` must
-keep.
+a long run: results that differ from call to call, elements left out, values that do not fit into their dtype; a group's
+``augment_func`` is tried in the same way. ``check_run`` does so in a worker, as the loader of a run would have it.
+``check_source`` tries what a ``Source`` must keep.
 """
 
 from __future__ import annotations
@@ -253,7 +252,7 @@ def _call(
 ) -> dict[str, Any]:
     """Load an item, as ``_Tried`` has it."""
     if is_batched(loader):
-        items = Items(item.source, item.indices) if isinstance(item, Items) else [item]
+        items: Any = Items(item.source, item.indices) if isinstance(item, Items) else [item]
         if isinstance(item, _Loaded):
             items = item.many
         results = loader(items, MappingProxyType(dict(arrays)), None if seed is None else [seed])

@@ -298,7 +298,7 @@ def test_check_loader_tries_it():
 
     assert check_loader(None, group()) == check_loader(None, group(load_many, crop_many)) == []
     assert check_loader(None, group(augment=random), [1]) == [
-        "item 1, augment_func: 'seed' differs from call to call; use `seed` for randomness"
+        "item 1: augment_func: 'seed' differs from call to call; use `seed` for randomness"
     ]
     arrays, additional = load_item(None, group(), 3, seed=7)
     assert (arrays["x"].tolist(), additional) == ([4, 5, 6, 7], {"name": "item 3"})
