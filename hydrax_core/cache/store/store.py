@@ -266,17 +266,16 @@ class CacheStore:
         additional: Mapping[str, Sequence[Any]] | None = None,
         *,
         wait: bool = True,
-        on_done: Callable[[], None] | None = None,
     ) -> bool:
         """Store a batch; false when that is not done.
 
         Args:
             content_epoch: Its content epoch.
             content_batch: Its number within that.
-            arrays: As ``group.cache_layouts`` says; they must stay as they are until ``on_done``.
+            arrays: As ``group.cache_layouts`` says; they must stay as they are for as long as the store holds
+                them.
             additional: Name -> one value a row, padding rows included.
             wait: Whether to wait while the disk is behind; else what it cannot take in time is not stored.
-            on_done: Called once, on some thread, when the arrays are no longer needed, stored or not.
 
         Raises:
             IndexError: There is no such batch in an epoch.
@@ -286,7 +285,7 @@ class CacheStore:
         self._require_number(content_batch)
         data = self._bytes(arrays, 1)
         coded = encode_batch(additional or {}, self._batch_size, allow_pickle=self._allow_pickle)
-        return self._submit(Job(content_epoch, (content_batch,), data, (coded,), on_done), wait=wait)
+        return self._submit(Job(content_epoch, (content_batch,), data, (coded,)), wait=wait)
 
     # Items
 
@@ -336,17 +335,14 @@ class CacheStore:
         additional: Mapping[str, Sequence[Any]] | None = None,
         *,
         wait: bool = True,
-        on_done: Callable[[], None] | None = None,
     ) -> bool:
         """Store items; as ``write`` does for a batch.
 
         Args:
             indices: Index of each item in the group's data.
-            arrays: As ``group.cache_layouts`` says, with at least one row an index; they must stay as they are until
-                ``on_done``.
+            arrays: As ``group.cache_layouts`` says, with at least one row an index; see ``write``.
             additional: Name -> one value an index; ``None`` is not stored.
             wait: As of ``write``.
-            on_done: Called once, on some thread, when the arrays are no longer needed, stored or not.
 
         Raises:
             IndexError: There is no such item.
@@ -356,7 +352,7 @@ class CacheStore:
         numbers = self._numbers(indices).tolist()
         data = self._bytes(arrays, len(numbers))
         coded = encode_items(additional or {}, len(numbers), allow_pickle=self._allow_pickle)
-        return self._submit(Job(_ITEMS_EPOCH, numbers, data, coded, on_done), wait=wait)
+        return self._submit(Job(_ITEMS_EPOCH, numbers, data, coded), wait=wait)
 
     # Both
 
@@ -398,11 +394,7 @@ class CacheStore:
         self._cache.close()
 
     def _submit(self, job: Job, *, wait: bool) -> bool:
-        if self._writer is not None and job.numbers:
-            return self._writer.submit(job, wait=wait)
-        if job.on_done is not None:
-            job.on_done()
-        return False
+        return self._writer is not None and bool(job.numbers) and self._writer.submit(job, wait=wait)
 
     def _batch_additional(self, epoch: int, number: int) -> dict[str, list[Any]] | None:
         data = self._reader.additional(epoch, (number,)).get(number)

@@ -3,7 +3,8 @@
 Promise: handing over an entry waits for no disk; what has no room in the backlog is not stored, is counted and is
 said once (or, where that is asked for, one waits for room). An entry's row is added when its data is on the disk, many
 entries at a time. An entry that the index holds, or that another process is writing, is not written. After the first
-error nothing more is written, which is logged once; ``on_done`` is called once for every job, whatever happens.
+error nothing more is written, which is logged once. A job that is written, or given up, is held no longer: its arrays
+may be memory that a loader waits for.
 """
 
 from __future__ import annotations
@@ -45,16 +46,14 @@ class Job:
 
     Attributes:
         data: One array of bytes for each array of the cache, of shape ``(len(numbers), bytes of an entry)``; it must
-            stay as it is until ``on_done``.
+            stay as it is while the job is held.
         additional: Encoded additional data of each.
-        on_done: Called, on some thread, when ``data`` is no longer needed.
     """
 
     epoch: int
     numbers: Sequence[int]
     data: Sequence[Any]
     additional: Sequence[bytes | None]
-    on_done: Callable[[], None] | None
 
     @property
     def weight(self) -> int:
@@ -156,7 +155,6 @@ class Writer:
                 "when it comes again (further ones are counted in stats().cache_unstored)",
                 self._folder,
             )
-        _done(job)
         return False
 
     def drop_queue(self) -> int:
@@ -169,8 +167,6 @@ class Writer:
             self._backlog -= sum(job.weight for job in dropped)
             self._closing = True
             self._change.notify_all()
-        for job in dropped:
-            _done(job)
         return lost
 
     def flush(self) -> None:
@@ -211,7 +207,6 @@ class Writer:
                     self._write(job, written)
             except Exception as error:  # noqa: BLE001  a thread that dies would leave others waiting; it is logged
                 self._give_up(error)
-            _done(job)
             weight = job.weight
             del job  # its arrays may hold memory that a loader waits for
             with self._change:
@@ -323,12 +318,3 @@ class Writer:
                 text,
                 exc_info=None if expected else error,
             )
-
-
-def _done(job: Job) -> None:
-    if job.on_done is None:
-        return
-    try:
-        job.on_done()
-    except Exception:  # noqa: BLE001  it is the caller's, and this thread is needed by others; it is logged
-        _log.exception("a callback of the cache failed")

@@ -2,6 +2,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import cachekit as kit
 import ml_dtypes
@@ -118,38 +119,19 @@ def test_counters_count_hits_misses_and_written(tmp_path):
     assert counters.error == ""
 
 
-def test_on_done_is_called_once_for_every_write(tmp_path):
-    calls, gate = [], threading.Event()
-    with kit.open_store(tmp_path, cacher_count=3) as store:
-        for number in range(kit.BATCHES):
-            store.write(0, number, kit.batch(number), on_done=lambda number=number: calls.append(number))
-        for number in range(3):  # there already
-            store.write(0, number, kit.batch(number), on_done=lambda number=number: calls.append(-number))
-        store.write(0, 5, kit.batch(5), on_done=gate.set)
-        assert gate.wait(30)
-    assert sorted(calls) == sorted([*range(kit.BATCHES), 0, -1, -2])
-
-
-def test_on_done_is_called_where_nothing_is_written(tmp_path):
-    kit.fill(tmp_path)
-    calls = []
-    for changes in ({"cache_readonly": True}, {"cacher_count": 0}):
-        store = kit.open_store(tmp_path, **changes)
-        store.write(0, 0, kit.batch(0), on_done=lambda: calls.append(1))
-        assert not store.writing
-        store.close()
-    store = kit.open_store(tmp_path)
+@pytest.mark.parametrize("changes", [{}, {"cacher_count": 3}, {"cacher_count": 0}, {"cache_readonly": True}])
+def test_arrays_are_held_until_they_are_stored_and_no_longer(tmp_path, changes):
+    kit.fill(tmp_path, batches=[1])  # one that is there already is let go of, too
+    store = kit.open_store(tmp_path, **changes)
+    for number in (0, 1, 2):
+        arrays = kit.batch(number)
+        held = [weakref.ref(array) for array in arrays.values()]
+        store.write(0, number, arrays)
+        del arrays
+        store.flush()
+        assert [array() for array in held] == [None] * len(held)
     store.close()
-    store.write(0, 0, kit.batch(0), on_done=lambda: calls.append(1))
-    assert calls == [1, 1, 1]
-
-
-def test_a_callback_that_raises_is_logged_and_the_rest_is_written(tmp_path, caplog):
-    with kit.open_store(tmp_path) as store:
-        store.write(0, 0, kit.batch(0), on_done=lambda: 1 / 0)
-        store.write(0, 1, kit.batch(1))
-    assert store.counters().written == 2
-    assert "ZeroDivisionError" in caplog.text
+    assert not store.write(0, 3, kit.batch(3))
 
 
 def test_prefetched_batches_are_served_like_others(tmp_path):
@@ -295,11 +277,9 @@ def test_items_lie_in_a_plain_npy_file_in_the_order_of_the_data(tmp_path):
 
 
 def test_no_items_are_nothing(tmp_path):
-    calls = []
     with kit.open_store(tmp_path, cache_by="item") as store:
-        store.write_items([], kit.items([0]), on_done=lambda: calls.append(1))
+        assert not store.write_items([], kit.items([0]))
         assert store.read_items([], room(4)).missing.tolist() == []
-    assert calls == [1]
 
 
 def test_items_that_do_not_exist_and_room_that_does_not_fit_are_refused(tmp_path):
