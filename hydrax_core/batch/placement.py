@@ -156,8 +156,6 @@ class DevicePlacer(Placer):
     """Places on jax's default device, or by shardings.
 
     Args:
-        layouts: Layouts of the whole batch.
-        share: What this host has of it.
         default: Any array that lies where jax puts arrays by default.
 
     Raises:
@@ -199,7 +197,6 @@ class DevicePlacer(Placer):
 
     @property
     def bytes_ahead(self) -> int:
-        """See ``Placer``."""
         layouts = self._layouts
         if jax.default_backend() != "cpu":
             made = sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._changed)
@@ -207,7 +204,6 @@ class DevicePlacer(Placer):
         return sum(layouts[name].size * layouts[name].jax_dtype.itemsize for name in self._small | self._changed)
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
-        """See ``Placer``."""
         del additional
         placed = {}
         for name, put in self._puts.items():
@@ -220,18 +216,11 @@ class DevicePlacer(Placer):
         return placed
 
     def mask(self, size: int) -> jax.Array:
-        """See ``Placer``."""
         return self._mask(self._mask_rows < size)
 
 
 class UserPlacer(Placer):
     """Has the user's ``placement_func`` place.
-
-    Args:
-        placement_func: The function.
-        layouts: Layouts of the whole batch.
-        share: What this host has of it.
-        group: The group of the batches.
 
     Raises:
         PlacementError: jax cannot take the dtypes.
@@ -246,7 +235,6 @@ class UserPlacer(Placer):
 
     @property
     def bytes_ahead(self) -> int:
-        """See ``Placer``."""
         return sum(layout.size * layout.jax_dtype.itemsize for layout in self._layouts.values())
 
     def place(self, arrays: HostArrays, additional: Mapping[str, Sequence[Any]]) -> dict[str, jax.Array]:
@@ -264,7 +252,6 @@ class UserPlacer(Placer):
         return checked("placement_func", own, self._layouts)
 
     def mask(self, size: int) -> jax.Array:
-        """See ``Placer``."""
         return row_mask(len(self._own), int((self._own < size).sum()), None)
 
     def _converted(self, name: str, array: Any) -> Any:

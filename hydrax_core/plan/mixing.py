@@ -238,7 +238,6 @@ class _Joined(Sequence[Any]):
         self.starts = [0, *np.cumsum([len(part) for part in parts]).tolist()]
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The part, and the index in it."""
         if not 0 <= index < self.starts[-1]:
             raise IndexError(f"item {index} of {self.starts[-1]}")
         part = bisect.bisect_right(self.starts, index) - 1
@@ -258,7 +257,6 @@ class _Joined(Sequence[Any]):
         return self.parts[part][place]
 
     def fingerprint(self) -> str:
-        """See ``Source``."""
         return value_digest(*(data_digest(part) for part in self.parts))
 
 
@@ -275,7 +273,6 @@ class _JoinedSource(Source[Any]):
         return self.joined[index]
 
     def fingerprint(self) -> str:
-        """See ``Source``."""
         return self.joined.fingerprint()
 
 
@@ -288,7 +285,6 @@ class _LoaderByMember:
         self._functions = [(function, is_batched(function)) for function in functions]
 
     def __call__(self, items: Items[Any], arrays: Any, seeds: Sequence[int] | None) -> list[Any]:
-        """See ``batched``."""
         source = items.source
         assert isinstance(source, _JoinedSource)
         results: list[Any] = []

@@ -51,7 +51,6 @@ class Turn(NamedTuple):
     """Whose batch it is.
 
     Attributes:
-        group: The group.
         epoch: How often all batches of the group came before.
         position: Which of its batches it is, in that epoch of the group.
     """
@@ -82,12 +81,10 @@ class InTurn:
         self._starts = [0, *np.cumsum(self.counts).tolist()]
 
     def locate(self, position: int) -> tuple[int, int]:
-        """See ``Pattern``."""
         group = bisect.bisect_right(self._starts, position) - 1
         return group, position - self._starts[group]
 
     def used(self, position: int) -> list[int]:
-        """See ``Pattern``."""
         return [min(count, max(0, position - start)) for count, start in zip(self.counts, self._starts, strict=False)]
 
 
@@ -106,7 +103,6 @@ class LeastUsed:
         """A level, and the groups that are on there; replaced as a whole, whatever interrupts."""
 
     def locate(self, position: int) -> tuple[int, int]:
-        """See ``Pattern``."""
         part = bisect.bisect_right(self._starts, position) - 1
         level, active = self._active
         if part != level:
@@ -116,7 +112,6 @@ class LeastUsed:
         return int(active[place]), self._levels[part] + turn
 
     def used(self, position: int) -> list[int]:
-        """See ``Pattern``."""
         if position == self._starts[-1]:
             return list(self.counts)
         group, turn = self.locate(position)
@@ -156,7 +151,6 @@ class Spread:
         self._root = heap[0][2]
 
     def locate(self, position: int) -> tuple[int, int]:
-        """See ``Pattern``."""
         node = self._root
         while isinstance(node, _Fork):
             minors = node.used(position)
@@ -168,7 +162,6 @@ class Spread:
         return node[place], nth
 
     def used(self, position: int) -> list[int]:
-        """See ``Pattern``."""
         found = [0] * len(self.counts)
         left: list[tuple[_Fork | tuple[int, ...], int]] = [(self._root, position)]
         while left:
@@ -187,7 +180,6 @@ class Stage:
     """From which training batch on groups come in which proportion.
 
     Attributes:
-        start: The first training batch.
         counts: Batches of each group in a block.
     """
 
@@ -318,7 +310,6 @@ def in_order(batch_counts: Sequence[int], interleave: Interleave) -> Mixture:
     """The turns of groups without weights: within an epoch, each gives each of its batches once.
 
     Args:
-        batch_counts: Batches an epoch of each group.
         interleave: ``True``: each group evenly over the epoch; ``"least_used"`` group first; ``False``: one after the
             other.
     """
@@ -373,15 +364,10 @@ def by_weights(batch_counts: Sequence[int], weights: Any, stop: Any, batches_per
     """The turns of groups with weights.
 
     Args:
-        batch_counts: Batches an epoch of each group.
         weights: See ``block_counts``; or stages, ``[(first training batch, weights), ...]``.
         stop: When an epoch ends: with the ``"first"`` group whose batches came all, with the last of them
             (``"all"``), or after as many batches as all groups have (``"restart"``).
         batches_per_epoch: The length of an epoch, instead.
-
-    Raises:
-        TypeError: An argument has the wrong type.
-        ValueError: An argument has a wrong value.
     """
     groups = len(batch_counts)
     stages: list[Stage] = []

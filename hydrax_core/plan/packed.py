@@ -169,7 +169,6 @@ class _PackedItems(Sequence[Any]):
         return len(self.rows)
 
     def pieces(self, index: int) -> tuple[Piece, ...]:
-        """What stands in a row."""
         epoch, row = divmod(index, len(self.rows))
         if index < 0 or (epoch and not self._repacked):
             raise IndexError(f"row {index} of {len(self.rows)}")
@@ -184,7 +183,6 @@ class _PackedItems(Sequence[Any]):
         return PackedItem(many(numbers) if many is not None else [self.items[number] for number in numbers], pieces)
 
     def fingerprint(self) -> str:
-        """See ``Source``."""
         return value_digest(data_digest(self.items), self.rows.digest, self._repacked)
 
 
@@ -201,7 +199,6 @@ class _PackedSource(Source[Any]):
         return self.packed[index]
 
     def fingerprint(self) -> str:
-        """See ``Source``."""
         return self.packed.fingerprint()
 
 
@@ -210,12 +207,10 @@ class DocumentRows(Rows):
     """Rows of documents as a group carries them.
 
     Attributes:
-        packed: The rows.
         repacked: Whether they differ from epoch to epoch.
         ragged: The arrays that are packed, and what their padding holds.
         by_segment: Arrays with an entry for each document of a row.
         names: For each packed array, its names of segment ids and positions.
-        zeroed: Whether rows arrive as zeros.
     """
 
     packed: _PackedItems
@@ -227,7 +222,6 @@ class DocumentRows(Rows):
 
     @property
     def size(self) -> int:
-        """See ``Rows``."""
         return len(self.packed)
 
     @cached_property
@@ -246,7 +240,6 @@ class DocumentRows(Rows):
         return self.packed.rows.dropped
 
     def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:
-        """See ``Rows``."""
         rows = np.arange(first, end, dtype=np.int64)
         if shuffled or epoch:
             rows = permute(derive_key(key, "rows", epoch), self.size, rows)
@@ -258,15 +251,12 @@ class DocumentRows(Rows):
         return range(first, first + self.size), index - first
 
     def origins(self, index: int) -> tuple[int, ...]:
-        """See ``Rows``."""
         return tuple(piece.item for piece in self.packed.pieces(index))
 
     def seeds(self, index: int, seed: int) -> tuple[int, ...]:
-        """See ``Rows``."""
         return tuple(_seeds(seed, self.packed.pieces(index)))
 
     def loading(self, loader_func: Callable[..., Any]) -> Callable[..., Any]:
-        """See ``Rows``."""
         return _DocumentLoader(loader_func, dict(self.ragged), self.by_segment, self.names, zeroed=self.zeroed)
 
 
@@ -292,7 +282,6 @@ class _DocumentLoader:
     def __call__(
         self, row: PackedItem, arrays: Mapping[str, npt.NDArray[Any]], seed: int | None
     ) -> dict[str, Any] | None:
-        """See ``Dataloader``."""
         additional: dict[str, list[Any]] = {}
         seeds: Sequence[int | None] = [None] * len(row) if seed is None else _seeds(seed, row.pieces)
         at = 0
@@ -344,7 +333,6 @@ class _DocumentLoader:
 
 
 def _seeds(seed: int, pieces: Sequence[Piece]) -> list[int]:
-    """The seed of each document of a row with a seed."""
     found: list[int] = seeds_of(seed, [piece.item for piece in pieces]).tolist()
     return found
 

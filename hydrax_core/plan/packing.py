@@ -34,10 +34,8 @@ class Piece(NamedTuple):
     """What of a document stands in a row.
 
     Attributes:
-        item: The document.
         part: Which part of it, counted from 0; ``None`` where it is whole.
         start: Its first token in the document.
-        length: Tokens.
         total: Tokens of the whole document.
     """
 
@@ -193,8 +191,6 @@ class ConcatenatedRows(_Rows):
     """The stream of all documents, one after the other, cut into rows.
 
     Args:
-        lengths: Tokens of each document.
-        length: Tokens of a row.
         remainder: Whether the last row, where it is not full, is left out (``"drop"``) or kept (``"pad"``).
 
     Raises:
@@ -214,7 +210,6 @@ class ConcatenatedRows(_Rows):
         self.tokens = min(total, self._size * length)
 
     def row(self, number: int, epoch: int = 0) -> Row:  # noqa: ARG002  the stream is the same in each epoch
-        """What a row holds; the part of a document counts the rows that it began in before."""
         first, end = number * self.length, min((number + 1) * self.length, int(self._ends[-1]))
         pieces: list[Piece] = []
         item = int(np.searchsorted(self._ends, first, "right"))
@@ -232,12 +227,7 @@ class ConcatenatedRows(_Rows):
 
 
 def checked_lengths(argument: str, lengths: Any) -> Lengths:
-    """Lengths as int64.
-
-    Raises:
-        TypeError: They are no whole numbers.
-        ValueError: They are not in one dimension, none, or negative.
-    """
+    """Lengths as int64."""
     found = np.asarray(lengths)
     if found.ndim != 1 or not found.size:
         raise ValueError(f"{argument}: expected one number for each item, got an array of shape {found.shape}")
@@ -250,7 +240,6 @@ def checked_lengths(argument: str, lengths: Any) -> Lengths:
 
 
 def checked_length(length: Any) -> int:
-    """Tokens of a row, below 2**31."""
     return integer("length", length, 1, 2**31 - 1)
 
 

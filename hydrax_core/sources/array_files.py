@@ -146,8 +146,6 @@ def _open_rows(
 
 
 class ArrayFile(BlockSource):
-    """Rows of the arrays in a file."""
-
     source: str
     """The function that reads it."""
 
@@ -200,8 +198,6 @@ class ArrayFile(BlockSource):
 
 
 class Hdf5File(ArrayFile):
-    """Rows of datasets of an HDF5 file."""
-
     source = "hdf5"
 
     @staticmethod
@@ -235,8 +231,6 @@ class Hdf5File(ArrayFile):
 
 
 class ZarrFolder(ArrayFile):
-    """Rows of arrays of Zarr."""
-
     source = "zarr"
 
     @staticmethod

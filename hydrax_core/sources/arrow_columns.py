@@ -46,9 +46,6 @@ def choose_columns(
     """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths.
 
     Args:
-        found: The columns.
-        columns: Those asked for.
-        additional: Those that become additional data.
         others: What becomes of a column instead of what it says itself.
     """
     known = {name: others.get(name) or column.spec for name, column in found.items()}
@@ -68,7 +65,6 @@ def choose_columns(
 
 
 def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays) -> None:
-    """Gather rows of several columns."""
     for name, column in columns.items():
         if name in arrays and arrays[name].dtype.hasobject:
             column.elements(indices, arrays[name])
@@ -125,8 +121,6 @@ class Column:
     """A column that becomes an array: rows are gathered into the array of a batch.
 
     Args:
-        where: Its name and file, for errors.
-        chunks: Its chunks.
         missing: What a missing value is; ``None`` for an error.
         shape: Shape of a value, where the process may not know its extension type.
     """
@@ -200,8 +194,6 @@ class Column:
         """Gather rows.
 
         Args:
-            indices: Which.
-            array: Where they go.
             lengths: Where their lengths go; ``None`` where all have that of the array.
 
         Raises:
@@ -387,7 +379,6 @@ def open_columns(
     missing: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]] = _NOTHING,
 ) -> dict[str, Column]:
-    """Columns of a table."""
     columns = {}
     for name in names:
         chunks = table.column(name).chunks or [pyarrow().array([], table.schema.field(name).type)]
@@ -403,7 +394,6 @@ class ObjectColumn:
         self._starts = np.concatenate([[0], np.cumsum([len(chunk) for chunk in self._chunks])]).astype(np.int64)
 
     def take(self, indices: Indices) -> list[Any]:
-        """The values of these rows."""
         which = np.searchsorted(self._starts, indices, "right") - 1
         local = (indices - self._starts[which]).tolist()
         return [self._chunks[chunk][row].as_py() for chunk, row in zip(which.tolist(), local, strict=True)]

@@ -141,7 +141,6 @@ class ArrowTable(FileSource):
 
     Args:
         paths: The files, absolute; none for a table in memory.
-        table: The table in memory.
         missing: What a missing value is, by column.
         partitions: Columns that stand in the names of folders.
     """
@@ -284,8 +283,6 @@ class ArrowBlocks(BlockSource):
 
 
 class _Place(NamedTuple):
-    """Where a block lies."""
-
     path: str
     number: int
     rows: int
@@ -310,7 +307,6 @@ class _Reader:
             self._counted = reader.num_record_batches
 
     def sizes(self) -> list[int]:
-        """Rows of each block."""
         if self._parquet is not None:
             return self.rows
         return [len(self._batch(number, self.schema.names[:1])) for number in range(self._counted)]

@@ -112,8 +112,6 @@ def audio_folder(
 
 @dataclass(frozen=True)
 class AudioLoader:
-    """Loads the sound files below ``root``."""
-
     root: str
     rate: int
     channels: int

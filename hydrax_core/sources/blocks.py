@@ -35,8 +35,6 @@ class BlockSource(FileSource):
     Args:
         paths: The files, absolute.
         sizes: Rows of each block, in the order of the data.
-        specs: The arrays of one row.
-        additional: The additional columns.
         window: Rows that the order shuffles together; a process keeps the blocks of that many.
         shuffled: Whether the order shuffles whole blocks; else all rows.
         reading: What else decides what a row holds.
@@ -111,9 +109,7 @@ class _Kept:
     """The blocks used last, decoded.
 
     Args:
-        most: How many.
         rows: Rows of the largest.
-        specs: The arrays of one row.
     """
 
     def __init__(self, most: int, rows: int, specs: Mapping[str, ArraySpec]) -> None:
@@ -147,7 +143,6 @@ class _Kept:
 
 
 def row_bytes(specs: Mapping[str, ArraySpec]) -> int:
-    """Bytes of the arrays of one row."""
     return sum(spec.numpy_dtype.itemsize * math.prod(spec.shape) for spec in specs.values())
 
 

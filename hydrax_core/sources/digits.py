@@ -59,7 +59,6 @@ def uci_digits(batch_size: int = 64, seed: int = 0) -> Digits:
 
 @batched
 def load_digits(items: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]], seeds: Sequence[int] | None) -> None:  # noqa: ARG001  a loader has three parameters
-    """Fill ``image`` and ``label`` with the digits of these numbers."""
     data = _data()
     for name, array in arrays.items():
         array[...] = data[name][items]

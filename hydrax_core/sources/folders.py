@@ -61,12 +61,9 @@ def find_sides(
     """The files of a folder.
 
     Args:
-        root: The folder.
         suffixes: What counts, in lower case.
-        what: What they are, for errors.
         split: A share of each label, or paths within the folder; ``None`` for what sub-folders say.
         classes: Names of the labels in the order of their numbers; ``None`` for the sub-folders.
-        seed: Chooses the share.
 
     Raises:
         NotADirectoryError: There is no such folder.

@@ -104,7 +104,6 @@ def file_format(path: str | os.PathLike[str], *, content: bool = True, head: byt
     """What a file is; ``None`` for what is not known.
 
     Args:
-        path: The file.
         content: Whether to open it; else its suffix decides, and what ``head`` tells.
         head: Its first bytes, where they are known.
 
@@ -136,10 +135,6 @@ def file_format(path: str | os.PathLike[str], *, content: bool = True, head: byt
 def refuse_binary(path: str, head: bytes) -> None:
     """Refuse what has no lines to look for.
 
-    Args:
-        path: The file.
-        head: Its first bytes.
-
     Raises:
         ValueError: It is none of text.
     """
@@ -156,7 +151,6 @@ def expect_format(source: str, paths: Sequence[str]) -> None:
     """Refuse files that another source reads.
 
     Args:
-        source: Name of the source.
         paths: Its files, of which the first few are looked at.
 
     Raises:

@@ -91,9 +91,7 @@ class HuggingFaceRows(ArrowTable):
     """Rows of a dataset.
 
     Args:
-        dataset: The dataset.
         images: Its columns of encoded images.
-        size: Height and width of images.
         missing: What a missing value is, by column.
     """
 

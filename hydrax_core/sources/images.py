@@ -113,8 +113,6 @@ def image_folder(
 
 @dataclass(frozen=True)
 class ImageLoader:
-    """Loads the images below ``root``."""
-
     root: str
     picture: Picture
 

@@ -57,7 +57,6 @@ class IndexedFiles:
     """Files that are read at places that an index knows; opened at the first read, in each process for itself.
 
     Args:
-        paths: Absolute paths.
         kind: What the index is of; another kind, or other settings of it, is another index.
         folder: Where to keep it; ``None`` as the module says.
     """

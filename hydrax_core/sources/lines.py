@@ -55,7 +55,6 @@ class LineFiles:
     """Lines by number.
 
     Args:
-        paths: Absolute paths.
         kind: Which lines count: ``"all"``; ``"filled"``, those that are not empty; ``"quoted"``, the records of CSV
             files, which may be several lines long within quotes, without the empty ones.
         header: Whether the first line of each file is none of the data.
@@ -75,7 +74,6 @@ class LineFiles:
         return int(self._first()[-1])
 
     def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
-        """Some lines, without what ends them."""
         first = self._first()
         assert self._index is not None
         starts = self._index.arrays["starts"]
@@ -89,7 +87,6 @@ class LineFiles:
         return [line.rstrip(b"\r\n") for line in found]
 
     def place(self, index: int) -> str:
-        """Where a line is, for errors."""
         file = int(np.searchsorted(self._first(), index, "right")) - 1
         assert self._index is not None
         return f"{self.files.paths[file]} at byte {self._index.arrays['starts'][index + file]}"

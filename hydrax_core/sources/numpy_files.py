@@ -87,8 +87,6 @@ def numpy_rows(
 
 
 class NumpyFile(FileSource):
-    """Rows of the arrays in a file."""
-
     def __init__(self, path: str, size: int, specs: Mapping[str, ArraySpec], additional: tuple[str, ...]) -> None:
         super().__init__([path])
         self.specs, self.additional = specs, additional

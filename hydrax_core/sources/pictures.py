@@ -75,11 +75,8 @@ class Picture:
     """How pictures become arrays of ``height`` x ``width`` x channels.
 
     Attributes:
-        height: Rows.
-        width: Columns.
         resize: ``"crop"``: scaled until it fills the size, the middle of it; ``"fit"``: all of it, in the top left
             corner; ``"pad"``: all of it, in the middle; ``"stretch"``: all of it, whatever its shape was.
-        gray: One channel instead of three.
         bits: 8 for uint8, 16 for uint16; images of 8 bits then span the whole range.
         background: Red, green and blue (0 to 255) behind transparent parts.
         augment: Random changes where there is a seed.
@@ -100,7 +97,6 @@ class Picture:
 
     @property
     def dtype(self) -> str:
-        """Its dtype."""
         return f"uint{self.bits}"
 
     def check(self) -> None:
@@ -117,8 +113,6 @@ class Picture:
 
         Args:
             data: The file's bytes.
-            name: The file, for errors.
-            target: The array.
             seed: Chooses the random changes; ``None`` for none.
 
         Raises:
@@ -194,7 +188,6 @@ class Picture:
         return image
 
     def _box(self, height: int, width: int, seed: int | None) -> _Box:
-        """What part of an upright image goes where."""
         whole = slice(0, self.height), slice(0, self.width)
         if self.augment is not None and seed is not None:
             return _random_box(height, width, self.augment, np.random.default_rng(seed), *whole)
@@ -219,7 +212,6 @@ class Picture:
             image: As it is stored, perhaps decoded smaller than the whole.
             box: The part, of the upright image.
             whole: Height and width of the whole, as it is stored.
-            target: The array.
             turn: EXIF's orientation.
         """
         pil = _pillow()
@@ -262,7 +254,6 @@ def _stored(box: _Box, image: Image, whole: tuple[int, int], turn: int) -> tuple
 
 
 def _pixels(image: Image) -> npt.NDArray[Any]:
-    """Rows, columns and channels of an image."""
     if image.mode == "F":
         rounded: npt.NDArray[Any] = np.rint(np.asarray(image)[..., None])
         return rounded

@@ -85,8 +85,6 @@ def array_record(
 
 
 class Records(Source[Any]):
-    """Decoded records."""
-
     def __init__(self, paths: Sequence[str], decode: Callable[[bytes], Any] | None) -> None:
         self.paths, self._decode = tuple(paths), decode
 
@@ -110,7 +108,6 @@ class Records(Source[Any]):
         return files_fingerprint(self.files(), root)
 
     def files(self) -> Iterable[str]:
-        """What is read."""
         return self.paths
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,8 +138,6 @@ _opening = threading.Lock()
 
 
 class LmdbRecords(Records):
-    """Values of an LMDB database."""
-
     def __init__(self, path: str, database: str | None, decode: Callable[[bytes], Any] | None) -> None:
         super().__init__([path], decode)
         self._database = database
@@ -190,8 +185,6 @@ class LmdbRecords(Records):
 
 
 class ArrayRecords(Records):
-    """Records of ArrayRecord files."""
-
     def __init__(self, paths: Sequence[str], decode: Callable[[bytes], Any] | None) -> None:
         super().__init__(paths, decode)
         self._size = len(self._opened)

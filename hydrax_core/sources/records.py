@@ -79,10 +79,8 @@ def choose_columns(
     """The arrays that records fill, by some of them.
 
     Args:
-        records: Some of them.
         columns: As in ``common.choose``; ``None`` for all of numbers, and where there are none for all of text.
         additional: Names of the columns that go to the additional data.
-        length: Bytes kept of a text.
         parse: Turns a text into a number where it is one.
         given: What is known of other columns, which are in no record.
         missing: What a missing value is, by column.

@@ -70,7 +70,6 @@ class RemoteFile(str):  # noqa: SLOT000  a str with attributes
     Attributes:
         place: Where it is kept, with the credentials of the address.
         path: Its path there.
-        size: Bytes.
         version: What names its content.
     """
 

@@ -86,10 +86,7 @@ class RemoteArray:
     """An array in a file, row after row.
 
     Args:
-        file: The file.
         start: Its first byte.
-        shape: Its shape.
-        dtype: Its dtype.
 
     Raises:
         ValueError: The file is too short.

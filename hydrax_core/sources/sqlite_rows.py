@@ -82,8 +82,6 @@ def sqlite(
 
 
 class SqliteRows(FileSource):
-    """Rows of a query."""
-
     def __init__(self, path: str, query: str, key: str, missing: Mapping[str, Any]) -> None:
         self._key, self._missing = key, missing
         single = query.strip().rstrip(";")

@@ -150,8 +150,6 @@ class _ObjectStore(Store):
     """obstore.
 
     Args:
-        module: obstore.
-        store: Its store.
         by_reading: Whether a file is looked at by reading a byte of it: web servers may refuse HEAD where an address
             is signed for GET, and have to serve ranges.
     """

@@ -105,8 +105,6 @@ def load_samples(items: Any, arrays: Arrays, seeds: Sequence[int] | None) -> Ext
 
 
 class TarSamples(FileSource):
-    """Samples of archives."""
-
     def __init__(
         self, paths: Sequence[str], picture: Picture, index_folder: Folder, missing: Mapping[str, Any]
     ) -> None:
@@ -157,7 +155,6 @@ class TarSamples(FileSource):
         return left_out
 
     def fill(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None = None) -> Extra:
-        """The samples."""
         records = []
         for row, (index, sample) in enumerate(self._samples(indices.tolist())):
             images = {_name(k): data for k, data in sample.items() if _suffix(k) in _IMAGES} if self._images else {}
@@ -174,7 +171,6 @@ class TarSamples(FileSource):
         return [{name: record[name] for name in self.additional if name in record} for record in records]
 
     def _samples(self, indices: Sequence[int]) -> Iterable[tuple[int, Sample]]:
-        """The bytes of samples by suffix."""
         arrays, kinds = self.index.arrays, self.index.words["kinds"]
         first, offsets, sizes = arrays["first"], arrays["offsets"], arrays["sizes"]
         asked = np.asarray(indices, np.int64)
@@ -272,7 +268,6 @@ def _suffix(kind: str) -> str:
 
 
 def _name(kind: str) -> str:
-    """The array of an image."""
     return kind.rpartition(".")[0] or "image"
 
 

@@ -161,8 +161,6 @@ def _find(source: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
 
 
 class _Lines(FileSource):
-    """Lines of files as rows."""
-
     def __init__(
         self, paths: Sequence[str], kind: Kind, index_folder: Folder, *reading: Any, header: bool = False
     ) -> None:
@@ -199,8 +197,6 @@ class _Lines(FileSource):
 
 
 class TextLines(_Lines):
-    """Lines as bytes or as what ``encode`` makes of them."""
-
     def __init__(
         self, paths: Sequence[str], length: int, encode: Encode | None, additional: bool, index_folder: Folder
     ) -> None:
@@ -215,7 +211,6 @@ class TextLines(_Lines):
         return line.decode()
 
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
-        """The rows, cut and padded."""
         lines = self.decoded(indices)
         for row, line in enumerate(lines):
             target = arrays["text"][row]
@@ -231,8 +226,6 @@ class TextLines(_Lines):
 
 
 class _Records(_Lines):
-    """Lines as records, whose columns fill arrays."""
-
     parse: Callable[[str], Any] | None = None
     missing: Mapping[str, Any]
 
@@ -248,7 +241,6 @@ class _Records(_Lines):
         return left_out
 
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
-        """The columns of these records."""
         records = self.decoded(indices)
         fill_columns(records, arrays, f"{self.what}: ", self.parse, self.missing)
         if not self.additional:
@@ -257,14 +249,11 @@ class _Records(_Lines):
 
 
 class JsonLines(_Records):
-    """Lines as JSON objects."""
-
     def __init__(self, paths: Sequence[str], index_folder: Folder, missing: Mapping[str, Any]) -> None:
         super().__init__(paths, "filled", index_folder, missing)
         self.missing = missing
 
     def decode(self, line: bytes) -> dict[str, Any]:
-        """The object of a line."""
         found = read_json(line)
         if not isinstance(found, dict):
             raise ValueError(f"expected a JSON object a line, got a {type(found).__name__}")  # noqa: TRY004  the file's content is wrong

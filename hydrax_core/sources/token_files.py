@@ -116,13 +116,11 @@ class TokenWindows(FileSource):
 
     @property
     def stream(self) -> npt.NDArray[Any] | RemoteArray:
-        """The file's tokens."""
         if self._stream is None:
             self._stream = _open(self.paths[0], self.dtype)
         return self._stream
 
     def fill(self, indices: Indices, arrays: Arrays) -> None:
-        """The windows."""
         rows = _windows(self.stream, indices * self.stride, self.length + self.targets)
         if self.vocabulary is not None and (rows >= self.vocabulary).any():
             wrong = int(rows[rows >= self.vocabulary][0])
