@@ -32,9 +32,10 @@ from hydrax_core.data.ragged import put
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.blocks import BlockRows
 from hydrax_core.plan.permutation import Indices, derive_key, permute
-from hydrax_core.sources.remote import RemoteFile, find_remote, is_remote, remote_fingerprint, shown_address
+from hydrax_core.sources.remote import REQUESTS, RemoteFile, find_remote, is_remote, remote_fingerprint, shown_address
 
 __all__ = [
+    "FETCHED_AT_ONCE",
     "OWN_LOADER",
     "Arrays",
     "Columns",
@@ -48,6 +49,7 @@ __all__ = [
     "find_files",
     "gather",
     "load_rows",
+    "loading_of",
     "make_rows",
     "narrow",
     "put",
@@ -65,6 +67,7 @@ Found: TypeAlias = Mapping[str, ArraySpec | str]
 Extra: TypeAlias = list[dict[str, Any]] | None
 
 _log = logging.getLogger("hydrax")
+FETCHED_AT_ONCE = 4 * REQUESTS
 _SHOWN = 8
 _MEASURED_AT_ONCE = 1024
 OWN_LOADER = (
@@ -308,10 +311,11 @@ def make_rows(
     classes: Mapping[str, tuple[str, ...]] = _NOTHING,
 ) -> Rows:
     """The group of a source."""
+    loader_func = loading_of(source, load_rows)
     group = DataGroup(
         batch_size,
         source,
-        loader_func=load_rows,
+        loader_func=loader_func,
         loader_arrays=source.specs,
         seed=seed,
         shuffle_first=True,
@@ -320,7 +324,13 @@ def make_rows(
         zeroed=False,
         rows=_order(source),
     )
-    return Rows(load_rows, group, left_out, classes)
+    return Rows(loader_func, group, left_out, classes)
+
+
+def loading_of(source: RowSource, loader_func: Any) -> Any:
+    """A batched loader for a source; of files elsewhere it gets enough rows at once for many requests."""
+    remote = any(isinstance(path, RemoteFile) for path in getattr(source, "paths", ()))
+    return batched(least=FETCHED_AT_ONCE)(functools.partial(loader_func)) if remote else loader_func
 
 
 def choose(

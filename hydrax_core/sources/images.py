@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Items
-from hydrax_core.sources.common import require
+from hydrax_core.sources.common import FETCHED_AT_ONCE, require
 from hydrax_core.sources.folders import FolderItem, FolderItems, RemoteTree, content, find_sides, open_tree
 from hydrax_core.sources.pictures import Augment, Picture, Resize
 
@@ -92,7 +92,7 @@ def image_folder(
     training, validation, names = find_sides(root, SUFFIXES, "image", split, classes, seed)
     loader: Any = ImageLoader(root.place, picture)
     if isinstance(root, RemoteTree):
-        loader = batched(loader.load_many)
+        loader = batched(least=FETCHED_AT_ONCE)(loader.load_many)
     arrays: dict[str, Any] = {"image": (picture.shape, picture.dtype)}
     if names:
         arrays["label"] = ((), "int32")

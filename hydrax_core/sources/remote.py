@@ -20,6 +20,7 @@ import os
 import random
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
@@ -225,15 +226,15 @@ def read_ranges(spans: Sequence[Span]) -> list[memoryview]:
             raise ValueError(f"{file}: it ends at byte {file.size}, before byte {start + size}; it was cut")
     runs = _runs(spans)
     buffers = [memoryview(bytearray(run.end - run.start)) for run in runs]
-    pieces = [
+    pieces = deque(
         (run.file, run.start + first, buffer[first : first + _PIECE])
         for run, buffer in zip(runs, buffers, strict=True)
         for first in range(0, len(buffer), _PIECE)
-    ]
+    )
     if len(pieces) == 1:
-        _fetch(pieces[0])
+        _fetch_all(pieces)
     else:
-        for _ in _pool().map(_fetch, pieces):
+        for _ in _pool().map(_fetch_all, [pieces] * min(REQUESTS, len(pieces))):
             pass
     found: list[memoryview] = [memoryview(b"")] * len(spans)
     for run, buffer in zip(runs, buffers, strict=True):
@@ -276,9 +277,21 @@ def _runs(spans: Sequence[Span]) -> list[_Run]:
     return runs
 
 
-def _fetch(piece: tuple[RemoteFile, int, memoryview]) -> None:
-    file, start, target = piece
+def _fetch_all(pieces: deque[tuple[RemoteFile, int, memoryview]]) -> None:
+    """Fetch pieces until none is left, as several threads do at once: handing out each costs as much as fetching it."""
+    try:
+        while pieces:
+            try:
+                piece = pieces.popleft()
+            except IndexError:
+                return
+            _fetch(*piece)
+    except BaseException:
+        pieces.clear()
+        raise
 
+
+def _fetch(file: RemoteFile, start: int, target: memoryview) -> None:
     def read(store: Store) -> None:
         answer = store.get(file.path, start, start + len(target))
         _same(file, answer.size, answer.version)

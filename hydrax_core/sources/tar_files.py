@@ -21,7 +21,17 @@ from hydrax_core.data.function import batched
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows
+from hydrax_core.sources.common import (
+    Arrays,
+    Columns,
+    Extra,
+    FileSource,
+    Paths,
+    Rows,
+    find_files,
+    loading_of,
+    make_rows,
+)
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import Index, IndexedFiles, Parts
 from hydrax_core.sources.pictures import Augment, Picture, Resize
@@ -93,7 +103,8 @@ def tar(
     source = TarSamples(files, picture, index_folder, dict(missing or {}))
     left_out = source.choose(columns, additional, length)
     rows = make_rows(source, batch_size, seed, labels, left_out)
-    return rows._replace(loader_func=load_samples, training=rows.training.replace(loader_func=load_samples))
+    loader_func = loading_of(source, load_samples)
+    return rows._replace(loader_func=loader_func, training=rows.training.replace(loader_func=loader_func))
 
 
 @batched

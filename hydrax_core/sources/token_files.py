@@ -19,7 +19,7 @@ from hydrax_core.data.checks import boolean, integer
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, FileSource, find_file, load_rows, make_rows, put
+from hydrax_core.sources.common import Arrays, FileSource, find_file, make_rows, put
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.remote import RemoteFile, is_remote
@@ -80,7 +80,7 @@ def tokens(
     expect_format("tokens", [file])
     source = TokenWindows(file, length, None if dtype is None else np.dtype(dtype), stride, targets, vocabulary)
     rows = make_rows(source, batch_size, seed, ("targets",) if targets else ())
-    return Tokens(load_rows, rows.training, source.unused)
+    return Tokens(rows.loader_func, rows.training, source.unused)
 
 
 class TokenWindows(FileSource):
