@@ -81,7 +81,7 @@ class LoaderError(HydraxError):
     Attributes:
         address: The batch that the item belongs to.
         index: Index of the item in its group's data.
-        descriptor: The item; its index where only workers read it (a ``Source``), ``None`` where it cannot be had.
+        descriptor: The item; its index where only workers read it (a ``Source``), ``None`` where it is not known.
         cause: The exception in one line, ``"ValueError: bad header"``.
         worker_traceback: The worker's own traceback, as text; the main process's where ``data[index]`` fails.
         in_worker: Which of the two.
@@ -202,7 +202,7 @@ def bounded(text: str, limit: int = 1 << 16) -> str:
 def error_texts(error: BaseException, frames: TracebackType | None = None) -> tuple[str, str]:
     """An exception in one line and its traceback (or from ``frames`` on), both of bounded length.
 
-    What an exception says of itself may raise anything, and no memory may be left to say it.
+    The text of an exception may raise anything, and there may be no memory left for it.
     """
     try:
         cause = bounded("".join(traceback.format_exception_only(error)).strip(), 1 << 13)

@@ -129,7 +129,7 @@ def check_run(
     places: dict[tuple[str, int], tuple[int, list[int]]] = {}
     for kind, groups in kinds.items():
         for number, group in enumerate(groups):
-            function = group.loader_func or loader._arguments.loader_func  # noqa: SLF001  nobody else asks for it
+            function = group.loader_func or loader._arguments.loader_func  # noqa: SLF001  no other part needs it
             if function is None or not group.loader_layouts:
                 continue
             tried = _spread(len(group), items)

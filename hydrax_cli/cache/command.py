@@ -221,7 +221,7 @@ def _findings_only() -> Iterator[None]:
 
 @contextmanager
 def _said_once() -> Iterator[None]:
-    """A cache that is opened for each batch of a sample says what it has to say of itself once."""
+    """A cache that is opened for each batch of a sample logs each warning once."""
     logger = logging.getLogger("hydrax")
     told: set[str] = set()
 
@@ -251,7 +251,7 @@ class _Verified:
 def _verify_all(
     folders: Sequence[Path], asked: AskedLoader | None, sample: int, *, repair: bool, silent: bool
 ) -> _Verified:
-    """Look at one cache after the other, and say what is found when it is found."""
+    """Verify one cache after the other, and write findings as they come."""
     all_found = _Verified([], [], [])
 
     def look(folder: Path, findings: Iterable[Finding], seen: Progress) -> None:

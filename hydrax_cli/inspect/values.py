@@ -232,7 +232,7 @@ class Feed(Protocol):
         """A batch with all that is in it, of a run that is watched maybe a later one; may take as long as loading it.
 
         Raises:
-            LookupError: It cannot be had; the text says why.
+            LookupError: It is not available; the text says why.
         """
 
     def close(self) -> None:

@@ -6,4 +6,4 @@ __all__ = ["TargetError"]
 
 
 class TargetError(Exception):
-    """The user's target cannot be had; the text ends with their own traceback where there is one."""
+    """The user's target cannot be loaded; the text ends with its traceback where there is one."""

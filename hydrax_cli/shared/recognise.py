@@ -122,7 +122,7 @@ _MARKERS = {
     ".zgroup": ("zarr", "Zarr"),
     "data.mdb": ("lmdb", "an LMDB database"),
 }
-"""Files that say what the folder is which they are in."""
+"""Files by which the kind of their folder is known."""
 
 _NO_USE = {
     "size": "has no images that are brought to a size",

@@ -1,4 +1,4 @@
-"""Texts of others made harmless: names of files, arrays and tables, items, exceptions, what a run says of itself.
+"""Texts of others made harmless: names of files, arrays and tables, items, exceptions, what another run sent.
 
 Promise: a cleaned text moves no cursor, changes no colour and no direction, can be encoded, and is of bounded length;
 characters keep their places. JSON is ASCII, and JSON for every reader. Every text that the command did not write itself

@@ -56,7 +56,7 @@ class Agreement:
         self._watcher: threading.Thread | None = None
 
     def compare(self, values: Mapping[str, Any], when: str) -> None:
-        """Wait for all hosts to say what they have, and compare.
+        """Exchange values with all hosts, and compare.
 
         Args:
             values: What this host has, JSON values by field; fields are joined by dots.

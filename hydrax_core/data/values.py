@@ -40,7 +40,7 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _OWN_ARRAYS = (np.ndarray, np.memmap)
 _NEW: Any = copyreg.__newobj__  # type: ignore[attr-defined]  # what reduction names for an object made by __new__
 _REGISTERED = 2
-"""What ``isbuiltin`` says of dtypes that others have added, such as ml_dtypes: they share codes."""
+"""``isbuiltin`` of dtypes that other packages have added, such as ml_dtypes: they share codes."""
 _NOTHING = (None, None, None, None)
 
 

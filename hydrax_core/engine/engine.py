@@ -94,7 +94,7 @@ class Engine:
                 continue
             if left is not None and left <= 0:
                 raise BatchTimeoutError(f"no batch arrived within {seconds:g} s; {self.loop.report()}")
-            # In parts: of the time in which the process was stopped (Ctrl-Z, a closed laptop), which is nobody's fault,
+            # In parts: of the time in which the process was stopped (Ctrl-Z, a closed laptop), which no part can help,
             # at most one part counts.
             part = None if left is None or seconds is None else min(left, seconds / _PARTS)
             began = time.monotonic()

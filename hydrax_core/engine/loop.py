@@ -269,7 +269,7 @@ class Loop:
         return len(self._jobs) + ready < self._depth
 
     def _timeout(self) -> float | None:
-        """How long to sleep at most; a limit only where a lease has to end first, as that wakes nobody."""
+        """How long to sleep at most; a limit only where a lease has to end first, as that wakes no thread."""
         return _LEASE_POLL_SECONDS if self._pool.exhausted else None
 
     def _tune(self) -> None:

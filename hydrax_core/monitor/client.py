@@ -34,7 +34,7 @@ class Run:
         path: Its socket.
         pid: Its process.
         number: Which of the loaders of that process.
-        hello: What it says of itself; ``None`` where it did not answer in time, as a stopped process does not.
+        hello: Its first message; ``None`` where it did not answer in time, as a stopped process does not.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Connection:
             self._socket = address.connect(path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-                raise ConnectionError("nobody is there any more") from error
+                raise ConnectionError("the run is gone") from error
             raise ConnectionError(str(error)) from error
         self._reader = client_reader()
         self._queued = b""

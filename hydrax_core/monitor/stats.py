@@ -1,4 +1,4 @@
-"""What a loader says of itself: frozen snapshots, made by ``Dataloader.stats()``, and what the consumer's side counts.
+"""Statistics of a loader: frozen snapshots, made by ``Dataloader.stats()``, and the counters of the consumer's side.
 
 Promise: a snapshot costs some ten microseconds and waits for nothing; a number of the engine has the same name there.
 """

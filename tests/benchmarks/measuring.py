@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHILD = Path(__file__).with_name("child.py")
 DISTURBED = 0.1
 """Share of the machine that others may use while a measurement runs."""
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds to wait for a quiet machine before a measurement, at most."""
 
 
@@ -40,7 +40,7 @@ def measure(job: Job, folder: str, tries: int) -> dict[str, Any]:
 
 
 def _await_quiet() -> None:
-    end = time.perf_counter() + PATIENCE
+    end = time.perf_counter() + TIMEOUT
     while time.perf_counter() < end:
         neighbours = system.Neighbours()
         time.sleep(0.3)

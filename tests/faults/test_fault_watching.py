@@ -254,7 +254,7 @@ STARE = """
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
 def test_who_watches_and_is_stopped_or_killed_holds_up_nothing(how, monkeypatch):
     """With batches of a megabyte, more than a socket takes: it is left with a part of an answer."""
-    monkeypatch.setattr("hydrax_core.monitor.server.peer._PATIENCE", 0.2)
+    monkeypatch.setattr("hydrax_core.monitor.server.peer._TIMEOUT_SECONDS", 0.2)
     large = group(loader_arrays={"x": ((1 << 15,), "float32"), "seed": ((), "uint32"), "item": ((), "int32")})
     with watched(data=large, end_at=("epoch", 4)) as loader:
         process = start_python(STARE, arguments=[str(only_run().path), "2"])
@@ -418,7 +418,7 @@ def test_arguments_that_name_no_run_are_refused():
 
 
 def test_who_reads_slowly_waits_for_itself_alone(monkeypatch):
-    monkeypatch.setattr("hydrax_core.monitor.server.peer._PATIENCE", 1000.0)
+    monkeypatch.setattr("hydrax_core.monitor.server.peer._TIMEOUT_SECONDS", 1000.0)
     data = group(loader_arrays={**ARRAYS, "x": ((1 << 16,), "float32")}, batch_size=8)
     with watched(data=data) as loader, Watch() as slow, Watch() as quick:
         slow.connection.ask(Ask("batch"))  # 2 MiB, which no socket holds; none of it is read

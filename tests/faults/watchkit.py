@@ -7,12 +7,12 @@ from hydrax_core.monitor.client import Connection, find_runs
 from hydrax_core.monitor.protocol.messages import Ask, Hello, Moment, Sample
 from hydrax_core.monitor.protocol.wire import arrays_of
 
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 def only_run(name=None):
     """The run that can be watched, as soon as there is one (of that name)."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         found = [run for run in find_runs() if name is None or run.name == name]
         if found:
@@ -42,7 +42,7 @@ class Watch:
 
     def until(self, kind):
         """The next message of that kind."""
-        before, deadline = len(self.got), time.monotonic() + PATIENCE
+        before, deadline = len(self.got), time.monotonic() + TIMEOUT
         while not (found := [message for message, _ in self.got[before:] if isinstance(message, kind)]):
             assert time.monotonic() < deadline, f"no {kind.__name__} came"
             self.hear(0.05)
@@ -60,7 +60,7 @@ class Watch:
         """Rows copied from a batch, their arrays, and that batch; takes batches until one is copied."""
         batches = {}
         self.connection.ask(Ask("batch" if whole else "moment", sample=not whole))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while True:
             assert time.monotonic() < deadline, "nothing was copied"
             batch = next(loader)

@@ -36,7 +36,7 @@ class Translation:
             or about.batches_per_epoch < 1
             or min(about.validation_interval, about.batches_per_validation) < 0
         ):
-            raise ConnectionError("what it says of itself makes no sense")
+            raise ConnectionError("it sent a plan that makes no sense")
         self._first = first
         self.subject = Subject(target=_name(run), command=_COMMAND, plan=about, has_step=True, pid=run.pid)
 

@@ -1,7 +1,7 @@
 """``verify``: find everything that is wrong with a cache, and with ``repair`` drop what is bad so that it loads anew.
 
 Promise: every entry is read. What is found is returned, nothing is printed, nothing is executed. Without ``repair``
-nothing is changed. With it everything is read first; then only files of the format are changed, only while nobody uses
+nothing is changed. With it everything is read first; then only files of the format are changed, only while no run uses
 the cache, and nothing at all where anything could not be read: that is not bad, but not known to be good either. (A
 damaged index is set aside at once, as reading needs it, and kept then.) What is foreign stays.
 """
@@ -105,7 +105,7 @@ def verify(
 
     Args:
         path: The cache's folder.
-        repair: Remove bad entries, leftovers and orphans, when everything has been read; nobody may use the cache
+        repair: Remove bad entries, leftovers and orphans, when everything has been read; no run may use the cache
             meanwhile. Where a finding is ``"unreadable"``, nothing is removed.
         progress: Called with the bytes read and the bytes to be read.
         on_entry: Called with content epoch and number of each entry that has been read, in their order; without

@@ -1,4 +1,4 @@
-"""The SQLite file of an index: opening it, and knowing a damaged one from one that merely cannot be had.
+"""The SQLite file of an index: opening it, and telling damage from a file that cannot be opened just now.
 
 Promise: what is opened has our table and nothing else: no view, trigger or other schema that would run. Reading it
 takes steps and memory in proportion to the file, whatever its pages refer to. A file in WAL mode is refused before
@@ -254,7 +254,7 @@ def play_back_journal(path: Path) -> None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error means that the content is damaged, not that the file cannot be had just now."""
+    """Whether an error means that the content is damaged, not that the file cannot be opened just now."""
     if not isinstance(error, sqlite3.Error):
         return isinstance(error, DamagedIndexError)
     code: int | None = getattr(error, "sqlite_errorcode", None)

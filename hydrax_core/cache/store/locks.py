@@ -105,7 +105,7 @@ class FolderLock:
             if self._take(kind, start):
                 if self._is_current():
                     return
-                # Who removed the cache took the lock file with it: ours is a file that nobody else can find.
+                # The cache was removed, its lock file with it: the file that we have open has no name any more.
                 self.close()
                 self._file = _open(self._folder / LOCK, self._flags)
                 continue

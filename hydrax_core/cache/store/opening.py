@@ -167,7 +167,7 @@ def _read_manifest(folder: Path) -> Manifest | None:
 
 
 def _shared_lock(folder: Path) -> FolderLock | None:
-    """The lock that keeps others from removing entries, where there is one to be had."""
+    """The lock that keeps others from removing entries, where there is one."""
     try:
         lock = FolderLock(folder, writable=False)
     except OSError:

@@ -1,6 +1,6 @@
 """How many batches the consumer holds: a warning for many, an error for a consumer that waits for memory it holds.
 
-Promise: computations in flight count for nobody; they give their memory back by themselves.
+Promise: computations in flight do not count as holders; they give their memory back by themselves.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HeldBatches:
     def excess(self) -> BatchesHeldError | None:
         if self._pool.count <= self._most or len(self._pool.held()) <= self._most:
             return None
-        gc.collect()  # batches in reference cycles are held by nobody
+        gc.collect()  # batches in reference cycles are garbage
         notes = self._pool.held()
         return self._error(notes) if len(notes) > self._most else None
 

@@ -1,6 +1,6 @@
 """Sockets of running loaders: their places, and the users that may connect.
 
-Promise: a socket lies in a folder that belongs to the user and is open to nobody else: ``hydrax`` in
+Promise: a socket lies in a folder that belongs to the user and is closed to all others: ``hydrax`` in
 ``$XDG_RUNTIME_DIR``, or ``hydrax-UID`` among the temporary files. A folder that is another user's, or open to others,
 or a link, is not used. The socket itself has mode 0600, and both ends ask the kernel for the user of the other: the
 same user is let in, and root, who may read the memory of every process anyway.
@@ -176,7 +176,7 @@ def listed() -> list[Address]:
             if parts is None:
                 continue
             address = Address(folder / name, int(parts[1]), int(parts[2]))
-            # A process of another container may have a pid that is nobody's here, but it listens.
+            # A process of another container may have a pid that does not exist here, but it listens.
             if not _is_alive(address.pid) and not in_use(address.path):
                 remove(address.path)
             else:

@@ -108,7 +108,7 @@ class Sample:
         in_cached_layout: Whether the arrays are as the cache keeps them, else as loaded.
         indices: Index in the group's data of each of these rows.
         seeds: Seed of each, ``None`` in validation.
-        descriptors: Descriptors as text, of the first rows; fewer, or none, where they cannot be had at no risk.
+        descriptors: Descriptors as text, of the first rows; fewer, or none, where reading them would be a risk.
         additional: Names of additional data and the text of each row, ``""`` where there is none.
         arrays: The arrays, in the order of their bytes.
     """
@@ -125,7 +125,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What was asked for cannot be had."""
+    """What was asked for is not available."""
 
     what: Literal["about", "moment", "batch"]
     text: str

@@ -1,7 +1,7 @@
 """One client of a running loader, as the monitor's thread sees it.
 
 Promise: nothing here blocks. A client that does not read keeps at most one answer and one sample in memory, and is
-dropped after ``_PATIENCE`` seconds without progress; one that asks too often is answered less often; one that says what
+dropped after ``_TIMEOUT_SECONDS`` seconds without progress; one that asks too often is answered less often; one that says what
 cannot be understood is dropped.
 """
 
@@ -16,7 +16,7 @@ from hydrax_core.monitor.protocol.wire import Message, WireError, encode, server
 __all__ = ["Gone", "Peer"]
 
 _RECEIVE = 1 << 14
-_PATIENCE = 5.0
+_TIMEOUT_SECONDS = 5.0
 _BETWEEN = 0.1
 """Seconds between two answers."""
 
@@ -51,7 +51,7 @@ class Peer:
     def due(self) -> float | None:
         """When something has to be done about it, unless it says or reads something before; ``None`` for nothing."""
         if self._outbox:
-            return self._stuck_since + _PATIENCE
+            return self._stuck_since + _TIMEOUT_SECONDS
         return self._next_answer if self._asked else None
 
     def hear(self) -> None:
@@ -106,7 +106,7 @@ class Peer:
                     break
             else:
                 self._outbox.popleft()
-        if self._outbox and now - self._stuck_since >= _PATIENCE:
+        if self._outbox and now - self._stuck_since >= _TIMEOUT_SECONDS:
             raise Gone("it does not read what it asked for")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 
-PATIENCE = 30
+TIMEOUT = 30
 
 
 async def drained(*_):
@@ -102,7 +102,7 @@ class Watcher:
         return self.frame
 
     def until(self, condition):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition(self.look()):
             assert time.monotonic() < deadline, f"waited in vain; last: {self.frame}"
             time.sleep(0.005)
@@ -121,7 +121,7 @@ async def app_of(make, *, size=(120, 40), **arguments):
 
 async def until(pilot, condition):
     """Wait until a condition of the app holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "waited in vain:\n" + "\n".join(texts(pilot.app))
         await pilot.pause(0.02)

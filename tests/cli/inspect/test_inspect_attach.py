@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from inspect_support import PATIENCE, Watcher, asynchronous, shows, table, texts, until
+from inspect_support import TIMEOUT, Watcher, asynchronous, shows, table, texts, until
 from test_inspect_command import ENVIRONMENT, PROGRAM, Terminal
 
 from hydrax_cli.inspect.app import InspectApp
@@ -96,7 +96,7 @@ def training(*arguments, program=("-c", TRAINING), **environment):
 
 def runs_of(*processes):
     """The runs of these processes, as soon as all of them have come to a batch."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         found = [run for run in find_runs() if run.pid in {process.pid for process in processes}]
         if len(found) == len(processes) and all(run.hello and run.hello.place for run in found):
@@ -249,7 +249,7 @@ def test_failing_items_and_the_end_of_a_run_are_told():
         assert failed.error.startswith("item 20 (20) of training group 0, epoch 0, batch 2 failed")
         watch.until(lambda frame: any("the run has ended; r looks" in line.text for line in watch.lines))
         assert [record.batch_num for record in watch.records] == list(range(60))
-        short.wait(PATIENCE)
+        short.wait(TIMEOUT)
         assert watch.look().state == "done"
 
 
@@ -333,7 +333,7 @@ def test_the_digits_are_trained_on_when_an_app_is_killed_and_an_app_outlives_the
             app.until(lambda: b"running" in app.output)
             app.process.kill()
             before = find_runs()[0].hello.place[1]
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while find_runs()[0].hello.place[1] < before + 3:
                 assert time.monotonic() < deadline, "the training does not go on"
                 time.sleep(0.02)
@@ -361,7 +361,7 @@ def test_beside_a_training_in_a_real_terminal(flowers, tmp_path):
         return subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
 
     def until_it_shows(text):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while text not in (screen := tmux("capture-pane", "-p", "-t", "app")):
             assert time.monotonic() < deadline, screen
             time.sleep(0.05)

@@ -21,7 +21,7 @@ from hydrax_cli.inspect.command import inspect
 from hydrax_core import DataGroup
 from hydrax_core.cache import CacheStore
 
-PATIENCE = 40
+TIMEOUT = 40
 # pytest's readline puts the size of another terminal into the environment of what is started.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
 TARGET = """
@@ -129,7 +129,7 @@ class Terminal:
             self.output += os.read(self.master, 1 << 16)
 
     def until(self, condition):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not condition():
             assert time.monotonic() < deadline, self.output[-3000:]
             self.read(0.05)
@@ -258,7 +258,7 @@ def test_it_works_in_tmux_and_follows_its_size(tmp_path, target):
         return done.stdout
 
     def until(text):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while text not in (screen := tmux("capture-pane", "-p", "-t", "app")):
             assert time.monotonic() < deadline, screen
             time.sleep(0.05)

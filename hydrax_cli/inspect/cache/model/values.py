@@ -153,7 +153,7 @@ class CacheAccess(Protocol):
         """A batch, or several items, with all that is in them, and the fault of each: ``""`` for none.
 
         Raises:
-            LookupError: They cannot be had; the text says why.
+            LookupError: They are not available; the text says why.
         """
 
     def items_at_once(self, group: Group) -> int:
