@@ -1,8 +1,8 @@
 """One client of a running loader, as the monitor's thread sees it.
 
 Promise: nothing here blocks. A client that does not read keeps at most one answer and one sample in memory, and is
-dropped after ``_TIMEOUT_SECONDS`` seconds without progress; one that asks too often is answered less often; one that says what
-cannot be understood is dropped.
+dropped after ``_TIMEOUT_SECONDS`` seconds without progress; one that asks too often is answered less often; one that
+says what cannot be understood is dropped.
 """
 
 from __future__ import annotations
