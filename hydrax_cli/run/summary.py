@@ -134,7 +134,7 @@ class RunResult:
     resume: str
     digest: str | None
     verdict: str
-    findings: tuple[str, ...] | None
+    findings: tuple[str, ...] | None = None
 
     @property
     def idle_seconds(self) -> float:

@@ -253,6 +253,7 @@ def test_the_json_keys_are_exactly_these():
         "cache_misses": 17,
         "digest": "abababababababababababababababab",
         "verdict": "the training step is the limit",
+        "findings": None,
     }
 
 
