@@ -14,7 +14,9 @@ from __future__ import annotations
 import functools
 import io
 import math
+import random
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -38,6 +40,16 @@ _TRIES = 10
 _DEEP = 16
 _MIRRORED, _UPSIDE_DOWN, _TRANSPOSED = {2, 3, 6, 7}, {3, 4, 7, 8}, {5, 6, 7, 8}
 """Orientations: an upright image is the stored one with rows and columns exchanged, then mirrored, then turned over."""
+_TURNS: Mapping[int, tuple[str, ...]] = {
+    1: (),
+    2: ("FLIP_LEFT_RIGHT",),
+    3: ("ROTATE_180",),
+    4: ("FLIP_TOP_BOTTOM",),
+    5: ("TRANSPOSE",),
+    6: ("ROTATE_270",),
+    7: ("TRANSVERSE",),
+    8: ("ROTATE_90",),
+}
 
 _local = threading.local()
 
@@ -145,14 +157,15 @@ class Picture:
         down = min((box.bottom - box.top) / _length(box.rows), (box.right - box.left) / _length(box.columns))
         least = (math.ceil(height / down), math.ceil(width / down)) if down >= 2 else (0, 0)  # noqa: PLR2004  else it takes longer
         rows, columns, *_ = jpeg.decode_jpeg_header(data, *least)
-        mode, kind = ("L", "GRAY") if self.gray and profile is None else ("RGBX", "RGBX")
+        mode, kind = ("L", "GRAY") if self.gray and profile is None else ("RGB", "RGB")
         buffer = _buffer(rows * columns * len(mode))
         # What the fast ways lose is less than what making the image smaller does to it.
         fast = {"fastdct": down >= 1, "fastupsample": down >= 1}
         decoded = jpeg.decode_jpeg(data, kind, min_height=least[0], min_width=least[1], buffer=buffer, **fast)
-        image = _pillow().Image.frombuffer(mode, (columns, rows), decoded, "raw", mode, 0, 1)
+        image = _pillow().Image.new(mode, (columns, rows), None)  # not filled, as frombytes() itself does
+        image.frombytes(decoded)
         if profile is not None and (transform := _transform(profile, "RGB")) is not None:
-            image = transform(image.convert("RGB"))
+            image = transform(image)
         self._place(image, box, (height, width), target, turn)
         return True
 
@@ -190,7 +203,7 @@ class Picture:
     def _box(self, height: int, width: int, seed: int | None) -> _Box:
         whole = slice(0, self.height), slice(0, self.width)
         if self.augment is not None and seed is not None:
-            return _random_box(height, width, self.augment, np.random.default_rng(seed), *whole)
+            return _random_box(height, width, self.augment, int(seed), *whole)
         if self.resize == "stretch":
             return _Box(0, 0, width, height, *whole)
         down, up = height / self.height, width / self.width
@@ -229,7 +242,9 @@ class Picture:
         part = _stored(box, image, whole, turn)
         if image.size != size or part != (0.0, 0.0, float(size[0]), float(size[1])):
             image = image.resize(size, pil.Image.Resampling.BILINEAR, part, reducing_gap=2.0)
-        pixels = _upright(_pixels(image), turn, flipped=box.flipped)
+        for change in (*_TURNS[turn], *(("FLIP_LEFT_RIGHT",) if box.flipped else ())):
+            image = image.transpose(pil.Image.Transpose[change])  # ten times as fast as NumPy's [:, ::-1]
+        pixels = _pixels(image)
         if not deep and self.bits == _DEEP:
             pixels = pixels.astype(np.uint16) * 257
         if pixels.shape[:2] != target.shape[:2]:
@@ -261,20 +276,11 @@ def _pixels(image: Image) -> npt.NDArray[Any]:
     return np.frombuffer(image.tobytes("raw", mode), np.uint8).reshape(image.height, image.width, len(mode))
 
 
-def _upright(pixels: npt.NDArray[Any], turn: int, *, flipped: bool) -> npt.NDArray[Any]:
-    if turn in _TRANSPOSED:
-        pixels = pixels.transpose(1, 0, 2)
-    if turn in _UPSIDE_DOWN:
-        pixels = pixels[::-1]
-    return pixels[:, ::-1] if flipped != (turn in _MIRRORED) else pixels
-
-
-def _random_box(
-    height: int, width: int, augment: Augment, rng: np.random.Generator, rows: slice, columns: slice
-) -> _Box:
+def _random_box(height: int, width: int, augment: Augment, seed: int, rows: slice, columns: slice) -> _Box:
     """A part of random area and shape; where ten tries give none that fits, the largest of a shape that is allowed."""
-    flipped = augment.flip and bool(rng.random() < 0.5)  # noqa: PLR2004
-    low, high = np.log(augment.ratio)
+    rng = random.Random(seed)  # noqa: S311  no secret; made in a quarter of the time of NumPy's
+    flipped = augment.flip and rng.random() < 0.5  # noqa: PLR2004
+    low, high = map(math.log, augment.ratio)
     for _ in range(_TRIES):
         area = height * width * rng.uniform(*augment.area)
         ratio = math.exp(rng.uniform(low, high))
@@ -359,6 +365,7 @@ def _refuse_oversized(height: int, width: int) -> None:
         )
 
 
+@functools.cache
 def _pillow() -> Any:
     require("PIL.ImageOps", "image", "reading images")
     return require("PIL", "image", "reading images")

@@ -115,7 +115,7 @@ def flipped(whole):
         (flipped, r"the header at byte 1536, behind 'x\.txt', is damaged"),
         (lambda whole: whole + whole, "goes on behind its end"),
         (lambda whole: b"a text that is long enough to be no header at all " * 30, "is no tar archive"),
-        (lambda whole: b"\x1f\x8b" + whole[2:], "is no tar archive"),
+        (lambda whole: b"\x1f\x8b" + whole[2:], r"is compressed by gzip; unpack it"),
         (lambda whole: b"", "is no tar archive"),
     ],
 )
