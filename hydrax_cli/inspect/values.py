@@ -172,6 +172,11 @@ class BatchView:
     source: str = ""
     command: str = ""
 
+    def segments(self, info: ArrayPlan) -> npt.NDArray[np.generic] | None:
+        """Which document of its packed row each element of an array is of; ``None`` where rows are not packed."""
+        ids = self.arrays.get(info.segments)
+        return None if ids is None else ids[: self.record.size]
+
 
 class Controls(Protocol):
     """What can be done to a run that the app itself drives; nothing here waits."""

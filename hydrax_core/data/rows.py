@@ -6,7 +6,7 @@ A group without one has each item once an epoch, a row an item. ``plan`` knows t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,11 @@ class Rows(ABC):
     def fill(self) -> float | None:
         """Which part of packed rows is no padding; ``None`` where rows are not packed."""
         return None
+
+    @property
+    def segments(self) -> Mapping[str, str]:
+        """Array -> the array that says which item of a row each of its elements is of, 0 for none."""
+        return {}
 
     @property
     @abstractmethod

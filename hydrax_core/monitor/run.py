@@ -40,7 +40,10 @@ _LONGEST_LINE = 300
 
 
 class ArrayPlan(NamedTuple):
-    """A declared array: shape with the batch, dtypes by name, offset and size of a batch in bytes as loaded."""
+    """A declared array: shape with the batch, dtypes by name, offset and size of a batch in bytes as loaded.
+
+    ``segments`` names the array that says which document of a packed row each element is of; it is empty otherwise.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -49,6 +52,7 @@ class ArrayPlan(NamedTuple):
     offset: int
     bytes: int
     is_label: bool
+    segments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,15 +368,16 @@ def _group(kind: Kind, index: int, group: DataGroup[Any]) -> GroupPlan:
         shuffle_first=group.shuffle_first,
         shuffle_later=group.shuffle_later,
         remainder=group.remainder,
-        loaded=_arrays(loaded, group.labels),
-        cached=_arrays(cached, group.labels),
+        loaded=_arrays(loaded, group),
+        cached=_arrays(cached, group),
         rows=None if group.rows is None else group.rows.size,
         fill=None if group.rows is None else group.rows.fill,
         augmented=group.augment_func is not None,
     )
 
 
-def _arrays(layouts: Mapping[str, ArrayLayout], labels: Sequence[str]) -> tuple[ArrayPlan, ...]:
+def _arrays(layouts: Mapping[str, ArrayLayout], group: DataGroup[Any]) -> tuple[ArrayPlan, ...]:
+    segments = {} if group.rows is None else group.rows.segments
     return tuple(
         ArrayPlan(
             name=name,
@@ -381,7 +386,8 @@ def _arrays(layouts: Mapping[str, ArrayLayout], labels: Sequence[str]) -> tuple[
             jax_dtype=str(layout.jax_dtype),
             offset=layout.offset,
             bytes=layout.nbytes,
-            is_label=name in labels,
+            is_label=name in group.labels,
+            segments=segments.get(name, "") if segments.get(name) in layouts else "",
         )
         for name, layout in layouts.items()
     )

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.layout import length_name
 from hydrax_core.engine.counters import EngineStats
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.mixture import Mixture
@@ -73,6 +74,8 @@ class Stats(EngineStats):
         first_batch: Time to the first batch, ``None`` before it.
         running: Whether workers are up.
         groups: One entry for each training group.
+        tokens: Elements of ragged arrays handed out that are no padding; of packed rows what they hold on average.
+        token_places: Elements of those arrays in the same rows, padding included.
         shapes: Different shapes of batches handed out: jax compiles a step once for each.
     """
 
@@ -86,7 +89,26 @@ class Stats(EngineStats):
     cache_misses: int = 0
     running: bool = False
     groups: tuple[GroupShare, ...] = ()
+    tokens: int = 0
+    token_places: int = 0
     shapes: int = 0
+
+
+class _Tokens(NamedTuple):
+    """How tokens of a group are counted: in which array, with which lengths, or how full its rows are."""
+
+    array: str
+    lengths: str
+    fill: float | None
+
+    @classmethod
+    def of(cls, group: DataGroup[Any]) -> Self | None:
+        if group.rows is not None and group.rows.fill is not None:
+            return cls(next(iter(group.rows.segments)), "", group.rows.fill)
+        for name, spec in (group.augment_specs or group.loader_specs).items():
+            if spec.ragged is not None:
+                return cls(name, length_name(name), None)
+        return None
 
 
 class Counters:
@@ -98,6 +120,7 @@ class Counters:
     """
 
     def __init__(self, groups: Sequence[DataGroup[Any]], mixture: Mixture) -> None:
+        self._counted = [_Tokens.of(group) for group in groups]
         self._caching = [group.cache_location is not None for group in groups]
         self.start(mixture)
 
@@ -113,6 +136,8 @@ class Counters:
         self._bytes = 0
         self._hits = 0
         self._misses = 0
+        self._tokens = 0.0
+        self._token_places = 0
         self._shapes: set[tuple[tuple[int, ...], ...]] = set()
 
     def waited(self, seconds: float) -> None:
@@ -128,6 +153,11 @@ class Counters:
         arrays = host.arrays.values()
         self._bytes += sum([array.nbytes for array in arrays])
         self._shapes.add(tuple([array.shape for array in arrays]))
+        counted = self._counted[host.group]
+        if counted is not None and counted.array in host.arrays:
+            places = len(host.indices) * host.arrays[counted.array].shape[1]
+            self._token_places += places
+            self._tokens += int(host.arrays[counted.lengths].sum()) if counted.fill is None else places * counted.fill
         if self._caching[host.group]:
             self._hits += host.from_cache
             self._misses += not host.from_cache
@@ -159,5 +189,7 @@ class Counters:
             cache_misses=self._misses + engine.dropped_batches,
             running=True,
             groups=self._shares(),
+            tokens=round(self._tokens),
+            token_places=self._token_places,
             shapes=len(self._shapes),
         )

@@ -235,6 +235,12 @@ class DocumentRows(Rows):
         return self.packed.rows.fill
 
     @property
+    def segments(self) -> Mapping[str, str]:
+        """See ``Rows``."""
+        own = dict(zip(self.ragged, (ids for ids, _ in self.names), strict=True))
+        return own | {name: ids for ids, positions in self.names for name in (ids, positions)}
+
+    @property
     def dropped(self) -> int:
         """Documents left out as they are longer than a row."""
         return self.packed.rows.dropped
@@ -276,7 +282,7 @@ class _DocumentLoader:
         self._many = is_batched(loader_func)
         self._ragged = ragged
         self._by_segment = by_segment
-        self._names = names
+        self._names = tuple(dict.fromkeys(names))  # arrays may share them
         self._zeroed = zeroed
 
     def __call__(
@@ -397,4 +403,4 @@ def _pairs(names: Any, arrays: Sequence[str]) -> tuple[tuple[str, str], ...]:
     if not isinstance(names, Mapping) or set(names) != {"segment_ids", "positions"}:
         raise ValueError(f"names: expected {expected}, got {names!r}")
     pairs = [(names["segment_ids"].format(name), names["positions"].format(name)) for name in arrays]
-    return tuple(dict.fromkeys(pairs))
+    return tuple(pairs)

@@ -14,6 +14,8 @@ import numpy as np
 from hydrax_cli.inspect.numbers.statistics import MOST_VALUES, as_numbers, shares
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 __all__ = [
@@ -28,10 +30,11 @@ __all__ = [
     "images",
     "montage",
     "scale_of",
+    "segments",
     "thin",
 ]
 
-Kind: TypeAlias = Literal["picture", "heat map", "rows"]
+Kind: TypeAlias = Literal["picture", "heat map", "segments", "rows"]
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 _CHANNELS = (1, 3, 4)
@@ -148,6 +151,27 @@ def thin(matrix: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[Any]:
 def fit(picture: Pixels, width: int, height: int) -> Pixels:
     """A picture in another size: averaged where it shrinks, in hard squares where it grows."""
     return _resize(_resize(picture, height, 0), width, 1)
+
+
+def segments(ids: npt.NDArray[Any], palette: Sequence[tuple[int, int, int]], width: int, thick: int) -> Pixels:
+    """Rows of segments, each ``thick`` pixels high: the first colour for no segment, the others in turn.
+
+    Args:
+        ids: Shape (rows, length); 0 for no segment.
+        palette: Colours.
+        width: Most pixels of a row; of a longer one every so-manieth element is drawn.
+        thick: The last pixel of several parts a row from the next.
+    """
+    length = ids.shape[1]
+    wide = min(width, length * max(1, min(8, width // length)))
+    shown = ids[:, np.arange(wide) * length // wide].astype(np.int64)
+    colours = np.array(palette, np.uint8)
+    which = np.where(shown > 0, (shown - 1) % (len(colours) - 1) + 1, 0)
+    drawn = np.repeat(which, thick, axis=0)
+    if thick > 1:
+        drawn[thick - 1 :: thick] = 0
+    made: Pixels = colours[drawn]
+    return made
 
 
 def grid_of(area: tuple[int, int], shape: tuple[int, int], count: int, at_least: int) -> Grid:

@@ -206,7 +206,8 @@ class BatchScreen(CurrentSize, Screen[None]):
         array: npt.NDArray[Any] = self._view.arrays[info.name][: self._view.record.size]
         title = self._item_title(info.name) if self._single else ""
         kind = self._kinds.get(info.name)
-        self._picture.show(array, info, kind=kind, item=self._item, single=self._single, title=title)
+        ids = self._view.segments(info)
+        self._picture.show(array, info, kind=kind, item=self._item, single=self._single, title=title, segments=ids)
 
     def _item_title(self, name: str) -> str:
         view, item = self._view, self._item

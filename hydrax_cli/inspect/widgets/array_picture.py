@@ -1,4 +1,4 @@
-"""An array on the screen: pictures in half blocks, a heat map, or rows of numbers.
+"""An array on the screen: pictures in half blocks, a heat map, segments in colours, or rows of numbers.
 
 Promise: what is drawn fits the widget whatever its size; a batch that does not fit is shown a page at a time, the page
 with the chosen item.
@@ -23,6 +23,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hydrax_cli.shared.text import clean
+from hydrax_cli.shared.units import many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,7 @@ __all__ = ["ArrayPicture"]
 
 _UPPER_HALF = "▀"
 _MOST_NUMBERS = 512
+_SEGMENT_COLOURS = ("primary", "warning", "success", "error", "accent", "secondary")
 _FIRST_PRINTABLE, _LAST_PRINTABLE = 32, 126
 
 
@@ -59,6 +61,7 @@ class ArrayPicture(Widget, can_focus=True):
         self._array: npt.NDArray[Any] | None = None
         self._info: ArrayPlan | None = None
         self._scale: Scale | None = None
+        self._segments: npt.NDArray[Any] | None = None
         self._kind: Kind = "rows"
         self._item: int | None = None
         self._single = False
@@ -76,10 +79,15 @@ class ArrayPicture(Widget, can_focus=True):
         from hydrax_cli.inspect.numbers import pixels  # noqa: PLC0415  NumPy comes with it
 
         best = pixels.best_kind(self._array.shape[1:], self._array.dtype)
-        return (best, *(kind for kind in ("picture", "heat map", "rows") if kind != best and self._can(kind)))
+        if self._segments is not None:
+            best = "segments"
+        kinds: tuple[Kind, ...] = ("picture", "heat map", "segments", "rows")
+        return (best, *(kind for kind in kinds if kind != best and self._can(kind)))
 
     def _can(self, kind: Kind) -> bool:
         assert self._array is not None
+        if kind == "segments":
+            return self._segments is not None
         return kind != "picture" or 2 <= self._array.ndim - 1 <= 3  # noqa: PLR2004  height, width, channels
 
     def show(
@@ -91,6 +99,7 @@ class ArrayPicture(Widget, can_focus=True):
         item: int | None,
         single: bool,
         title: str = "",
+        segments: npt.NDArray[Any] | None = None,
     ) -> None:
         """Draw an array.
 
@@ -99,11 +108,13 @@ class ArrayPicture(Widget, can_focus=True):
             kind: What to show it as, ``None`` for the best.
             single: Whether to show that item alone, as large as it gets.
             title: What to write above it instead of what it is.
+            segments: Which document of a packed row each element is of, shape (rows, length); 0 for none.
         """
         from hydrax_cli.inspect.numbers import pixels  # noqa: PLC0415  NumPy comes with it
 
         if array is not self._array:
             self._array, self._info, self._scale = array, info, pixels.scale_of(array)
+        self._segments = segments if array.ndim > 1 else None
         self._kind = kind if kind in self.kinds else self.kinds[0]
         if self._kind == "picture" and pixels.best_kind(array.shape[1:], array.dtype) != "picture":
             self._kind = self.kinds[0]
@@ -117,9 +128,11 @@ class ArrayPicture(Widget, can_focus=True):
         names = list(view.arrays)
         kinds = {name: pixels.best_kind(array.shape[1:], array.dtype) for name, array in view.arrays.items()}
         name = next((n for kind in ("picture", "heat map") for n in names if kinds[n] == kind), names[0])
+        name = next((info.name for info in view.infos if info.segments), name)
         info = next(info for info in view.infos if info.name == name)
         title = f"{view.record.title} · {name} {info.shape}"
-        self.show(view.arrays[name][: view.record.size], info, kind=None, item=None, single=False, title=title)
+        array, ids = view.arrays[name][: view.record.size], view.segments(info)
+        self.show(array, info, kind=None, item=None, single=False, title=title, segments=ids)
 
     def clear(self) -> None:
         self._array = self._info = None
@@ -145,10 +158,19 @@ class ArrayPicture(Widget, can_focus=True):
         shape = self._array.shape[1:] if self._single else self._array.shape
         told = self._title or f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}"
         self.border_title = Content(clean(told))
-        if self._kind == "rows":
+        if self._segments is not None and self._kind in {"segments", "rows"}:
+            self.border_subtitle = self._fullness()
+        elif self._kind == "rows":
             self.border_subtitle = None
         else:
             self.border_subtitle = f"dark {self._scale.low:.4g} … light {self._scale.high:.4g}"
+
+    def _fullness(self) -> str:
+        assert self._segments is not None
+        shown = self._segments if self._item is None else self._segments[self._item : self._item + 1]
+        row = "" if self._item is None else f"row {self._item}: "
+        most = int(shown.max(initial=0)) if self._item is not None else int(shown.max(axis=1, initial=0).sum())
+        return f"{row}{many(most, 'segment')}, {(shown > 0).mean():.1%} full"
 
     # --- drawing
 
@@ -164,8 +186,10 @@ class ArrayPicture(Widget, can_focus=True):
         self._grid, self._first, self._top = None, 0, 0
         if self._array is None or width <= 0 or height <= 0 or not len(self._array):
             return []
-        if self._kind == "rows":
+        if self._kind == "rows" or (self._kind == "segments" and self._single):
             return self._draw_rows(self._array, width, height)
+        if self._kind == "segments":
+            return self._draw_segments(width, height)
         pixels = self._pictures(width, height) if self._kind == "picture" else self._heat(width, height)
         strips = _half_blocks(pixels, width, self.background_colors[1].rgb)
         self._top = max(0, (height - len(strips)) // 2)
@@ -211,6 +235,48 @@ class ArrayPicture(Widget, can_focus=True):
         wide = min(width, colours.shape[1] * max(1, min(8, width // colours.shape[1])))
         return pixels.fit(colours, wide, high)
 
+    def _draw_segments(self, width: int, height: int) -> list[Strip]:
+        """A line for each row of the batch, or several for each where there is room."""
+        from hydrax_cli.inspect.numbers import pixels  # noqa: PLC0415  NumPy comes with it
+
+        assert self._segments is not None
+        ids, name_width = self._segments, 5
+        background = self.background_colors[1].rgb
+        palette = [background, *(Color.parse(self.app.theme_variables[name]).rgb for name in _SEGMENT_COLOURS)]
+        thick = 2 * max(1, min(3, height // len(ids)))
+        page = max(1, 2 * height // thick)
+        self._first = 0 if self._item is None else self._item // page * page
+        room = max(1, width - name_width)
+        drawn = pixels.segments(ids[self._first : self._first + page], palette, room, thick)
+        accent = Style(color=RichColor.parse(Color.parse(self.app.theme_variables["accent"]).hex6))
+        strips = []
+        for line, strip in enumerate(_half_blocks(drawn, drawn.shape[1], background)):
+            item, part = divmod(2 * line, thick)
+            item += self._first
+            style = self.rich_style + accent
+            if item == self._item:
+                style += Style(reverse=True)
+            name = Segment(f"{item:>4}" if part == 0 else " " * 4, style if part == 0 else self.rich_style)
+            rest = Segment(" " * max(0, room - drawn.shape[1]), self.rich_style)
+            strips.append(Strip([name, Segment(" ", self.rich_style), *strip, rest], width))
+        return strips
+
+    def _segment_pieces(self, item: int, values: npt.NDArray[Any], plain: Style) -> list[tuple[str, Style]]:
+        """The numbers of a packed row, each document's in a colour of its own."""
+        import numpy as np  # noqa: PLC0415  the screens are up before it is imported
+
+        assert self._segments is not None
+        ids = self._segments[item]
+        per_place = max(1, values.size // len(ids))
+        ids = np.repeat(ids, per_place)[: len(values)]
+        edges = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)]
+        pieces = []
+        for start, end in pairwise(edges):
+            name = _SEGMENT_COLOURS[(int(ids[start]) - 1) % len(_SEGMENT_COLOURS)] if ids[start] else "faint"
+            look = plain + Style(color=RichColor.parse(Color.parse(self.app.theme_variables[name]).hex6))
+            pieces.append((" ".join(map(_number, values[start:end])) + " ", look))
+        return pieces
+
     def _draw_rows(self, array: npt.NDArray[Any], width: int, height: int) -> list[Strip]:
         plain = self.rich_style
         muted = Style(color=RichColor.parse(Color.parse(self.app.theme_variables["accent"]).hex6))
@@ -224,7 +290,14 @@ class ArrayPicture(Widget, can_focus=True):
             values = array[item].reshape(-1)[:_MOST_NUMBERS]
             body = _row_text(values)
             chosen = plain + Style(reverse=True) if item == self._item and not self._single else plain
-            if self._single:
+            if self._segments is not None:
+                pieces = self._segment_pieces(item, values, chosen)
+                lines_of = _wrapped(pieces, max(1, width - len(name)))[: height if self._single else 1]
+                strips.extend(
+                    _strip([(name if i == 0 else "     ", plain + muted), *line], width)
+                    for i, line in enumerate(lines_of)
+                )
+            elif self._single:
                 room = max(1, width - len(name))
                 lines = [body[i : i + room] for i in range(0, len(body), room)][:height]
                 strips.extend(
@@ -266,6 +339,8 @@ class ArrayPicture(Widget, can_focus=True):
                 item = self._first + row * self._grid.columns + column
         elif self._kind == "rows" and self._array.ndim > 1 and not self._single:
             item = self._first + place.y
+        elif self._kind == "segments" and not self._single:
+            item = self._first + place.y // max(1, min(3, self.size.height // len(self._array)))
         if self._single and item is None:
             item = self._item
         if item is not None and item < len(self._array):
@@ -284,6 +359,21 @@ def _row_text(values: npt.NDArray[Any]) -> str:
         if used.size and ((used >= _FIRST_PRINTABLE) & (used <= _LAST_PRINTABLE)).all():
             return f"“{bytes(used.tolist()).decode('ascii')}”  {numbers}"
     return numbers
+
+
+def _wrapped(pieces: list[tuple[str, Style]], width: int) -> list[list[tuple[str, Style]]]:
+    """Pieces of text cut into lines."""
+    lines: list[list[tuple[str, Style]]] = [[]]
+    room = width
+    for whole, style in pieces:
+        text = whole
+        while text:
+            lines[-1].append((text[:room], style))
+            text, room = text[room:], room - len(text[:room])
+            if not room:
+                lines.append([])
+                room = width
+    return lines
 
 
 def _strip(pieces: list[tuple[str, Style]], width: int) -> Strip:

@@ -31,6 +31,8 @@ def result_json(result: RunResult) -> str:
         "depth": stats.depth,
         "tuning": stats.tuning,
         "shapes": stats.shapes,
+        "tokens": stats.tokens,
+        "token_places": stats.token_places,
         "cache_hits": stats.cache_hits,
         "cache_misses": stats.cache_misses,
         "digest": result.digest,

@@ -196,6 +196,17 @@ def phases(first: FirstBatch) -> tuple[tuple[str, float], ...]:
     return ("start", first.start), ("load", first.load), ("place", first.place)
 
 
+def _data_facts(stats: Stats) -> Iterator[tuple[str, str]]:
+    if len(stats.groups) > 1:
+        shares = [f"{group.share:.1%} (of {group.expected:.1%}, {group.epochs:.1f} epochs)" for group in stats.groups]
+        yield "groups", ", ".join(shares)
+    if stats.token_places:
+        full = f"{100 * stats.tokens / stats.token_places:.1f} % of the places in their rows"
+        yield "tokens", f"{count(stats.tokens)}, {rate(stats.tokens, stats.seconds)} a second, {full}"
+    if stats.shapes > 1:
+        yield "shapes", f"{count(stats.shapes)} shapes of batches, each of which a compiled step is compiled for"
+
+
 def result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
     stats = result.stats
     if result.interrupted:
@@ -210,11 +221,7 @@ def result_facts(result: RunResult) -> Iterator[tuple[str, str]]:
         done = [many(stats.skipped_batches, "batch", "batches") + " skipped"] if stats.skipped_batches else []
         done += [many(stats.substituted_items, "item") + " substituted"] if stats.substituted_items else []
         yield "errors", ", ".join([f"{many(stats.errors, 'item')} failed", *done])
-    if len(stats.groups) > 1:
-        shares = [f"{group.share:.1%} (of {group.expected:.1%}, {group.epochs:.1f} epochs)" for group in stats.groups]
-        yield "groups", ", ".join(shares)
-    if stats.shapes > 1:
-        yield "shapes", f"{count(stats.shapes)} shapes of batches, each of which a compiled step is compiled for"
+    yield from _data_facts(stats)
     if stats.tuning:
         yield "auto", stats.tuning
     if stats.worker_restarts:

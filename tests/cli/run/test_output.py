@@ -46,6 +46,7 @@ def result(passes=(), **changes):
         "resume": "2:0",
         "digest": None,
         "verdict": "the training step is the limit",
+        "findings": None,
     }
     return RunResult(**{**values, **changes})
 
@@ -249,6 +250,8 @@ def test_the_json_keys_are_exactly_these():
         "depth": 3,
         "tuning": None,
         "shapes": 0,
+        "tokens": 0,
+        "token_places": 0,
         "cache_hits": 5,
         "cache_misses": 17,
         "digest": "abababababababababababababababab",
@@ -308,6 +311,13 @@ def test_quiet_leaves_the_digest():
     assert isinstance(reporter, SilentReporter)
     report(reporter, make(), result(digest="ab" * 16))
     assert stream.getvalue() == "ab" * 16 + "\n"
+
+
+def test_tokens_and_shapes_are_told_where_there_are():
+    lines = result_lines(result(stats={"tokens": 990, "token_places": 1000, "shapes": 3}))
+    assert "tokens: 990, 495 a second, 99.0 % of the places in their rows" in lines
+    assert "shapes: 3 shapes of batches, each of which a compiled step is compiled for" in lines
+    assert not any(line.startswith(("tokens", "shapes")) for line in result_lines(result(stats={"shapes": 1})))
 
 
 def test_the_share_of_each_group_is_told_where_there_are_several():

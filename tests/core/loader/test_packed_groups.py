@@ -299,8 +299,21 @@ def test_wrong_arguments_are_refused():
 def test_the_plan_of_a_run_says_how_full_rows_are():
     made = packed(remainder="drop", batch_size=5)
     (shown,) = plan_of(Dataloader(fill, made)).groups
+    assert [array.segments for array in shown.arrays] == ["segment_ids"] * 3
     assert (shown.rows, shown.fill) == (len(made), made.rows.fill)
     assert shown.left_out == len(made) % 5
+
+
+def test_the_stats_say_how_many_tokens_came_and_how_full_their_rows_were():
+    whole = Dataloader(fill, packed(), loader_kind="inline", end_at=("epoch", 2))
+    batches_of(whole)
+    assert whole.stats().tokens == 2 * sum(LENGTHS)
+    assert whole.stats().token_places == 2 * len(packed()) * LENGTH
+    apart = buckets(group(), LENGTHS, boundaries=[4, 16, 45])
+    batches_of(loader := Dataloader(returns, apart, loader_kind="inline", end_at=("epoch", 1)))
+    assert loader.stats().tokens == sum(LENGTHS)
+    assert loader.stats().shapes == 3
+    assert loader.stats().token_places == sum(one.rows.size * one.loader_layouts["tokens"].shape[1] for one in apart)
 
 
 def test_the_digest_of_a_run_tells_packed_rows_apart():
