@@ -137,7 +137,10 @@ class _Put:
 
     def __call__(self, array: npt.NDArray[Any]) -> jax.Array:
         parts = self._parts
-        pieces_of = [array] if parts is None else [array[index] for index in parts.slices]
+        pieces_of = [array]
+        if parts is not None:
+            slices = parts.slices if array.ndim == len(self._shape) else parts.slices_of_parts
+            pieces_of = [array[index] for index in slices]
         convert = self._convert
         if self._fast is not None:
             aval, sharding, devices, committed = self._fast

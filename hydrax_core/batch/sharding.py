@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.layout import Layouts
+from hydrax_core.data.layout import ALIGNMENT, ArrayLayout, Layouts
 from hydrax_core.plan.permutation import Indices
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "host_rows",
     "mask_sharding",
     "pieces",
+    "row_parts",
     "shardings_of",
     "spans_hosts",
     "this_process",
@@ -111,22 +112,40 @@ class Pieces(NamedTuple):
 
     Attributes:
         slices: For each, its part of the array that holds this host's rows.
+        slices_of_parts: The same where that array is in parts, see ``row_parts``.
     """
 
     devices: list[Any]
     slices: list[tuple[slice, ...]]
+    slices_of_parts: list[tuple[int | slice, ...]]
     shape: tuple[int, ...]
 
 
 def pieces(sharding: jax.sharding.Sharding, shape: Sequence[int], rows: Indices) -> Pieces:
     """Where the parts of an array of (global) shape ``shape`` are in one that holds ``rows`` only."""
     found: Mapping[Any, Any] = sharding.addressable_devices_indices_map(tuple(shape))
-    slices = []
+    slices, of_parts = [], []
     for index in found.values():
         first, end, _ = index[0].indices(shape[0])
         start = int(np.searchsorted(rows, first))
         slices.append((slice(start, start + end - first), *index[1:]))
-    return Pieces(list(found), slices, sharding.shard_shape(tuple(shape)))
+        of_parts.append((start // max(1, end - first), slice(None), *index[1:]))
+    return Pieces(list(found), slices, of_parts, sharding.shard_shape(tuple(shape)))
+
+
+def row_parts(sharding: jax.sharding.Sharding, layout: ArrayLayout, rows: Indices) -> int:
+    """Into how many parts this host's rows have to be cut so that each device's starts where jax needs no copy of it.
+
+    1 where all do already, or where cutting does not help: the devices copy anyway, or get columns.
+    """
+    shape = layout.shape
+    devices: set[Any] = sharding.device_set
+    if any(device.platform != "cpu" for device in devices):
+        return 1
+    part, *columns = sharding.shard_shape(shape)
+    starts = {index[0].start for index in pieces(sharding, shape, rows).slices}
+    whole_rows = columns == list(shape[1:]) and sorted(starts) == list(range(0, len(rows), part))
+    return len(starts) if whole_rows and layout.nbytes // shape[0] * part % ALIGNMENT else 1
 
 
 def mask_sharding(sharding: jax.sharding.Sharding, rank: int) -> jax.sharding.Sharding | None:

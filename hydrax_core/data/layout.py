@@ -1,12 +1,15 @@
 """Shapes, dtypes and offsets of the arrays of one batch in one block of memory.
 
 Promise: every array starts at a multiple of 64 bytes from the start of the block, which lets the CPU backend of jax
-alias it without a copy. A layout depends on the declared arrays and the batch size alone.
+alias it without a copy; so does each of the parts that go to different devices, whatever the size of a row. A layout
+depends on the declared arrays, the batch size and these parts alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,15 +22,20 @@ from hydrax_core.data.checks import integer
 
 __all__ = [
     "ALIGNMENT",
+    "WHOLE",
     "ArrayLayout",
     "ArraySpec",
     "Layouts",
+    "Parts",
     "Ragged",
     "array_layouts",
     "array_specs",
     "block_size",
+    "clear_rows",
+    "joined",
     "length_name",
     "resized",
+    "row_at",
     "shifted",
     "views",
 ]
@@ -192,20 +200,31 @@ def _is_extended(dtype: np.dtype[Any]) -> bool:
     return dtype.type.__module__.partition(".")[0] == "ml_dtypes"
 
 
-def array_layouts(batch_size: int, specs: Mapping[str, ArraySpec]) -> Layouts:
-    """Lay the arrays of a batch one after the other, each at a multiple of 64 bytes."""
+Parts: TypeAlias = Mapping[str, int]
+"""Into how many equal runs of rows an array is cut, each of which starts at a multiple of 64 bytes. Those are named of
+which a part has another size, and no others."""
+WHOLE: Parts = MappingProxyType({})
+
+
+def array_layouts(batch_size: int, specs: Mapping[str, ArraySpec], parts: Parts = WHOLE) -> Layouts:
+    """Lay the arrays of a batch one after the other, each, and each of its parts, at a multiple of 64 bytes."""
     layouts: dict[str, ArrayLayout] = {}
     offset = 0
     for name, spec in specs.items():
         shape = (batch_size, *spec.shape)
         layouts[name] = ArrayLayout(shape, spec.numpy_dtype, spec.jax_dtype, offset, math.prod(shape))
-        offset = aligned(offset + layouts[name].nbytes)
+        offset += _span(layouts[name], parts.get(name, 1))
     return MappingProxyType(layouts)
 
 
-def resized(layouts: Layouts, rows: int) -> Layouts:
-    """Layouts of batches with another number of rows."""
-    return array_layouts(rows, {name: ArraySpec(layout.shape[1:], *layout[1:3]) for name, layout in layouts.items()})
+def _span(layout: ArrayLayout, parts: int) -> int:
+    return parts * aligned(layout.nbytes // parts)
+
+
+def resized(layouts: Layouts, rows: int, parts: Parts = WHOLE) -> Layouts:
+    """Layouts of batches with another number of rows, or in parts."""
+    specs = {name: ArraySpec(layout.shape[1:], *layout[1:3]) for name, layout in layouts.items()}
+    return array_layouts(rows, specs, parts)
 
 
 def shifted(layouts: Layouts, offset: int) -> Layouts:
@@ -213,17 +232,47 @@ def shifted(layouts: Layouts, offset: int) -> Layouts:
     return {name: layout._replace(offset=layout.offset + offset) for name, layout in layouts.items()}
 
 
-def block_size(layouts: Layouts) -> int:
+def block_size(layouts: Layouts, parts: Parts = WHOLE) -> int:
     """Bytes of the block that holds all arrays, the last one's padding included."""
-    return max((aligned(layout.offset + layout.nbytes) for layout in layouts.values()), default=0)
+    return max((layout.offset + _span(layout, parts.get(name, 1)) for name, layout in layouts.items()), default=0)
 
 
 def aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
-def views(buffer: Any, layouts: Layouts) -> dict[str, npt.NDArray[Any]]:
-    """NumPy arrays of shape ``layout.shape`` over the block ``buffer``; nothing is copied."""
-    return {
-        name: np.ndarray(layout.shape, layout.numpy_dtype, buffer, layout.offset) for name, layout in layouts.items()
-    }
+def views(buffer: Any, layouts: Layouts, start: int = 0, parts: Parts = WHOLE) -> dict[str, npt.NDArray[Any]]:
+    """NumPy arrays over the block that starts at byte ``start`` of ``buffer``; nothing is copied.
+
+    They have the shape ``layout.shape``, and are contiguous; of one in parts, the first dimension is two, (part, row of
+    the part), and it is not.
+    """
+    return {name: _view(buffer, start, layout, parts.get(name, 1)) for name, layout in layouts.items()}
+
+
+def _view(buffer: Any, start: int, layout: ArrayLayout, parts: int) -> npt.NDArray[Any]:
+    dtype, shape = layout.numpy_dtype, layout.shape
+    if parts == 1:
+        return np.ndarray(shape, dtype, buffer, start + layout.offset)
+    inner = list(itertools.accumulate(reversed(shape[1:]), operator.mul, initial=dtype.itemsize))
+    strides = (aligned(layout.nbytes // parts), *reversed(inner))
+    return np.ndarray((parts, shape[0] // parts, *shape[1:]), dtype, buffer, start + layout.offset, strides)
+
+
+def row_at(array: npt.NDArray[Any], row: int) -> Any:
+    """What a view of an array has at the index of a row: a view, of a single element too."""
+    return array[row, ...] if array.flags.c_contiguous else array[(*divmod(row, array.shape[1]), ...)]
+
+
+def clear_rows(array: npt.NDArray[Any], first: int, end: int) -> None:
+    """Set rows of the view of an array to zero."""
+    if array.flags.c_contiguous:
+        array[first:end] = 0
+    else:
+        for row in range(first, end):
+            row_at(array, row)[...] = 0
+
+
+def joined(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The view of an array with one row an index; a copy where it is in parts."""
+    return array if array.flags.c_contiguous else array.reshape(-1, *array.shape[2:])

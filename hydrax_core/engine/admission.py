@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Literal, TypeAlias
 
-from hydrax_core.data.layout import Layouts, views
+from hydrax_core.data.layout import WHOLE, Layouts, clear_rows, views
 from hydrax_core.data.trim import trimmed
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
@@ -150,8 +150,10 @@ class Admission:
 
     def _clear_padding(self, job: BatchJob, layouts: Layouts) -> None:
         if len(job.indices) < self._groups[job.group].batch_size:
-            for array in views(self._block(job.slot), layouts).values():
-                array[len(job.indices) :] = 0
+            group = self._groups[job.group]
+            parts = group.parts if layouts is group.layouts else WHOLE
+            for array in views(self._block(job.slot), layouts, parts=parts).values():
+                clear_rows(array, len(job.indices), group.batch_size)
 
     def _block(self, slot: int) -> memoryview:
         mapping, offset = self._pool.memory.locate(slot)

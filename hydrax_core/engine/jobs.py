@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.guard import GuardedData
-from hydrax_core.data.layout import Layouts
+from hydrax_core.data.layout import Layouts, Parts
 from hydrax_core.data.trim import Trim
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
 from hydrax_core.plan.order import BatchContent, StandIn
@@ -38,6 +38,7 @@ class JobGroup:
         items_a_call: The least and the most items of a call, where it is batched; 0 for no bound.
         indexed: Whether the workers are sent indices: the data is a source, or the items are their own indices.
         rows: Rows of a planned batch that this host loads, ascending, ``batch_size`` many; ``None`` for all.
+        parts: How the loaded arrays are cut for devices.
     """
 
     data: Sequence[Any]
@@ -53,6 +54,7 @@ class JobGroup:
     rows: Indices | None = None
     augmented: Layouts = field(default_factory=dict)
     trims: tuple[Trim, ...] = ()
+    parts: Parts = field(default_factory=dict)
 
     @property
     def read_by_thread(self) -> bool:

@@ -400,7 +400,7 @@ class Loop:
         if error is None:
             group = self._groups[job.group]
             lease = self._pool.lease(job.slot)
-            loaded = views(lease, group.layouts)
+            loaded = views(lease, group.layouts, parts=group.parts)
             self._caches.keep(job, loaded)
             from_cache = bool(group.augmented) and job.loaded_rows == []
             self._offer(

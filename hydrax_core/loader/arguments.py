@@ -208,7 +208,7 @@ def _share(
     if training[0] is not _NO_TRAINING:
         return host_share((*training, *validation), sharding, hosts)
     share = host_share(validation, sharding, hosts)
-    return replace(share, rows=(None, *share.rows), shardings=({}, *share.shardings))
+    return replace(share, rows=(None, *share.rows), shardings=({}, *share.shardings), parts=({}, *share.parts))
 
 
 def _stands_alone(*, start_at: Any, **given: Any) -> None:

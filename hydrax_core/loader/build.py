@@ -17,7 +17,7 @@ from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.guard import guarded
-from hydrax_core.data.layout import Layouts, aligned, block_size, resized, shifted
+from hydrax_core.data.layout import WHOLE, Layouts, Parts, aligned, block_size, resized, shifted
 from hydrax_core.data.logger import logger
 from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
@@ -53,19 +53,25 @@ _TINY_BYTES = 1 << 20
 def slot_bytes(arguments: Arguments) -> int:
     """Bytes of a slot: the largest batch of any group that lies in one, in whole pages."""
     sizes: list[int] = []
-    for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True):
-        loaded, cached, augmented = _layouts(group, None if rows is None else len(rows))
-        kinds = (loaded, augmented, cached if augmented or group.cache_by == "item" else {})
-        sizes += map(block_size, kinds)
+    for group, job in zip((*arguments.training, *arguments.validation), _job_groups(arguments), strict=True):
+        cached = job.cache_layouts if job.augmented or group.cache_by == "item" else {}
+        sizes += [block_size(job.layouts, job.parts), block_size(job.augmented), block_size(cached)]
     return aligned(max(1, *sizes), mmap.PAGESIZE)
 
 
-def _layouts(group: DataGroup[Any], rows: int | None) -> tuple[Layouts, Layouts, Layouts]:
+def _job_groups(arguments: Arguments) -> list[JobGroup]:
+    share, groups = arguments.share, (*arguments.training, *arguments.validation)
+    return [
+        _job_group(group, rows, parts, _loader_of(group, arguments))
+        for group, rows, parts in zip(groups, share.rows, share.parts, strict=True)
+    ]
+
+
+def _layouts(group: DataGroup[Any], rows: int, parts: Parts) -> tuple[Layouts, Layouts, Layouts]:
     """Layouts of what is loaded, cached and augmented of a group, in a slot with so many rows."""
-    augmented = {} if group.augment_func is None else group.batch_layouts[False]
-    found = (group.loader_layouts, group.cache_layouts, augmented)
-    loaded, cached, augmented = found if rows is None else (resized(layouts, rows) for layouts in found)
+    augmented = {} if group.augment_func is None else resized(group.batch_layouts[False], rows)
     behind = block_size(augmented)
+    loaded, cached = resized(group.loader_layouts, rows, parts), resized(group.cache_layouts, rows)
     return shifted(loaded, behind), shifted(cached, behind), augmented
 
 
@@ -84,10 +90,7 @@ def launch(arguments: Arguments, consumed: Consumed) -> Engine:
         max_held = max(depth.most + 2, min(memory_budget() // size, _MOST_SLOTS))
     _check_size(size, depth.least)
     packed = _packed(_functions(arguments, own_sources=False)) if arguments.loader_kind == "process" else b""
-    groups = [
-        _job_group(group, rows, _loader_of(group, arguments))
-        for group, rows in zip((*arguments.training, *arguments.validation), arguments.share.rows, strict=True)
-    ]
+    groups = _job_groups(arguments)
     plan, last = arguments.plan, arguments.last_batch
     end = None if last is None else plan.number(Position(last, plan.batches_per_validation))
     if end is not None and last is not None and consumed.next_number >= end and arguments.first_batch >= last:
@@ -124,10 +127,14 @@ def launch(arguments: Arguments, consumed: Consumed) -> Engine:
     return engine
 
 
-def _job_group(group: DataGroup[Any], rows: Indices | None, function: Callable[..., Any] | None) -> JobGroup:
-    loaded, cached, augmented = _layouts(group, None if rows is None else len(rows))
+def _job_group(
+    group: DataGroup[Any], rows: Indices | None, wanted: Parts, function: Callable[..., Any] | None
+) -> JobGroup:
     functions = [called for called in (function, group.augmenting()) if is_batched(called)]
     least, most = zip(*map(items_a_call, functions), strict=True) if functions else ((0,), (0,))
+    size = group.batch_size if rows is None else len(rows)
+    parts = WHOLE if functions else wanted  # rows that are loaded in one call have to lie together
+    loaded, cached, augmented = _layouts(group, size, parts)
     return JobGroup(
         data=guarded(group.items),
         layouts=loaded,
@@ -135,13 +142,14 @@ def _job_group(group: DataGroup[Any], rows: Indices | None, function: Callable[.
         augmented=augmented,
         trims=group.trims,
         stores_itself=group.cache_location is not None and group.cache_layouts == group.loader_layouts,
-        batch_size=group.batch_size if rows is None else len(rows),
+        batch_size=size,
         batch_count=group.batch_count,
         zeroed=group.zeroed,
         batched=bool(functions),
         items_a_call=(max(least), min(filter(None, most), default=0)),
         indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
         rows=rows,
+        parts=parts,
     )
 
 
@@ -269,7 +277,8 @@ def _worker_starter(
     arguments: Arguments, groups: list[JobGroup], pool: SlotPool, packed: bytes
 ) -> Callable[[int], Worker]:
     setups = [
-        GroupSetup(dict(group.layouts or group.cache_layouts), group.zeroed, dict(group.augmented)) for group in groups
+        GroupSetup(dict(group.layouts or group.cache_layouts), group.zeroed, dict(group.augmented), dict(group.parts))
+        for group in groups
     ]
     memory = pool.memory
     if arguments.loader_kind == "process":

@@ -26,6 +26,7 @@ class HostShare:
     Attributes:
         rows: For each group, training before validation, the rows that it loads, ascending; ``None`` for all.
         shardings: For each group the sharding of each array; empty for arrays on one device.
+        parts: For each group, into how many parts the rows of an array are cut for the devices; 1 where left out.
         talking: Whether the hosts can reach one another through ``jax.distributed``.
     """
 
@@ -33,6 +34,7 @@ class HostShare:
     count: int
     rows: tuple[Indices | None, ...]
     shardings: tuple[Mapping[str, Any], ...]
+    parts: tuple[Mapping[str, int], ...]
     talking: bool
 
 
@@ -41,19 +43,21 @@ def host_share(groups: Sequence[DataGroup[Any]], sharding: Any, hosts: Any) -> H
     if hosts is not None:
         return _by_number(groups, sharding, *_pair(hosts))
     if sharding is None:
-        return HostShare(0, 1, (None,) * len(groups), ({},) * len(groups), talking=False)
+        return HostShare(0, 1, (None,) * len(groups), ({},) * len(groups), ({},) * len(groups), talking=False)
     from hydrax_core.batch import sharding as rules  # noqa: PLC0415  it imports jax
 
     shardings = tuple(rules.shardings_of(sharding, group) for group in groups)
-    if not any(map(rules.spans_hosts, shardings)):
-        return HostShare(0, 1, (None,) * len(groups), shardings, talking=False)
+    talking = any(map(rules.spans_hosts, shardings))
     rows: list[Indices | None] = []
+    parts = []
     for group, found in zip(groups, shardings, strict=True):
         loaded, cached = group.batch_layouts
         own = rules.host_rows(found, {**cached, **loaded})
         rows.append(None if len(own) == group.batch_size else own)
+        parts.append(_parts(found, group, own))
     _check_shared(groups, rows)
-    return HostShare(*rules.this_process(), tuple(rows), shardings, talking=True)
+    index, count = rules.this_process() if talking else (0, 1)
+    return HostShare(index, count, tuple(rows), shardings, tuple(parts), talking=talking)
 
 
 def check_in_step(share: HostShare, *, placement_func: Any, deterministic: Any, on_error: Any) -> None:
@@ -72,22 +76,34 @@ def check_in_step(share: HostShare, *, placement_func: Any, deterministic: Any, 
 
 
 def _by_number(groups: Sequence[DataGroup[Any]], sharding: Any, index: int, count: int) -> HostShare:
-    rows, shardings = [], []
+    rows, shardings, parts = [], [], []
     for group in groups:
         if group.batch_size % count:
             raise ValueError(f"hosts: a batch_size of {group.batch_size} cannot be divided among {count} hosts")
         size = group.batch_size // count
         rows.append(np.arange(index * size, (index + 1) * size) if count > 1 else None)
-        found = {}
+        found, cut = {}, {}
         if sharding is not None:
             from hydrax_core.batch import sharding as rules  # noqa: PLC0415  it imports jax
 
             found = rules.shardings_of(sharding, group.replace(batch_size=size, remainder="pad"))
             if rules.spans_hosts(found):
                 raise ValueError("hosts: the sharding spans several hosts, so that jax knows them; leave hosts out")
+            cut = _parts(found, group, np.arange(size))
         shardings.append(found)
+        parts.append(cut)
     _check_shared(groups, rows)
-    return HostShare(index, count, tuple(rows), tuple(shardings), talking=False)
+    return HostShare(index, count, tuple(rows), tuple(shardings), tuple(parts), talking=False)
+
+
+def _parts(shardings: Mapping[str, Any], group: DataGroup[Any], own: Indices) -> dict[str, int]:
+    """Into how many parts loaded rows are cut; caches, augmenting and trimming take rows that lie together."""
+    from hydrax_core.batch.sharding import row_parts  # noqa: PLC0415  it imports jax
+
+    if group.cache_location is not None or group.augment_func is not None or group.trims:
+        return {}
+    found = {name: row_parts(shardings[name], layout, own) for name, layout in group.loader_layouts.items()}
+    return {name: parts for name, parts in found.items() if parts > 1}
 
 
 def _check_shared(groups: Sequence[DataGroup[Any]], rows: Sequence[Indices | None]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.batch.batch import Batch
+from hydrax_core.data.layout import joined
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import HydraxError, LoaderError, WorkerDiedError
 from hydrax_core.monitor.protocol.messages import ArrayHead, Trouble
@@ -139,11 +140,12 @@ class Tap:
 
 def _copied(request: RowsRequest, host: HostBatch, record: BatchRecord) -> Copied:
     memory, size = request.memory, len(host.indices)
-    needed = sum(array.nbytes // len(array) for array in host.arrays.values())
+    arrays = {name: joined(array) for name, array in host.arrays.items()}
+    needed = sum(array.nbytes // len(array) for array in arrays.values())
     room = memory.size // max(1, needed)
     rows = size if request.whole and size <= room else min(size, _SAMPLE_ROWS, room)
     heads, start = [], 0
-    for name, array in host.arrays.items() if rows else ():
+    for name, array in arrays.items() if rows else ():
         taken = np.ascontiguousarray(array[:rows])
         end = start + taken.nbytes
         memory[start:end] = taken.reshape(-1).view(np.uint8)

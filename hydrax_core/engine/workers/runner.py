@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hydrax_core.data.augment import Augmentation
 from hydrax_core.data.function import is_worker
+from hydrax_core.data.layout import Layouts, Parts, clear_rows, row_at, views
 from hydrax_core.data.source import Items
 from hydrax_core.engine.resources.slots import SlotMemory
 from hydrax_core.engine.workers.wire import Chunk, ChunkResult, GroupLoader, GroupSetup, ItemFailure
@@ -59,20 +60,13 @@ _OWN_REFERENCES = sys.getrefcount(_SAMPLE[""])
 class _SlotViews:
     """The arrays of a slot in one group's layout, and the views of its rows, made as they are asked for."""
 
-    def __init__(self, memory: SlotMemory, slot: int, layouts: Mapping[str, Any], *, writeable: bool) -> None:
+    def __init__(self, memory: SlotMemory, slot: int, layouts: Layouts, parts: Parts, *, writeable: bool) -> None:
         mapping, start = memory.locate(slot)
-        self.arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.ndarray(layout.shape, layout.numpy_dtype, mapping, start + layout.offset)
-            for name, layout in layouts.items()
-        }
+        self.arrays = views(mapping, layouts, start, parts)
         for array in self.arrays.values():
             array.flags.writeable = writeable
-        self._bytes = [
-            np.ndarray((layout.shape[0], layout.nbytes // layout.shape[0]), np.uint8, mapping, start + layout.offset)
-            for layout in layouts.values()
-        ]
-        self.row_bytes = sum(array.shape[1] for array in self._bytes)
-        batch_size = len(next(iter(self.arrays.values())))
+        batch_size = next(iter(layouts.values())).shape[0]
+        self.row_bytes = sum(layout.nbytes // batch_size for layout in layouts.values())
         self._rows: list[Mapping[str, npt.NDArray[Any]] | None] = [None] * batch_size
         self.made = 0
         """Rows that there are views of."""
@@ -82,13 +76,13 @@ class _SlotViews:
         if self.made < len(self._rows):
             for row in range(first, end):
                 if self._rows[row] is None:
-                    self._rows[row] = MappingProxyType({name: array[row, ...] for name, array in self.arrays.items()})
+                    self._rows[row] = MappingProxyType({n: row_at(array, row) for n, array in self.arrays.items()})
                     self.made += 1
         return self._rows[first:end]  # type: ignore[return-value]  # none of these is None now
 
     def clear(self, first: int, end: int) -> None:
-        for array in self._bytes:
-            array[first:end].fill(0)
+        for array in self.arrays.values():
+            clear_rows(array, first, end)
 
     def kept(self, first: int, end: int) -> bool:
         """Whether other objects refer to the views of these rows, or to views made from any."""
@@ -198,7 +192,7 @@ class ChunkRunner:
         if views is None:
             setup = self._groups[group]
             layouts = setup.augmented if which == "augmented" else setup.layouts
-            views = _SlotViews(self._memory, slot, layouts, writeable=which != "read")
+            views = _SlotViews(self._memory, slot, layouts, setup.parts, writeable=which != "read")
             self._slots[slot, group, which] = views
             self._memory.prefault(slot)
         return views

@@ -54,6 +54,7 @@ class GroupSetup(NamedTuple):
     layouts: dict[str, Any]
     zeroed: bool
     augmented: dict[str, Any]
+    parts: dict[str, int]
 
 
 class GroupLoader(NamedTuple):

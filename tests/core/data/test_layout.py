@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_core.data.layout import array_layouts, array_specs, block_size, views
+from hydrax_core.data.layout import array_layouts, array_specs, block_size, clear_rows, joined, row_at, views
 
 SPECS = st.dictionaries(
     st.text("abc", min_size=1, max_size=3),
@@ -43,6 +43,33 @@ def test_views_share_the_block():
     arrays["y"][...] = 1
     assert arrays["y"].dtype == ml_dtypes.bfloat16
     assert block[64:72] == b"\x80\x3f" * 4
+
+
+@given(st.integers(1, 5), st.integers(2, 8), SPECS, st.data())
+def test_each_part_starts_at_64_bytes_and_has_its_rows_whatever_their_size(part_rows, count, arrays, data):
+    """An array in parts is the same array, row by row, as one that is whole."""
+    specs, rows = array_specs("loader_arrays", arrays), part_rows * count
+    sizes = {name: layout.nbytes // count for name, layout in array_layouts(rows, specs).items()}
+    parts = {name: count for name, size in sizes.items() if size % 64}
+    layouts = array_layouts(rows, specs, parts)
+    block = np.full(block_size(layouts, parts), 255, np.uint8)
+    found = views(block, layouts, parts=parts)
+    plain = {name: np.zeros(layout.shape, layout.numpy_dtype) for name, layout in layouts.items()}
+    first = data.draw(st.integers(0, rows))
+    for name, array in found.items():
+        for row in range(rows):
+            plain[name][row] = row % 2
+            row_at(array, row)[...] = row % 2
+        clear_rows(array, first, rows)
+        plain[name][first:] = 0
+        starts = [
+            (part if name in parts else array[n * part_rows :]).ctypes.data for n, part in enumerate(array[:count])
+        ]
+        assert {(start - block.ctypes.data) % 64 for start in starts} == {0}
+    for name, array in found.items():
+        assert joined(array).shape == layouts[name].shape
+        assert joined(array).tobytes() == plain[name].tobytes()
+    assert max(array.ctypes.data + array.nbytes for array in found.values()) <= block.ctypes.data + block.nbytes
 
 
 @pytest.mark.parametrize(

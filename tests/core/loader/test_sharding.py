@@ -1,11 +1,13 @@
 """Batches over several devices of one process, and rows of hosts that know nothing of each other."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from hydrax_core import DataGroup, Dataloader
+from hydrax_core import DataGroup, Dataloader, batched
 from hydrax_core.batch import private
 
 ARRAYS = {"x": ((4,), np.float32), "half": ((2,), np.uint8, np.float32), "y": ((), np.int32)}
@@ -95,6 +97,74 @@ def test_large_shards_are_aliases_of_the_slot():
         batch = next(running)
         start = {s.index[0].start or 0: s.data.unsafe_buffer_pointer() for s in batch.arrays["x"].addressable_shards}
         assert start[4] - start[0] == 4 * (1 << 16)
+
+
+ODD = {"x": ((22, 1001), np.uint8), "y": ((6,), np.float32), "half": ((9_002,), np.uint8, np.float32)}
+"""Arrays of which no device's part has a size that is a multiple of 64 bytes."""
+
+
+def odd(item, arrays, seed):
+    for name, array in arrays.items():
+        array[...] = (item + len(name)) % 251
+        array.reshape(-1)[-1] = item % 17
+
+
+def odd_batches(size, **more):
+    train = DataGroup(8, range(size), loader_arrays=ODD, remainder="pad", seed=3)
+    with Dataloader(odd, train, end_at=("epoch", 2), **more) as running:
+        for batch in running:
+            yield batch, rows(batch)
+
+
+@pytest.mark.parametrize(
+    ("axes", "kind"),
+    [
+        ("data", "process"),
+        (("data", "model"), "inline"),
+        (None, "inline"),
+        ((("model", "data"),), "inline"),
+    ],
+)
+def test_no_size_of_a_row_costs_a_copy_or_changes_a_batch(axes, kind):
+    """Each device's part lies at a multiple of 64 bytes, padding rows included, and is an alias of the slot."""
+    plain = odd_batches(27, loader_kind="inline")
+    for (expected, values), (batch, found) in zip(
+        plain, odd_batches(27, sharding=(MESH, axes), loader_kind=kind), strict=True
+    ):
+        assert found == values
+        assert batch.mask.tolist() == expected.mask.tolist()
+        if axes in ("data", (("model", "data"),)):
+            shards = batch.arrays["x"].addressable_shards
+            starts = sorted({shard.data.unsafe_buffer_pointer() for shard in shards})
+            part = 22 * 1001 * 8 // len(starts)
+            assert len(starts) == (2 if axes == "data" else 4)
+            assert {end - start for start, end in itertools.pairwise(starts)} == {-(-part // 64) * 64}
+
+
+def test_a_loader_of_many_items_at_once_has_its_rows_together():
+    shapes = []
+
+    @batched
+    def many(items, arrays, seeds):
+        shapes.append({name: array.shape for name, array in arrays.items()})
+        for row, item in enumerate(items):
+            odd(item, {name: array[row] for name, array in arrays.items()}, None)
+
+    train = DataGroup(8, range(16), loader_arrays={"x": ODD["x"]})
+    with Dataloader(many, train, sharding=(MESH, "data"), loader_kind="inline", end_at=("epoch", 1)) as running:
+        found = [rows(batch) for batch in running]
+    with Dataloader(odd, train, loader_kind="inline", end_at=("epoch", 1)) as running:
+        assert found == [rows(batch) for batch in running]
+    assert all(len(shape["x"]) == 3 for shape in shapes)
+
+
+def test_a_cache_takes_what_the_devices_get_and_gives_it_back(tmp_path):
+    train = DataGroup(8, range(16), loader_arrays=ODD, cache_location=tmp_path)
+    runs = []
+    for _ in range(2):
+        with Dataloader(odd, train, sharding=(MESH, "data"), loader_kind="inline", end_at=("epoch", 1)) as running:
+            runs.append([rows(batch) for batch in running])
+    assert runs[0] == runs[1]
 
 
 def test_padding_is_masked_on_the_devices_of_the_rows():
