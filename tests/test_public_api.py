@@ -13,6 +13,7 @@ import hydrax_core
 import hydrax_core.monitor
 import hydrax_core.sources
 from hydrax_core import Batch, DataGroup, Dataloader, TrainingBatch, ValidationBatch, errors
+from hydrax_core.data.checks import Kept
 
 REFERENCE_MEMBERS = {  # hydrax.TrainingBatch, and ai.djl.training.dataset.Batch in Python's spelling
     TrainingBatch: """additional arrays batch_num cache data epoch epoch_batch get_additional get_array get_data
@@ -74,7 +75,7 @@ def test_every_public_name_and_member_is_explained(module):
             members = {member for member in dir(value) if not member.startswith("_")}
             for member in members:
                 handle = inspect.getattr_static(value, member)
-                if isinstance(handle, property | staticmethod | classmethod) or inspect.isfunction(handle):
+                if isinstance(handle, property | staticmethod | classmethod | Kept) or inspect.isfunction(handle):
                     unexplained += [] if inspect.getdoc(getattr(value, member)) else [f"{name}.{member}"]
     assert not unexplained
 
@@ -115,3 +116,14 @@ def test_the_signatures_are_those_of_the_documentation():
     assert (loader["depth"], loader["loader_count"], loader["timeout_sec"]) == (3, 1, 60)
     assert (loader["loader_kind"], loader["on_error"], loader["start_at"]) == ("process", "raise", (0, 0))
     assert all(p.kind is p.KEYWORD_ONLY for p in list(inspect.signature(Dataloader).parameters.values())[2:])
+
+
+def test_what_a_group_keeps_can_only_be_read():
+    group = DataGroup(2, range(4), loader_arrays={"x": ((), "int32")}, seed=3)
+    kept = {name for name in vars(DataGroup) if isinstance(vars(DataGroup)[name], Kept)}
+    assert {"batch_size", "seed", "labels", "cache_location"} <= kept
+    for name in kept:
+        before = getattr(group, name)
+        with pytest.raises(AttributeError, match=rf"DataGroup\.{name} cannot be changed; replace\(\) makes another"):
+            setattr(group, name, None)
+        assert getattr(group, name) is before

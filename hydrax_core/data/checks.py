@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import operator
-from typing import Any
+from typing import Any, Generic, Never, Self, TypeVar, overload
 
-__all__ = ["boolean", "choice", "integer", "require"]
+__all__ = ["Kept", "boolean", "choice", "integer", "require"]
 
 
 def integer(argument: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
@@ -70,3 +70,30 @@ def require(module: str, extra: str, what: str) -> Any:
         raise ImportError(
             f"{what} needs {module.partition('.')[0]}: pip install 'hydrax-toolkit[{extra}]' ({error})"
         ) from error
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Kept(Generic[T_co]):
+    """An argument that an object keeps, under its name with an underscore, and that others can only read.
+
+    Args:
+        doc: What it is, for ``help()``.
+    """
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._attribute = name, f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T_co: ...
+    def __get__(self, instance: object, owner: type) -> Any:
+        return self if instance is None else getattr(instance, self._attribute)
+
+    def __set__(self, instance: object, value: Never) -> None:
+        raise AttributeError(f"{type(instance).__name__}.{self._name} cannot be changed; replace() makes another")

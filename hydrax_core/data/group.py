@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.augment import Augmentation, augmentation_name
-from hydrax_core.data.checks import boolean, call, choice, integer
+from hydrax_core.data.checks import Kept, boolean, call, choice, integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.guard import GuardedData, guarded
@@ -85,6 +85,34 @@ class DataGroup(Sequence[D], Generic[D]):
         TypeError: An argument has the wrong type.
         ValueError: An argument has a wrong value.
     """
+
+    rows = Kept[Rows | None]("How rows are made of items; ``None`` where each item is a row once an epoch.")
+    weight_ends = Kept[npt.NDArray[np.float64] | None](
+        "The sums of ``sample_weights`` up to each item; ``None`` where every item comes once an epoch."
+    )
+    loader_func = Kept[Callable[..., Any] | None](
+        "What loads this group; ``None`` for the function of the ``Dataloader``."
+    )
+    augment_func = Kept[Callable[..., Any] | None](
+        "What augments loaded rows; ``None`` where they are handed out as they are."
+    )
+    batch_size = Kept[int]("Rows of a batch, padding included.")
+    batch_count = Kept[int]("Batches an epoch.")
+    seed = Kept[int]("The seed given.")
+    shuffle_first = Kept[bool]("Whether the first epoch is shuffled.")
+    shuffle_later = Kept[Shuffle]('What epochs after the first do, ``"default"`` resolved.')
+    remainder = Kept[Remainder]("What happens to the items that do not fill a batch.")
+    labels = Kept[tuple[str, ...]]("Names of the arrays that ``batch.labels`` shows.")
+    zeroed = Kept[bool]("Whether the loader gets rows of zeros.")
+    cache_location = Kept[Path | None]("Folder of the cache.")
+    loader_layouts = Kept[Layouts]("Layouts of the arrays that the loader fills; empty without ``loader_arrays``.")
+    cache_layouts = Kept[Layouts]("Layouts of the arrays of a cached batch; empty without a cache.")
+    cache_by = Kept[CacheBy]("What the cache keeps: batches or items.")
+    cache_version = Kept[int | str]("What the user changes when the loader changes.")
+    cache_pickle = Kept[bool]("Whether the cache may pickle additional data.")
+    first_seeds_only = Kept[bool](
+        "Whether an item has the seed of the first epoch in all of them, as a cache of items needs it."
+    )
 
     def __init__(
         self,
@@ -287,84 +315,9 @@ class DataGroup(Sequence[D], Generic[D]):
         return Augmentation(self._augment_func, self.augment_specs, zeroed=self._zeroed)
 
     @property
-    def rows(self) -> Rows | None:
-        """How rows are made of items; ``None`` where each item is a row once an epoch."""
-        return self._rows
-
-    @property
-    def weight_ends(self) -> npt.NDArray[np.float64] | None:
-        """The sums of ``sample_weights`` up to each item; ``None`` where every item comes once an epoch."""
-        return self._weight_ends
-
-    @property
-    def loader_func(self) -> Callable[..., Any] | None:
-        """What loads this group; ``None`` for the function of the ``Dataloader``."""
-        return self._loader_func
-
-    @property
-    def augment_func(self) -> Callable[..., Any] | None:
-        """What augments loaded rows; ``None`` where they are handed out as they are."""
-        return self._augment_func
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a batch, padding included."""
-        return self._batch_size
-
-    @property
-    def batch_count(self) -> int:
-        """Batches an epoch."""
-        return self._batch_count
-
-    @property
-    def seed(self) -> int:
-        """The seed given."""
-        return self._seed
-
-    @property
-    def shuffle_first(self) -> bool:
-        """Whether the first epoch is shuffled."""
-        return self._shuffle_first
-
-    @property
-    def shuffle_later(self) -> Shuffle:
-        """What epochs after the first do, ``"default"`` resolved."""
-        return self._shuffle_later
-
-    @property
-    def remainder(self) -> Remainder:
-        """What happens to the items that do not fill a batch."""
-        return self._remainder
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the arrays that ``batch.labels`` shows."""
-        return self._labels
-
-    @property
-    def zeroed(self) -> bool:
-        """Whether the loader gets rows of zeros."""
-        return self._zeroed
-
-    @property
-    def cache_location(self) -> Path | None:
-        """Folder of the cache."""
-        return self._cache_location
-
-    @property
     def cache_readonly(self) -> bool:
         """Whether the cache is only read; implied where no ``loader_arrays`` are given."""
         return self._cache_readonly or (self._cache_location is not None and self._loader_specs is None)
-
-    @property
-    def loader_layouts(self) -> Layouts:
-        """Layouts of the arrays that the loader fills; empty without ``loader_arrays``."""
-        return self._loader_layouts
-
-    @property
-    def cache_layouts(self) -> Layouts:
-        """Layouts of the arrays of a cached batch; empty without a cache."""
-        return self._cache_layouts
 
     @property
     def batch_layouts(self) -> tuple[Layouts, Layouts]:
@@ -392,26 +345,6 @@ class DataGroup(Sequence[D], Generic[D]):
     def cache_size(self) -> int:
         """Bytes of a cached batch in memory, padding between the arrays included."""
         return block_size(self._cache_layouts)
-
-    @property
-    def cache_by(self) -> CacheBy:
-        """What the cache keeps: batches or items."""
-        return self._cache_by
-
-    @property
-    def cache_version(self) -> int | str:
-        """What the user changes when the loader changes."""
-        return self._cache_version
-
-    @property
-    def cache_pickle(self) -> bool:
-        """Whether the cache may pickle additional data."""
-        return self._cache_pickle
-
-    @property
-    def first_seeds_only(self) -> bool:
-        """Whether an item has the seed of the first epoch in all of them, as a cache of items needs it."""
-        return self._first_seeds_only
 
     def replace(self, **changes: Any) -> DataGroup[D]:
         """A new group with the same arguments but for the changes."""
