@@ -168,15 +168,18 @@ class LmdbRecords(Records):
             return shared, shared.environment.open_db(name, create=False)
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
-        shared, database = self._opened
         values = []
-        with shared.environment.begin(db=database) as transaction:
-            for index in indices:
-                key = self._keys[self._ends[index - 1] if index else 0 : self._ends[index]]
-                value = transaction.get(key)
-                if value is None:
-                    raise ValueError(f"{self.paths[0]}: it changed: the key {key!r} is gone")
-                values.append(value)
+        try:
+            shared, database = self._opened
+            with shared.environment.begin(db=database) as transaction:
+                for index in indices:
+                    key = self._keys[self._ends[index - 1] if index else 0 : self._ends[index]]
+                    value = transaction.get(key)
+                    if value is None:
+                        raise ValueError(f"{self.paths[0]}: it changed: the key {key!r} is gone")
+                    values.append(value)
+        except self._module.Error as error:
+            raise ValueError(f"{self.paths[0]}: {error}") from error
         return values
 
     def files(self) -> Iterable[str]:
@@ -203,4 +206,9 @@ class ArrayRecords(Records):
             raise ValueError(f"{self.paths[0]}: cannot be read as ArrayRecord: {error}") from error
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
-        return list(self._opened.__getitems__(list(indices)))
+        opened = self._opened
+        try:
+            return list(opened.__getitems__(list(indices)))
+        except Exception as error:
+            more = f" or another of {len(self.paths)} files" if len(self.paths) > 1 else ""
+            raise ValueError(f"{self.paths[0]}{more}: {error}") from error

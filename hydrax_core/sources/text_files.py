@@ -282,13 +282,19 @@ class CsvRecords(_Records):
         if not heads[0]:
             raise ValueError(f"{paths[0]}: it is empty")
         self.delimiter = delimiter or _delimiter([line.decode("utf-8", "replace") for line in heads[0]])
-        self.names = tuple(self._split(heads[0][0].decode()) if names is None else names)
+        self.names = self._header(paths[0], heads[0][0]) if names is None else tuple(names)
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise ValueError(f"{paths[0]}: two columns are called {repeated[0]!r}; give names=(...) of your own")
         for path, head in zip(paths, heads, strict=True):
-            if names is None and head and (found := tuple(self._split(head[0].decode()))) != self.names:
+            if names is None and head and (found := self._header(path, head[0])) != self.names:
                 raise ValueError(f"{path}: its columns are {found}; those of {paths[0]} are {self.names}")
+
+    def _header(self, path: str, line: bytes) -> tuple[str, ...]:
+        try:
+            return tuple(self._split(line.decode()))
+        except ValueError as error:
+            raise ValueError(f"{path}, line 1: {error}") from error
 
     def decode(self, line: bytes) -> dict[str, str]:
         """The values of a row by column."""

@@ -167,6 +167,8 @@ def test_orders_and_seeds_are_those_of_every_version():
     assert derive_key("key", 1) == 0x156DBE4752DA45F0
     assert permute(1, 5, np.arange(5)).tolist() == [1, 3, 4, 0, 2]
     assert permute(2, 100, np.arange(8)).tolist() == [11, 73, 63, 0, 84, 45, 19, 38]
+    assert permute(1, 64, np.arange(3)).tolist() == [29, 7, 53]
+    assert permute(1, 65, np.arange(3)).tolist() == [16, 20, 63]
     assert permute(3, 10**12, np.arange(3)).tolist() == [563170742248, 11211405234, 667471382564]
     assert seeds_of(4, np.arange(3)).tolist() == [1853088626, 3832858218, 3689880060]
     batch = order(first=True).batch(2, 3)
