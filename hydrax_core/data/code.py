@@ -3,8 +3,9 @@
 Promise: equal code gives equal digests in every process and run of one version of Python, also where comments, line
 numbers or names of local variables changed. Digested are the function, what it is bound to (defaults, closures,
 arguments of a partial, attributes of a callable object), and what it names in its own module: functions, classes with
-their bases, and constants. What it calls in other modules, reads from files or keeps in lists and dicts is not seen; so
-this may warn, and a version that the user gives decides.
+their bases, and constants; of a ``Source`` its class, where that is the user's, and the functions that it was given.
+What all these call in other modules, read from files or keep in lists and dicts is not seen; so this may warn, and a
+version that the user gives decides.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import xxhash
 
+from hydrax_core.data.source import Source
 from hydrax_core.data.values import UNENCODABLE, value_bytes
 
 __all__ = ["changed_code", "code_digests"]
@@ -28,12 +30,18 @@ _MOST = 1000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
-def code_digests(function: Any) -> dict[str, str]:
-    """What a loader is made of, by name, each with 16 hexadecimal digits; and the version of Python that it is for."""
+def code_digests(function: Any, data: Any = None) -> dict[str, str]:
+    """What a loader is made of, by name, each with 16 hexadecimal digits; and the version of Python that it is for.
+
+    Args:
+        function: The loader.
+        data: What it loads from; of a ``Source`` the code counts, too.
+    """
     digests: dict[str, Any] = {}
     try:
-        for name, data in _parts(function):
-            digests.setdefault(name, xxhash.xxh3_64()).update(data)
+        named = [(getattr(function, "__qualname__", type(function).__qualname__), function)]
+        for name, part in _parts([*named, *_of_source(data)]):
+            digests.setdefault(name, xxhash.xxh3_64()).update(part)
     except Exception:  # noqa: BLE001  attributes of the user's objects may do anything; the loader still loads
         return {}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -47,9 +55,8 @@ def changed_code(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str
     return tuple(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
-def _parts(function: Any) -> Iterator[tuple[str, bytes]]:
-    """What a loader is made of, with names for people, each once."""
-    pending = [(getattr(function, "__qualname__", type(function).__qualname__), function)]
+def _parts(pending: list[tuple[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """What functions and classes are made of, with names for people, each once."""
     seen: dict[int, Any] = {}  # with the thing itself, so that no other gets its place in memory
     while pending and len(seen) < _MOST:
         name, value = pending.pop()
@@ -65,6 +72,20 @@ def _parts(function: Any) -> Iterator[tuple[str, bytes]]:
                 pending += _of_class(value)
             else:
                 pending += _of_object(name, value)
+
+
+def _of_source(data: Any) -> Iterator[tuple[str, Any]]:
+    """The code that makes the items of a source."""
+    if not isinstance(data, Source):
+        return
+    kind = type(data)
+    if not kind.__module__.startswith("hydrax_core."):
+        yield kind.__qualname__, kind
+    for key, value in getattr(data, "__dict__", {}).items():
+        if isinstance(value, Source):
+            yield from _of_source(value)
+        elif callable(value) and not isinstance(value, type):
+            yield f"{kind.__qualname__}.{key}", value
 
 
 def _of_function(name: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -138,7 +138,7 @@ class Manifest:
             arrays.append(StoredArray(name, shape, layout.numpy_dtype.name, layout.jax_dtype.name, stored))
         index = group_index if kind == "training" else None
         loader = group.loader_func or loader_func
-        code = {} if loader is None else code_digests(loader)
+        code = {} if loader is None else code_digests(loader, group.items)
         return cls(kind, index, cache_by, entries, settings, tuple(arrays), _made(), code)
 
     def identity(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from hydrax_core.data.code import changed_code, code_digests
+from hydrax_core.sources import text_lines
 
 LOADER = """
 import functools
@@ -155,3 +156,47 @@ def test_code_of_another_version_of_python_cannot_be_told():
     assert changed_code({**other, "python": now["python"]}, now)
     assert changed_code({**other, "python": "2.7"}, now) == ()
     assert changed_code({}, now) == changed_code(now, {}) == ()
+
+
+SOURCE = """
+from hydrax_core import Source
+from hydrax_core.sources import text_lines
+
+class Own(Source):
+    def __init__(self, decode):
+        self.decode = decode
+    def __len__(self):
+        return 3
+    def __getitem__(self, index):
+        return self.decode(index) + 1
+    def fingerprint(self):
+        return "files"
+
+def decode(index):
+    return 2 * index
+
+own = Own(decode)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("2 * index", "3 * index", ("Own.decode",)),
+        ("self.decode(index) + 1", "self.decode(index)", ("Own.__getitem__",)),
+        ("return 3", "return 3  # items", ()),
+    ],
+)
+def test_code_that_makes_the_items_of_a_source_counts(old, new, changed):
+    sources = [module(text).own for text in (SOURCE, SOURCE.replace(old, new))]
+    assert changed_code(*(code_digests(len, source) for source in sources)) == changed
+
+
+def test_what_a_source_of_files_was_given_counts(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\n")
+
+    def digests(encode):
+        return code_digests(len, text_lines(tmp_path / "a.txt", encode=encode, length=4).training.items)
+
+    assert changed_code(digests(lambda line: [ord(line)]), digests(lambda line: [ord(line)])) == ()
+    assert changed_code(digests(lambda line: [ord(line)]), digests(lambda line: [1])) == ("TextLines.encode",)
