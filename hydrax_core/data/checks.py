@@ -76,24 +76,24 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Kept(Generic[T_co]):
-    """An argument that an object keeps, under its name with an underscore, and that others can only read.
+    """What an object keeps, under its name with an underscore, and others can only read.
 
-    Args:
-        doc: What it is, for ``help()``.
+    In one line it has what a property takes four for: a name, a type, and a text for ``help()``.
     """
 
     def __init__(self, doc: str) -> None:
         self.__doc__ = doc
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name, self._attribute = name, f"_{name}"
+        self._name = name
+        self._get = operator.attrgetter(f"_{name}")
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
     def __get__(self, instance: object, owner: type) -> T_co: ...
     def __get__(self, instance: object, owner: type) -> Any:
-        return self if instance is None else getattr(instance, self._attribute)
+        return self if instance is None else self._get(instance)
 
     def __set__(self, instance: object, value: Never) -> None:
         raise AttributeError(f"{type(instance).__name__}.{self._name} cannot be changed; replace() makes another")
