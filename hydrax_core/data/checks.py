@@ -1,4 +1,4 @@
-"""Checks of single arguments: what is wrong is refused with the argument's name, what came and what was expected."""
+"""Single arguments: checked, and kept. What is wrong is refused with its name, what came and what was expected."""
 
 from __future__ import annotations
 
