@@ -35,7 +35,7 @@ from hydrax_core.sources.common import (
 )
 from hydrax_core.sources.formats import expect_format
 
-__all__ = ["ArrayFile", "hdf5", "zarr"]
+__all__ = ["StoredRows", "hdf5", "zarr"]
 
 _BLOCK = 1024
 """Rows of a block where no array lies in chunks."""
@@ -112,7 +112,7 @@ def zarr(
 
 
 def _open_rows(
-    kind: type[ArrayFile],
+    kind: type[StoredRows],
     argument: str,
     path: str | os.PathLike[str],
     columns: Columns,
@@ -145,7 +145,7 @@ def _open_rows(
     return make_rows(kind(file, size, block, specs, texts, rows, shuffled), batch_size, seed, labels, left_out)
 
 
-class ArrayFile(BlockSource):
+class StoredRows(BlockSource):
     source: str
     """The function that reads it."""
 
@@ -197,7 +197,7 @@ class ArrayFile(BlockSource):
             raise ValueError(f"{self.paths[0]}: rows {span.start} to {span.stop} cannot be read: {error}") from error
 
 
-class Hdf5File(ArrayFile):
+class Hdf5File(StoredRows):
     source = "hdf5"
 
     @staticmethod
@@ -230,7 +230,7 @@ class Hdf5File(ArrayFile):
         return None
 
 
-class ZarrFolder(ArrayFile):
+class ZarrFolder(StoredRows):
     source = "zarr"
 
     @staticmethod

@@ -27,7 +27,7 @@ import xxhash
 
 from hydrax_core.sources.remote import RemoteFile, Span, read_ranges
 
-__all__ = ["KEPT_FROM", "Index", "IndexedFiles", "Parts", "check_regular", "regular_file"]
+__all__ = ["KEPT_FROM", "FileIndex", "IndexedFiles", "Parts", "check_regular", "regular_file"]
 
 KEPT_FROM = 32 << 20
 """Bytes of data; an index of less is made in the time that it takes to look for it."""
@@ -39,7 +39,7 @@ _TAIL = len(_MAGIC) + 8
 _log = logging.getLogger("hydrax")
 
 
-class Index(NamedTuple):
+class FileIndex(NamedTuple):
     """Arrays by name, and words to go with them (JSON values)."""
 
     arrays: Mapping[str, npt.NDArray[Any]]
@@ -90,7 +90,7 @@ class IndexedFiles:
             ]
         return self._identity
 
-    def open(self, build: Callable[[], Parts]) -> Index:
+    def open(self, build: Callable[[], Parts]) -> FileIndex:
         """The index, kept from before or made now."""
         keep = self.folder is not None or sum(size for _, size, _ in self.identity) >= KEPT_FROM
         if not keep:
@@ -203,9 +203,9 @@ def _users_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hydrax" / "index"
 
 
-def _joined(index: Parts) -> Index:
+def _joined(index: Parts) -> FileIndex:
     arrays = {name: np.concatenate(parts) for name, parts in index.arrays.items()}
-    return Index(arrays, dict(index.words))
+    return FileIndex(arrays, dict(index.words))
 
 
 def _write(path: Path, index: Parts, header: Mapping[str, Any]) -> None:
@@ -237,7 +237,7 @@ def _write_array(file: BinaryIO, digest: Any, parts: Sequence[npt.NDArray[Any]])
     return [start, length, dtype.str]
 
 
-def _read(path: Path, header: Mapping[str, Any]) -> Index | None:
+def _read(path: Path, header: Mapping[str, Any]) -> FileIndex | None:
     """A kept index; ``None`` where there is none, or it is damaged or of other files."""
     try:
         data = np.memmap(path, np.uint8, "r")
@@ -258,4 +258,4 @@ def _read(path: Path, header: Mapping[str, Any]) -> Index | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Index(arrays, told["words"])
+    return FileIndex(arrays, told["words"])

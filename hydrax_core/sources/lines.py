@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.sources.formats import refuse_binary
-from hydrax_core.sources.index import Index, IndexedFiles, Parts
+from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
 from hydrax_core.sources.remote import RemoteFile
 
 __all__ = ["LineFiles"]
@@ -65,7 +65,7 @@ class LineFiles:
         self.kind: Kind = kind
         self.files = IndexedFiles(paths, f"lines {kind} {header}", folder)
         self.header = header
-        self._index: Index | None = None
+        self._index: FileIndex | None = None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_index": None}

@@ -33,7 +33,7 @@ from hydrax_core.sources.common import (
     make_rows,
 )
 from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.index import Index, IndexedFiles, Parts
+from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
 from hydrax_core.sources.pictures import Augment, Picture, Resize
 from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled
 from hydrax_core.sources.tar_members import Members, walk
@@ -123,7 +123,7 @@ class TarSamples(FileSource):
         self.picture, self.missing = picture, missing
         folder = None if index_folder is None else os.fspath(index_folder)
         self.files = IndexedFiles(tuple(paths), "tar", folder)
-        self._index: Index | None = None
+        self._index: FileIndex | None = None
         self._images: tuple[str, ...] = ()
         self._needed: set[str] | None = None
 
@@ -134,7 +134,7 @@ class TarSamples(FileSource):
         return len(self.index.arrays["first"]) - 1
 
     @property
-    def index(self) -> Index:
+    def index(self) -> FileIndex:
         """Where the members of each sample are."""
         if self._index is None:
             self._index = self.files.open(self._build)
