@@ -22,7 +22,7 @@ from hydrax_core.data.function import check_loader_func
 from hydrax_core.data.guard import GuardedData, guarded
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
 from hydrax_core.data.ragged import RaggedLoader
-from hydrax_core.data.rows import Rows, checked_item_weights, value_digest
+from hydrax_core.data.rows import RowOrder, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.data.trim import Trim, trims_of
 from hydrax_core.errors import shorten
@@ -86,7 +86,7 @@ class DataGroup(Sequence[D], Generic[D]):
         ValueError: An argument has a wrong value.
     """
 
-    rows = Kept[Rows | None]("How rows are made of items; ``None`` where each item is a row once an epoch.")
+    rows = Kept[RowOrder | None]("How rows are made of items; ``None`` where each item is a row once an epoch.")
     weight_ends = Kept[npt.NDArray[np.float64] | None](
         "The sums of ``sample_weights`` up to each item; ``None`` where every item comes once an epoch."
     )
@@ -134,7 +134,7 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_version: int | str = 0,
         cache_pickle: bool = False,
         sample_weights: npt.ArrayLike | None = None,
-        rows: Rows | None = None,
+        rows: RowOrder | None = None,
         augment_func: Callable[..., Any] | None = None,
         augment_arrays: Mapping[str, Any] | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ class DataGroup(Sequence[D], Generic[D]):
         # What a cache keeps of an item must not depend on the epoch in which it was first loaded.
         self._first_seeds_only = self._cache_location is not None and self._cache_by == "item"
         self._digest: str | None = None
-        if not isinstance(rows, Rows | None):
+        if not isinstance(rows, RowOrder | None):
             raise TypeError(f"rows: expected what mix(), pack() or the like gives, or None, got {shorten(rows, 80)}")
         self._rows = rows
         self._size = _length(self._data)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["DrawnRows", "Rows", "checked_item_weights", "value_digest"]
+__all__ = ["DrawnRows", "RowOrder", "checked_item_weights", "value_digest"]
 
 
 class DrawnRows(NamedTuple):
@@ -28,7 +28,7 @@ class DrawnRows(NamedTuple):
     numbers: npt.NDArray[np.int64]
 
 
-class Rows(ABC):
+class RowOrder(ABC):
     """The rows of a group; a subclass is a value that never changes."""
 
     @property

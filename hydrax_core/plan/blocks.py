@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hydrax_core.data.rows import DrawnRows, Rows, value_digest
+from hydrax_core.data.rows import DrawnRows, RowOrder, value_digest
 from hydrax_core.plan.permutation import Indices, derive_key, permute
 
 __all__ = ["BlockRows"]
@@ -34,7 +34,7 @@ class _Epoch(NamedTuple):
     windows: Indices
 
 
-class BlockRows(Rows):
+class BlockRows(RowOrder):
     """The order of items in blocks.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.rows import DrawnRows, Rows, value_digest
+from hydrax_core.data.rows import DrawnRows, RowOrder, value_digest
 from hydrax_core.plan.permutation import Indices, derive_key, permute, seeds_of
 
 __all__ = ["Member", "MixedRows", "WeightedRows"]
@@ -24,7 +24,7 @@ Member: TypeAlias = range | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class MixedRows(Rows):
+class MixedRows(RowOrder):
     """Rows of several members.
 
     Attributes:
@@ -53,7 +53,7 @@ class MixedRows(Rows):
         return np.cumsum(self.counts)
 
     def draw(self, key: int, epoch: int, first: int, end: int, *, shuffled: bool) -> DrawnRows:
-        """See ``Rows``: a block's order is one permutation, turned by another step in each block."""
+        """See ``RowOrder``: a block's order is one permutation, turned by another step in each block."""
         # Blocks go on from epoch to epoch: an epoch need not be a whole number of them.
         blocks, places = np.divmod(np.arange(epoch * self.rows + first, epoch * self.rows + end), self._block)
         if len(self.members) > 1:
@@ -79,7 +79,7 @@ class MixedRows(Rows):
         return DrawnRows(indices, numbers)
 
     def alike(self, index: int) -> tuple[Member, int]:
-        """See ``Rows``: of the same member."""
+        """See ``RowOrder``: of the same member."""
         for member in self.members:
             place = index - member.start if isinstance(member, range) else int(np.searchsorted(member, index))
             if 0 <= place < len(member) and member[place] == index:
@@ -88,7 +88,7 @@ class MixedRows(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedRows(Rows):
+class WeightedRows(RowOrder):
     """Rows drawn with replacement.
 
     Attributes:
@@ -114,5 +114,5 @@ class WeightedRows(Rows):
         return DrawnRows(indices, indices + (positions + 1) * len(self.ends))
 
     def alike(self, index: int) -> tuple[Sequence[int], int]:
-        """See ``Rows``: any item."""
+        """See ``RowOrder``: any item."""
         return range(len(self.ends)), index

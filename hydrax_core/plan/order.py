@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hydrax_core.data.group import DataGroup, Shuffle
-from hydrax_core.data.rows import DrawnRows, Rows
+from hydrax_core.data.rows import DrawnRows, RowOrder
 from hydrax_core.plan.drawing import WeightedRows
 from hydrax_core.plan.permutation import Indices, Seeds, derive_key, permute, seeds_of
 
@@ -82,7 +82,7 @@ class GroupOrder:
         shuffle_first: bool,
         shuffle_later: Shuffle,
         first_seeds_only: bool = False,
-        rows: Rows | None = None,
+        rows: RowOrder | None = None,
         augmented: bool = False,
     ) -> None:
         self._size = size

@@ -23,7 +23,7 @@ from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, length_name
 from hydrax_core.data.ragged import put
-from hydrax_core.data.rows import DrawnRows, Rows, value_digest
+from hydrax_core.data.rows import DrawnRows, RowOrder, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.plan.lengths import NO_RAGGED, lengths_of
 from hydrax_core.plan.packing import (
@@ -203,7 +203,7 @@ class _PackedSource(Source[Any]):
 
 
 @dataclass(frozen=True, eq=False)
-class DocumentRows(Rows):
+class DocumentRows(RowOrder):
     """Rows of documents as a group carries them.
 
     Attributes:
@@ -226,7 +226,7 @@ class DocumentRows(Rows):
 
     @cached_property
     def digest(self) -> str:
-        """See ``Rows``; the data has the digest of what is in them."""
+        """See ``RowOrder``; the data has the digest of what is in them."""
         return value_digest("documents", self.repacked)
 
     @property
@@ -236,7 +236,7 @@ class DocumentRows(Rows):
 
     @property
     def segments(self) -> Mapping[str, str]:
-        """See ``Rows``."""
+        """See ``RowOrder``."""
         own = dict(zip(self.ragged, (ids for ids, _ in self.names), strict=True))
         return own | {name: ids for ids, positions in self.names for name in (ids, positions)}
 
@@ -252,7 +252,7 @@ class DocumentRows(Rows):
         return DrawnRows(rows + epoch * self.size if self.repacked else rows, rows)
 
     def alike(self, index: int) -> tuple[Sequence[int], int]:
-        """See ``Rows``: of the same epoch."""
+        """See ``RowOrder``: of the same epoch."""
         first = index - index % self.size
         return range(first, first + self.size), index - first
 
