@@ -33,8 +33,9 @@ _MAY_BE_EMPTY = 2
 """Bytes of the longest of them."""
 
 _BOM = b"\xef\xbb\xbf"
-_BIT = np.array([8 - max(value, 1).bit_length() for value in range(256)])
-"""Place of the only bit that is set in a byte, from the left."""
+_TOP = np.uint64(56)
+_PLACE = np.uint64(sum(place << 8 * (7 - place) for place in range(8)))
+"""Times a word of which only the n-th byte is 1, it has n in its highest byte."""
 
 Kind = Literal["all", "filled", "quoted"]
 
@@ -155,7 +156,7 @@ def _look(files: IndexedFiles, file: int, file_size: int, quoted: bool, start: i
         found = mask[: len(data)]
         ends = _places(np.equal(data, _NEWLINE, out=found))
         if len(ends) > 1:
-            shortest = min(shortest, int(np.diff(ends).min()))
+            shortest = min(shortest, int((ends[1:] - ends[:-1]).min()))
         begins = ends + (offset + 1)
         marks = _places(np.equal(data, _QUOTE, out=found)) if quoted else ()
         if not len(marks):
@@ -169,13 +170,14 @@ def _look(files: IndexedFiles, file: int, file_size: int, quoted: bool, start: i
 
 
 def _places(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """``np.flatnonzero``, in half its time where few are true: eight are looked at in one byte."""
-    bits = np.packbits(mask)
-    filled = np.flatnonzero(bits != 0)
-    found = bits[filled]
-    if (found & (found - 1)).any():
-        return np.flatnonzero(mask)  # two in one byte
-    places: npt.NDArray[np.int64] = (filled << 3) + _BIT[found]
+    """``np.flatnonzero``, in a third of its time where few are true: eight are looked at in one word."""
+    if len(mask) % 8:
+        return np.flatnonzero(mask)
+    words = mask.view("<u8")
+    filled = np.flatnonzero(words != 0)
+    if np.count_nonzero(mask) != len(filled):
+        return np.flatnonzero(mask)  # two in one word
+    places: npt.NDArray[np.int64] = (filled << 3) + (words[filled] * _PLACE >> _TOP).view(np.int64)
     return places
 
 
