@@ -244,21 +244,19 @@ class Feed(Protocol):
         """End the run and leave nothing behind; takes up to two seconds."""
 
 
+@dataclass(eq=False)
 class BatchOpened(Message):
     """A batch to look into, or why there is none."""
 
-    def __init__(self, record: BatchRecord, view: BatchView | None, error: str = "") -> None:
-        super().__init__()
-        self.record = record
-        self.view = view
-        self.error = error
+    record: BatchRecord
+    view: BatchView | None
+    error: str = ""
 
 
+@dataclass(eq=False)
 class ArrayCounted(Message):
     """The numbers of one array of an opened batch."""
 
-    def __init__(self, view: BatchView, name: str, stats: ArrayStats) -> None:
-        super().__init__()
-        self.view = view
-        self.name = name
-        self.stats = stats
+    view: BatchView
+    name: str
+    stats: ArrayStats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import on
@@ -134,14 +135,13 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
     ]
     AUTO_FOCUS = "#choices"
 
+    @dataclass(eq=False)
     class Planned(Message):
         """What would go, or why that is not known."""
 
-        def __init__(self, conditions: Conditions, cleared: Cleared | None, error: str) -> None:
-            super().__init__()
-            self.conditions = conditions
-            self.cleared = cleared
-            self.error = error
+        conditions: Conditions
+        cleared: Cleared | None
+        error: str
 
     def __init__(self, group: Group, plan: Callable[[Conditions, threading.Event], Cleared | None]) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual import events, on
@@ -63,25 +64,22 @@ class CacheScreen(CurrentSize, Screen[None]):
     ]
     AUTO_FOCUS = "#entries"
 
+    @dataclass(eq=False)
     class GroupChosen(Message):
-        def __init__(self, place: int) -> None:
-            super().__init__()
-            self.place = place
+        place: int
 
+    @dataclass(eq=False)
     class Filtered(Message):
-        def __init__(self, selection: Selection, words: str) -> None:
-            super().__init__()
-            self.selection = selection
-            self.words = words
+        selection: Selection
+        words: str
 
     class Opened(Message):
         """An entry is to be looked into."""
 
+    @dataclass(eq=False)
     class Sought(Message):
-        def __init__(self, key: Key, *, focus: bool) -> None:
-            super().__init__()
-            self.key = key
-            self.focus = focus
+        key: Key
+        focus: bool
 
     class Looked(Message):
         """The entry under the cursor is another one."""

@@ -6,6 +6,7 @@ with the chosen item.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,10 @@ class ArrayPicture(Widget, can_focus=True):
         at_least: How many pictures of a grid should be seen at once.
     """
 
+    @dataclass(eq=False)
     class ItemClicked(Message):
-        def __init__(self, item: int, *, double: bool) -> None:
-            super().__init__()
-            self.item = item
-            self.double = double
+        item: int
+        double: bool
 
     def __init__(self, *, at_least: int, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)

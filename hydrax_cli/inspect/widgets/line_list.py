@@ -5,6 +5,7 @@ Promise: whatever is in a line, it is drawn as harmless text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from rich.cells import cell_len, set_cell_size
@@ -51,11 +52,10 @@ class LineList(ScrollView, can_focus=True):
     EMPTY: ClassVar[str] = ""
     """What stands in the place of the first line while there is none."""
 
+    @dataclass(eq=False)
     class Chosen(Message):
-        def __init__(self, widget: LineList, index: int) -> None:
-            super().__init__()
-            self.widget = widget
-            self.index = index
+        widget: LineList
+        index: int
 
         @property
         def control(self) -> LineList:

@@ -7,6 +7,7 @@ another one the counts are asked for when it comes into sight, and until they ar
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from textual.binding import Binding, BindingType
@@ -56,25 +57,22 @@ class CoverageMap(LineList):
         Binding("enter", "select", "entry", key_display="↵"),
     ]
 
+    @dataclass(eq=False)
     class Wanted(Message):
-        def __init__(self, epoch: int, width: int, since: float | None) -> None:
-            super().__init__()
-            self.epoch = epoch
-            self.width = width
-            self.since = since
+        epoch: int
+        width: int
+        since: float | None
 
+    @dataclass(eq=False)
     class Pointed(Message):
-        def __init__(self, cell: Cell, *, moved: bool) -> None:
-            super().__init__()
-            self.cell = cell
-            self.moved = moved
+        cell: Cell
+        moved: bool
 
+    @dataclass(eq=False)
     class Entered(Message):
         """A cell was entered: Enter, or a double click."""
 
-        def __init__(self, cell: Cell) -> None:
-            super().__init__()
-            self.cell = cell
+        cell: Cell
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)

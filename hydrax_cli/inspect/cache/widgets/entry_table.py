@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
@@ -55,11 +56,10 @@ class EntryTable(LineList):
     BORDER_TITLE = "entries"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "open", key_display="↵")]
 
+    @dataclass(eq=False)
     class Wanted(Message):
-        def __init__(self, entries: Entries, first: int) -> None:
-            super().__init__()
-            self.entries = entries
-            self.first = first
+        entries: Entries
+        first: int
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002  Textual's name
         super().__init__(id=id)
