@@ -23,7 +23,7 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.rows import value_digest
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.drawing import MixedRows
-from hydrax_core.plan.lengths import NO_RAGGED, lengths_of
+from hydrax_core.plan.lengths import NO_RAGGED, Progress, lengths_of
 from hydrax_core.plan.mixture import by_weights
 from hydrax_core.plan.packing import Lengths
 
@@ -141,6 +141,7 @@ def buckets(
     tokens_per_batch: int | None = None,
     longer: str = "error",
     lengths_file: Any = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> tuple[DataGroup[D], ...]:
     """Groups of like lengths: less padding, and one compilation for each.
@@ -157,6 +158,7 @@ def buckets(
         longer: What happens to items beyond the last boundary: ``"error"``, the default, or ``"drop"``;
             the log says how many.
         lengths_file: See ``pack``.
+        progress: See ``pack``.
         settings: Arguments of ``DataGroup``; those left out are the group's.
 
     Returns:
@@ -172,7 +174,8 @@ def buckets(
         raise ValueError(NO_RAGGED)
     if batch_size is not None and tokens_per_batch is not None:
         raise ValueError("tokens_per_batch: it says what batch_size would; give one of them")
-    known = lengths_of(group, lengths, lengths_file)
+    location = settings.get("cache_location", group.cache_location)
+    known = lengths_of(group, lengths, lengths_file, progress, location)
     ends = _boundaries(boundaries, known)
     _leave_out(known, ends[-1], longer)
     places = np.searchsorted(np.array(ends), known)
@@ -186,7 +189,6 @@ def buckets(
         own["loader_arrays"] = _ending(group.loader_specs, end)
         if group.augment_func is not None:
             own["augment_arrays"] = _ending(group.augment_specs, end)
-        location = settings.get("cache_location", group.cache_location)
         if location is not None:
             own["cache_location"] = Path(location) / f"up-to-{end}"
         try:

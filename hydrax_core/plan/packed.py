@@ -25,7 +25,7 @@ from hydrax_core.data.layout import ArraySpec, length_name
 from hydrax_core.data.ragged import put
 from hydrax_core.data.rows import DrawnRows, RowOrder, value_digest
 from hydrax_core.data.source import Source
-from hydrax_core.plan.lengths import NO_RAGGED, lengths_of
+from hydrax_core.plan.lengths import NO_RAGGED, Progress, lengths_of
 from hydrax_core.plan.packing import (
     ConcatenatedRows,
     PackedRows,
@@ -63,6 +63,7 @@ def pack(
     repack: str = "once",
     names: str | Mapping[str, str] = "hydrax",
     lengths_file: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Any:
     """Put documents of known lengths into rows of one length, by best-fit-decreasing.
@@ -87,7 +88,9 @@ def pack(
         names: Names of ``segment_ids`` and ``positions``: a dict, ``{}`` in it standing for the name of an array; or
             ``"hydrax"``, ``"maxtext"`` (tokens_segmentation, tokens_position), ``"grain"`` (tokens_segment_ids,
             tokens_positions).
-        lengths_file: A file, ``.npz``, where lengths by a function are kept, for the data that they were measured of.
+        lengths_file: A file, ``.npz``, where lengths by a function are kept, for the data and the function that they
+            were measured of; with a ``cache_location``, by default one beside that folder.
+        progress: Called as ``progress(measured, items)`` ten times a second while lengths are measured.
         settings: Arguments of ``DataGroup``; those left out are the group's, but for its cache, and ``shuffle_first``,
             which is true: rows come in the order of lengths otherwise.
 
@@ -101,7 +104,10 @@ def pack(
         raise ValueError(f"split_long: expected True, False or 'drop', got {split_long!r}")
     most = None if max_segments is None else integer("max_segments", max_segments, 1)
     grouped = isinstance(data, DataGroup)
-    known = lengths_of(_plain(data), lengths, lengths_file) if grouped else checked_lengths("lengths", data)
+    if grouped:
+        known = lengths_of(_plain(data), lengths, lengths_file, progress, settings.get("cache_location"))
+    else:
+        known = checked_lengths("lengths", data)
     rows = PackedRows(known, checked_length(length), max_segments=most, split_long=split_long)
     if rows.dropped:
         _logger.warning(
@@ -124,6 +130,7 @@ def concat(
     length: int,
     names: str | Mapping[str, str] = "hydrax",
     lengths_file: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> DataGroup[tuple[D, ...]]:
     """The stream of all documents, one after the other, cut into rows of one length: none of it is padding.
@@ -136,9 +143,8 @@ def concat(
         ValueError: An argument has a wrong value; there is not enough for one row.
     """
     remainder = settings.get("remainder", group.remainder)
-    rows = ConcatenatedRows(
-        lengths_of(_plain(group), lengths, lengths_file), checked_length(length), remainder=remainder
-    )
+    known = lengths_of(_plain(group), lengths, lengths_file, progress, settings.get("cache_location"))
+    rows = ConcatenatedRows(known, checked_length(length), remainder=remainder)
     return _group_of_rows(group, rows, None, names, repacked=False, settings=settings)
 
 

@@ -242,6 +242,32 @@ def test_lengths_may_be_measured_once_and_kept(tmp_path):
     assert [file.name for file in kept.parent.iterdir()] == ["of.npz"]
 
 
+def test_lengths_are_kept_beside_the_cache_for_the_code_that_measured_them(tmp_path, caplog):
+    told = []
+
+    def measure(item):
+        told.append(item)
+        return LENGTHS[item]
+
+    def measure_otherwise(item):
+        return measure(item) + 0
+
+    measure_otherwise.__qualname__ = measure.__qualname__
+    steps = []
+    for function in (measure, measure, measure_otherwise):
+        packed(lengths=function, cache_location=tmp_path / "c", progress=lambda *step: steps.append(step))
+    buckets(group(cache_location=tmp_path / "c"), measure_otherwise, boundaries=[45])
+    assert len(told) == 2 * len(LENGTHS), "by two functions"
+    assert [file.name for file in tmp_path.iterdir()] == ["c-lengths.npz"]
+    assert steps[0] == (0, len(LENGTHS))
+    assert steps.count((len(LENGTHS), len(LENGTHS))) == 2
+    (tmp_path / "file").touch()
+    packed(lengths=measure, lengths_file=tmp_path / "file" / "below.npz")
+    assert "the lengths are not kept" in caplog.text
+    with pytest.raises(TypeError, match="progress: it is called with"):
+        packed(lengths=measure, progress=lambda done: None)
+
+
 def test_lengths_alone_give_rows_of_item_numbers():
     rows = pack(LENGTHS, length=LENGTH)
     assert isinstance(rows, PackedRows)
