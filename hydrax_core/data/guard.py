@@ -16,8 +16,9 @@ import logging
 import os
 import threading
 import weakref
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, Generic, TypeVar, overload
 
@@ -25,15 +26,27 @@ import numpy as np
 
 from hydrax_core.data.fingerprint import IdentifiedItems
 
-__all__ = ["GuardedData", "guarded"]
+__all__ = ["GuardedData", "PlainData", "guarded", "is_plain"]
 
 D = TypeVar("D")
 
 _PLAIN = (list, tuple, range, np.ndarray, np.memmap)
 """Indexing these runs no code of the user's and moves no file handle; other subclasses may do both."""
-_DEEPEST = 3
+_DEEPEST, _MOST_TOGETHER = 3, 100
 _SHARED_BY_MANY = (type, enum.Enum, logging.Logger, np.ndarray, np.dtype, np.generic, PurePath)
 """Objects of these have no state that reading changes."""
+
+
+class PlainData(Sequence[D], Generic[D]):
+    """Data of ours over plain sequences: indexing it runs no code of the user's, and many items cost less at once."""
+
+    @abstractmethod
+    def __getitems__(self, indices: list[int]) -> list[D]: ...
+
+
+def is_plain(data: Any) -> bool:
+    """Whether indexing runs no code of the user's and moves no file handle."""
+    return type(data) in _PLAIN or isinstance(data, PlainData)
 
 
 class GuardedData(Sequence[D], Generic[D]):
@@ -86,7 +99,7 @@ def guarded(data: Sequence[D]) -> Sequence[D]:
     inside: Any = data
     while type(inside) is IdentifiedItems:
         inside = inside.items
-    if type(inside) in _PLAIN:
+    if is_plain(inside):
         plain: Sequence[D] = inside
         return plain
     with _registry_lock:
@@ -103,10 +116,19 @@ def _parts(data: Any) -> set[int]:
     """The objects that data consists of and others may share: itself, and what its attributes refer to."""
     found, level = {id(data)}, [data]
     for _ in range(_DEEPEST):
-        inner = [value for one in level for value in getattr(one, "__dict__", {}).values() if _is_part(value)]
+        inner = [value for one in level for value in _held(one) if _is_part(value)]
         level = [value for value in inner if id(value) not in found]
         found.update(map(id, level))
     return found
+
+
+def _held(one: Any) -> Iterator[Any]:
+    """What the attributes of an object refer to, alone or a few of them in a list or tuple."""
+    for value in getattr(one, "__dict__", {}).values():
+        if type(value) in (list, tuple) and len(value) <= _MOST_TOGETHER:
+            yield from value
+        else:
+            yield value
 
 
 def _is_part(value: Any) -> bool:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
+from hydrax_core.data.guard import PlainData
 from hydrax_core.data.logger import logger
 from hydrax_core.engine.counters import FailedItem
 from hydrax_core.engine.data_reader import DataReader, UnreadableRow
@@ -318,7 +319,8 @@ class Schedule:
             items = rows.items
         else:
             try:
-                items = list(map(group.data.__getitem__, indices.tolist()))
+                numbers, data = indices.tolist(), group.data
+                items = data.__getitems__(numbers) if isinstance(data, PlainData) else [data[n] for n in numbers]
             except Exception:  # noqa: BLE001  a list that was made shorter, say: the reader finds the item
                 self._have_read(rows, urgent=True)
                 return None

@@ -21,6 +21,8 @@ from hydrax_core.plan.permutation import Indices, derive_key, permute, seeds_of
 __all__ = ["Member", "MixedRows", "WeightedRows"]
 
 Member: TypeAlias = range | npt.NDArray[np.int64]
+_LARGEST_TABLE = 1 << 16
+"""Of a block up to this, the order is made once, and not for each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +60,21 @@ class MixedRows(RowOrder):
         blocks, places = np.divmod(np.arange(epoch * self.rows + first, epoch * self.rows + end), self._block)
         if len(self.members) > 1:
             pattern = derive_key(key, "pattern")
-            places = permute(pattern, self._block, places)
-            places = (places + seeds_of(pattern, blocks)) % self._block
+            places = self._permuted(pattern, places)
+            begin, last = int(blocks[0]), int(blocks[-1])
+            turns = (seeds_of(pattern, np.arange(begin, last + 1)) % self._block).astype(np.int64)
+            places = (places + turns[blocks - begin]) % self._block
         owners = np.searchsorted(self._ends, places, "right")
         indices, numbers = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
         items = sum(map(len, self.members))
-        for owner in np.unique(owners).tolist():
-            rows = np.flatnonzero(owners == owner)
+        for rows in _by_owner(owners):
+            owner = int(owners[rows[0]])
             member, count = self.members[owner], self.counts[owner]
             nth = blocks[rows] * count + (places[rows] - (int(self._ends[owner]) - count))
             passes, nth = np.divmod(nth, len(member))
-            for turn in range(int(passes.min()), int(passes.max()) + 1):
-                own = passes == turn
+            begin, last = int(passes.min()), int(passes.max())
+            for turn in range(begin, last + 1):
+                own = slice(None) if begin == last else passes == turn
                 found = nth[own]
                 if shuffled or turn:
                     found = permute(derive_key(key, "member", owner, turn), len(member), found)
@@ -78,6 +83,19 @@ class MixedRows(RowOrder):
                 numbers[rows[own]] = taken + turn * items
         return DrawnRows(indices, numbers)
 
+    def _permuted(self, key: int, places: Indices) -> Indices:
+        if self._block > _LARGEST_TABLE:
+            return permute(key, self._block, places)
+        known, order = self._order[0]
+        if known != key:
+            order = permute(key, self._block, np.arange(self._block))
+            self._order[0] = (key, order)  # as a whole: another thread may look
+        return order[places]
+
+    @cached_property
+    def _order(self) -> list[tuple[int, Indices]]:
+        return [(-1, np.empty(0, np.int64))]
+
     def alike(self, index: int) -> tuple[Member, int]:
         """See ``RowOrder``: of the same member."""
         for member in self.members:
@@ -85,6 +103,12 @@ class MixedRows(RowOrder):
             if 0 <= place < len(member) and member[place] == index:
                 return member, place
         raise IndexError(f"item {index} is in no member")
+
+
+def _by_owner(owners: Indices) -> list[Indices]:
+    """The rows of each owner, ascending."""
+    order = np.argsort(owners.astype(np.min_scalar_type(int(owners.max()))), kind="stable")  # small ints by radix
+    return np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from hydrax_core.data.checks import integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
+from hydrax_core.data.guard import PlainData, is_plain
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.rows import value_digest
 from hydrax_core.data.source import Items, Source
@@ -87,6 +88,8 @@ def mix(
         data = _JoinedSource(parts) if any(isinstance(part, Source) for part in parts) else _Joined(parts)
         if all(type(part) in {list, tuple} for part in parts):
             data = [item for part in parts for item in part]  # found at once, where _Joined looks for its part
+        elif all(map(is_plain, parts)):
+            data = _JoinedPlain(parts)
     else:
         data = _JoinedSource(parts)
         together["loader_func"] = _LoaderByMember([function for function in functions if function is not None])
@@ -260,6 +263,15 @@ class _Joined(Sequence[Any]):
 
     def fingerprint(self) -> str:
         return value_digest(*(data_digest(part) for part in self.parts))
+
+
+class _JoinedPlain(_Joined, PlainData[Any]):
+    """The same of ranges, arrays and the like."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        found = np.searchsorted(self.starts, indices, "right") - 1
+        places = np.asarray(indices) - np.asarray(self.starts)[found]
+        return [self.parts[part][place] for part, place in zip(found.tolist(), places.tolist(), strict=True)]
 
 
 class _JoinedSource(Source[Any]):

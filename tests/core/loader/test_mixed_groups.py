@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, buckets, class_balanced, mix
+from hydrax_core.data.guard import guarded, is_plain
 
 ARRAYS = {"x": ((), "int32"), "who": ((), "int32")}
 
@@ -256,3 +257,19 @@ def test_lists_and_computed_data_mix_alike():
     )
     assert type(listed.items) is list
     assert batches_of(inline(computed), 25) == batches_of(inline(listed), 25)
+
+
+class Own(list):
+    """A sequence that may do anything when it is read."""
+
+
+def test_ranges_and_arrays_are_joined_and_what_several_groups_have_is_read_by_one_thread():
+    arrays = mix([group(0, 70), group(1000, 30).replace(data=np.arange(1000, 1030))], [0.7, 0.3])
+    assert is_plain(arrays.items)
+    indices = [5, 99, 0, 70, 69]
+    assert arrays.items.__getitems__(indices) == [arrays.items[index] for index in indices]
+    shared = Own(range(40))
+    mixed = mix([group(0, 10).replace(data=shared), group(0, 60)])
+    alone = group(0, 10).replace(data=shared)
+    assert guarded(mixed.items).lock is guarded(alone.items).lock
+    assert guarded(Own(range(3))).lock is not guarded(alone.items).lock

@@ -158,7 +158,7 @@ def test_where_a_cache_keeps_items_each_has_the_seed_of_the_first_epoch_in_all(l
     assert first == seeds(0, first_only=False)
     assert seeds(3, first_only=True) == first
     group = GroupOrder(96, 8, 12, 7, shuffle_first=True, shuffle_later=later, first_seeds_only=True)
-    other, seed = group.substitute(3, 5, 0)
+    other, seed, _ = group.substitute(3, 5, 0)
     assert seed == first[other]
 
 
@@ -176,4 +176,4 @@ def test_orders_and_seeds_are_those_of_every_version():
     assert batch.seeds.tolist()[:3] == [3577824018, 2650192429, 3235662449]
     assert batch.seed == 1084601638
     assert order(later="batchwise").content(3, 0) == (0, 1)
-    assert order().substitute(2, 5, 1) == (74, 433862914)
+    assert order().substitute(2, 5, 1) == (74, 433862914, None)
