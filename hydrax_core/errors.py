@@ -7,6 +7,7 @@ Every error says what happened, where (group, epoch, batch, item) and what to do
     ├── WorkerError            worker processes, apart from the items they load
     │   ├── WorkerStartError   a worker could not start: startup_func raised, loader_func could not be sent
     │   └── WorkerDiedError    one item killed several workers, or workers die without doing any work
+    ├── StreamError            an epoch of a stream gave no batch
     ├── BatchTimeoutError      no batch within timeout_sec (also a TimeoutError)
     ├── BatchesHeldError       the consumer holds more batches than allowed (also a MemoryError)
     ├── BatchClosedError       a batch was used after close() (also a RuntimeError)
@@ -42,6 +43,7 @@ __all__ = [
     "NotACacheError",
     "PlacementError",
     "StateMismatchError",
+    "StreamError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStartError",
@@ -140,6 +142,10 @@ class WorkerDiedError(WorkerError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class StreamError(HydraxError):
+    """An epoch of a stream gave no batch: its factory returned what was used up, or every shard is short of a batch."""
 
 
 class BatchTimeoutError(HydraxError, TimeoutError):

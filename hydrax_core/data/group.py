@@ -212,6 +212,11 @@ class DataGroup(Sequence[D], Generic[D]):
         if self._size == 0:
             raise ValueError("data: it is empty; expected at least one item")
         size = self._size if self._rows is None else self._rows.size
+        fixed = None if self._rows is None else self._rows.batch_size
+        if fixed is not None and fixed != self._batch_size:
+            raise ValueError(
+                f"batch_size: this stream was made in batches of {fixed}; make it anew with {self._batch_size}"
+            )
         full, rest = divmod(size, self._batch_size)
         count = full + (1 if rest and self._remainder == "pad" else 0)
         if count == 0:
@@ -273,6 +278,8 @@ class DataGroup(Sequence[D], Generic[D]):
         return any(item is other or item == other for other in self)
 
     def __repr__(self) -> str:
+        if self.shards:
+            return f"DataGroup(batches of {self._batch_size} of a stream in {self.shards} shards)"
         return f"DataGroup({self._batch_size} x {self._batch_count} batches of {self._size} items)"
 
     @property
@@ -313,6 +320,11 @@ class DataGroup(Sequence[D], Generic[D]):
             return None
         _refuse_open_ends("augment_arrays", self.augment_specs)
         return Augmentation(self._augment_func, self.augment_specs, zeroed=self._zeroed)
+
+    @property
+    def shards(self) -> int:
+        """Shards of unknown length that the data streams in; 0 where it is known how many batches an epoch has."""
+        return 0 if self._rows is None else self._rows.shards
 
     @property
     def cache_readonly(self) -> bool:

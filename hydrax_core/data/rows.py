@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["DrawnRows", "RowOrder", "checked_item_weights", "value_digest"]
+__all__ = ["ENDED", "DrawnRows", "RowOrder", "checked_item_weights", "value_digest"]
+
+
+ENDED = "\0ended"
+"""What a loader returns, as a name in the additional data, for a row behind the end of its shard."""
 
 
 class DrawnRows(NamedTuple):
@@ -45,6 +49,19 @@ class RowOrder(ABC):
     def segments(self) -> Mapping[str, str]:
         """Array -> the array that says which item of a row each of its elements is of, 0 for none."""
         return {}
+
+    @property
+    def shards(self) -> int:
+        """How many shards of unknown length the rows are of, whole batches in turn; 0 where ``size`` is their number.
+
+        ``size`` is then more than there can be. A shard ends where a loader says ``ENDED``, an epoch where all did.
+        """
+        return 0
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch size that these rows come in; ``None`` for any."""
+        return None
 
     @property
     @abstractmethod

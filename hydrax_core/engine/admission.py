@@ -6,15 +6,17 @@ Promise: each number of the run is asked for once, in order; a slot is taken onl
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, TypeAlias
 
 from hydrax_core.data.layout import WHOLE, Layouts, clear_rows, views
+from hydrax_core.data.logger import logger
 from hydrax_core.data.trim import trimmed
 from hydrax_core.engine.group_caches import GroupCaches
 from hydrax_core.engine.jobs import BatchJob, HostBatch, JobGroup
 from hydrax_core.engine.resources.slots import SlotPool
-from hydrax_core.plan.plan import Plan, PlannedBatch
+from hydrax_core.plan.plan import Plan, PlannedBatch, Position
 
 __all__ = ["Admission"]
 
@@ -55,6 +57,7 @@ class Admission:
         self._end = end
         self._skipped = skipped
         self._ahead: dict[int, PlannedBatch] = {}
+        self._pass = _StreamPass("", -1, whole=False)
         self.last = -1
         """Number of the batch that ``take()`` gave last, or found in no cache."""
         self._next = first
@@ -78,6 +81,31 @@ class Admission:
     @property
     def at_end(self) -> bool:
         return self._end is not None and self._next >= self._end
+
+    def settled(self, planned: PlannedBatch, shards: int, *, has_rows: bool, ended: bool) -> bool:
+        """Take note of a batch of a stream; those that follow in its shard, or in the epoch, go where it ended.
+
+        Returns:
+            False where the epoch ended and gave no batch.
+        """
+        address = planned.address
+        if (self._pass.kind, self._pass.epoch) != (address.kind, address.epoch):
+            self._pass = _StreamPass(address.kind, address.epoch, whole=address.epoch_batch == 0)
+        current = self._pass
+        current.given |= has_rows
+        if ended:
+            current.ended.add(address.epoch_batch % shards)
+        if len(current.ended) < shards:
+            return True
+        plan = self._plan
+        if address.kind == "validation":
+            after = planned.number - address.epoch_batch + plan.batches_per_validation
+        else:
+            after = plan.number(Position((address.epoch + 1) * plan.batches_per_epoch, 0))
+        if self._end is not None and self._next < self._end < after:
+            logger.warning("the stream ended in epoch %d, before the batch that end_at names", address.epoch)
+        self._next = max(self._next, after)
+        return current.given or not current.whole
 
     def _pass_skipped(self) -> None:
         while self._next in self._skipped:
@@ -158,6 +186,17 @@ class Admission:
     def _block(self, slot: int) -> memoryview:
         mapping, offset = self._pool.memory.locate(slot)
         return memoryview(mapping)[offset : offset + self._pool.memory.stride]
+
+
+@dataclass(slots=True)
+class _StreamPass:
+    """An epoch of a stream: which shards ended, whether it gave a batch, and whether it was seen from its beginning."""
+
+    kind: str
+    epoch: int
+    whole: bool
+    ended: set[int] = field(default_factory=set)
+    given: bool = False
 
 
 def _runs(rows: Iterable[int]) -> list[tuple[int, int]]:

@@ -39,6 +39,8 @@ class JobGroup:
         indexed: Whether the workers are sent indices: the data is a source, or the items are their own indices.
         rows: Rows of a planned batch that this host loads, ascending, ``batch_size`` many; ``None`` for all.
         parts: How the loaded arrays are cut for devices.
+        shards: Shards of unknown length, of which a batch has one; 0 where it is known how many batches there are.
+        drops_short: Whether the last batch of a shard is left out unless it is full.
     """
 
     data: Sequence[Any]
@@ -55,6 +57,8 @@ class JobGroup:
     augmented: Layouts = field(default_factory=dict)
     trims: tuple[Trim, ...] = ()
     parts: Parts = field(default_factory=dict)
+    shards: int = 0
+    drops_short: bool = False
 
     @property
     def read_by_thread(self) -> bool:
@@ -112,6 +116,7 @@ class BatchJob:
         filled: Rows that are in place, from the cache, and are left to be augmented.
         failed_rows: What failed by row: its item, then its substitutes.
         load_seconds: Time in ``loader_func`` so far, over all workers.
+        ended: The first row behind the end of the batch's shard; ``None`` where it did not end.
     """
 
     planned: PlannedBatch
@@ -128,6 +133,7 @@ class BatchJob:
     failures: dict[int, LoaderError | WorkerDiedError] = field(default_factory=dict)
     failed_rows: dict[int, list[LoaderError | WorkerDiedError]] = field(default_factory=dict)
     load_seconds: float = 0.0
+    ended: int | None = None
 
     def __post_init__(self) -> None:
         if not self.uncut and len(self.indices):  # a host may have none of a last batch's rows
@@ -149,6 +155,11 @@ class BatchJob:
 
     def index(self, row: int) -> int:
         return int(self.indices[row])
+
+    def cut(self) -> None:
+        """Have the rows only that its shard had."""
+        self.indices = self.indices[: self.ended]
+        self.seeds = None if self.seeds is None else self.seeds[: self.ended]
 
     def substitute(self, row: int, other: StandIn) -> None:
         self.indices = _with(self.indices, row, other.item)

@@ -33,7 +33,7 @@ from hydrax_core.engine.schedule import OnError, Schedule
 from hydrax_core.engine.workers.pool import WorkerHandle, WorkerPool
 from hydrax_core.engine.workers.protocol import Worker, WorkerGoneError
 from hydrax_core.engine.workers.wire import ChunkResult, Garbled, StartFailure
-from hydrax_core.errors import CacheError, HydraxError, WorkerDiedError, WorkerStartError
+from hydrax_core.errors import CacheError, HydraxError, StreamError, WorkerDiedError, WorkerStartError
 from hydrax_core.plan.plan import Plan
 
 __all__ = ["EngineSettings", "Loop", "may_be_missing"]
@@ -324,10 +324,14 @@ class Loop:
             )
 
     def _feed(self) -> None:
-        while (handle := self._workers.least_busy()) is not None:
-            chunk = self._schedule.next_chunk()
+        without: set[int] = set()
+        while (handle := self._workers.least_busy(without)) is not None:
+            chunk = self._schedule.next_chunk(handle.worker.number)
             if chunk is None:
-                return
+                if not self._schedule.in_shards:
+                    return
+                without.add(handle.worker.number)
+                continue
             try:
                 handle.send(chunk, self._schedule.estimate(chunk))
             except WorkerGoneError:
@@ -399,6 +403,9 @@ class Loop:
         error = job.error
         if error is None:
             group = self._groups[job.group]
+            if group.shards and not self._has_rows(job, group):
+                self._pool.release(job.slot)
+                return
             lease = self._pool.lease(job.slot)
             loaded = views(lease, group.layouts, parts=group.parts)
             self._caches.keep(job, loaded)
@@ -431,6 +438,20 @@ class Loop:
             )
             return
         self._queue.offer(error)
+
+    def _has_rows(self, job: BatchJob, group: JobGroup) -> bool:
+        """Whether a batch of a stream is one, or stands behind the end of its shard."""
+        if job.ended is not None:
+            job.cut()
+        has_rows = len(job.indices) >= (group.batch_size if group.drops_short else 1)
+        if not self._admission.settled(job.planned, group.shards, has_rows=has_rows, ended=job.ended is not None):
+            self._queue.fail(
+                StreamError(
+                    f"{job.address}: the stream gave no batch in this epoch; does its factory make a new iterable each "
+                    "time, and with remainder='drop', has a shard enough items for a batch?"
+                )
+            )
+        return has_rows
 
     def _offer(self, batch: HostBatch) -> None:
         self._skipped_in_a_row = 0

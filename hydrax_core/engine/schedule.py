@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from hydrax_core.data.guard import PlainData
 from hydrax_core.data.logger import logger
+from hydrax_core.data.rows import ENDED
 from hydrax_core.engine.counters import FailedItem
 from hydrax_core.engine.data_reader import DataReader, UnreadableRow
 from hydrax_core.engine.jobs import BatchJob, JobGroup, JobRows
@@ -118,6 +119,8 @@ class Schedule:
         """JobRows that were read, or have to go again."""
         self._sent: dict[int, JobRows] = {}
         self._deaths: dict[tuple[int, int], int] = {}
+        self.in_shards = any(group.shards for group in groups)
+        """Whether it matters which worker loads what."""
         self._costs = [LoadCost(batched=group.batched) for group in groups]
         self._numbers = 0
         self._probes = [0] * len(groups)
@@ -172,11 +175,13 @@ class Schedule:
         job.open -= 1
         self._fail(job, row, job.failed(row, None, found.cause, found.traceback, in_worker=False))
 
-    def next_chunk(self) -> Chunk | None:
-        """The next items to load, or ``None`` when all are handed out."""
-        while self._again or self._uncut:
-            if self._again:
-                rows = self._again.popleft()
+    def next_chunk(self, worker: int = 0) -> Chunk | None:
+        """The next items to load, or ``None`` when all are handed out, or are for others than this worker."""
+        while (places := self._places(worker)) is not None:
+            again, uncut = places
+            if again is not None:
+                rows = self._again[again]
+                del self._again[again]
                 job = rows.job
                 if job.failures and rows.first > min(job.failures):
                     job.open -= rows.size  # its batch is lost, and these cannot change the error
@@ -186,21 +191,35 @@ class Schedule:
                     self._again.appendleft(rows.part(rows.first + count, rows.size - count))
                     rows = rows.part(rows.first, count)
             else:
-                job = self._uncut[0]
+                job = self._uncut[uncut]
                 if job.failures:
-                    self._uncut.popleft()
+                    del self._uncut[uncut]
                     continue
                 first, left = job.uncut[0]
                 count = self._items_a_chunk(job, left)
                 job.uncut[:1] = [(first + count, left - count)] if count < left else []
                 job.open += count
                 if not job.uncut:
-                    self._uncut.popleft()
+                    del self._uncut[uncut]
                 rows = JobRows(job, first, count)
             chunk = self._chunk(rows)
             if chunk is not None:
                 return chunk
         return None
+
+    def _places(self, worker: int) -> tuple[int | None, int] | None:
+        """Where the next rows for a worker stand: in ``_again``, else in ``_uncut``."""
+        if not self.in_shards:
+            return (0 if self._again else None, 0) if self._again or self._uncut else None
+        for place, rows in enumerate(self._again):
+            if self._is_for(rows.job, worker):
+                return place, 0
+        return next(((None, place) for place, job in enumerate(self._uncut) if self._is_for(job, worker)), None)
+
+    def _is_for(self, job: BatchJob, worker: int) -> bool:
+        """Whether a worker may load a batch: those of a shard are one worker's, which has it open where they begin."""
+        shards = self._groups[job.group].shards
+        return not shards or job.address.epoch_batch % shards % self.workers == worker
 
     def accept(self, result: ChunkResult) -> BatchJob:
         """Take the result of a chunk; the job may be complete now."""
@@ -216,7 +235,10 @@ class Schedule:
         if result.additional is not None:
             batch_size = self._groups[job.group].batch_size
             for offset, values in enumerate(result.additional):
-                if values:
+                if values and ENDED in values:
+                    row = rows.first + offset
+                    job.ended = row if job.ended is None else min(row, job.ended)
+                elif values:
                     job.add(rows.first + offset, values, batch_size)
         job.load_seconds += result.seconds
         job.open -= rows.size

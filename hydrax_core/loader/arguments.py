@@ -109,7 +109,10 @@ def check_arguments(given: Mapping[str, Any]) -> Arguments:
         for argument in fields(Arguments)
         if argument.metadata
     }
+    _check_streams(given, training=training_groups, validation=validation_groups)
     share = _share(training_groups, validation_groups, given["sharding"], given["hosts"])
+    if share.count > 1 and any(group.shards for group in (*training_groups, *validation_groups)):
+        raise ValueError("sharding: it spans several hosts, each of which would read the whole stream; use one host")
     check_in_step(share, **{name: alone[name] for name in ("placement_func", "deterministic", "on_error")})
     return Arguments(
         loader_func=loader_func,
@@ -150,6 +153,42 @@ def _check_loading(loader_func: Any, **groups: tuple[DataGroup[Any], ...]) -> bo
                     "give Dataloader(loader_func, ...) or DataGroup(loader_func=...)"
                 )
     return any(group.loader_layouts or group.augment_func for found in groups.values() for group in found)
+
+
+def _check_streams(given: Mapping[str, Any], **groups: tuple[DataGroup[Any], ...]) -> None:
+    """Refuse what a stream cannot keep: it has no length, no n-th item, and shards that workers have open."""
+    streams = [(kind, group) for kind, found in groups.items() for group in found if group.shards]
+    if not streams:
+        return
+    wrong = [
+        (name, f"{given[name]!r}: {why}")
+        for name, kept, why in (
+            ("weights", None, "the shares of a stream need its length; leave them out"),
+            ("stop", None, "there are no weights"),
+            ("batches_per_epoch", None, "an epoch ends with the stream; for validation use ('batch', n, groups)"),
+            ("deterministic", True, "a stream keeps its order; leave it out"),
+            (
+                "on_error",
+                "raise",
+                "a stream has no other item; leave it out, and have the iterable skip what is damaged",
+            ),
+            ("hosts", None, "each host would read the whole stream; have the factory read a part for each host"),
+        )
+        if given[name] is not kept and given[name] != kept
+    ]
+    if given["loader_count"] == "auto":
+        wrong.append(("loader_count", "'auto': shards would move from worker to worker; give a number"))
+    for name, why in wrong:
+        raise ValueError(f"{name}: {why}")
+    for kind, group in streams:
+        if len(groups[kind]) > 1:
+            raise ValueError(
+                f"{kind}: a stream stands alone, as nobody knows where its epoch ends; got {len(groups[kind])} groups"
+            )
+        if group.cache_location is not None:
+            raise ValueError("cache_location: a stream has no n-th item to cache; write it to files and read those")
+        if group.augment_func is not None:
+            raise ValueError("augment_func: it works behind a cache, which a stream has not; change items in load=")
 
 
 def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:

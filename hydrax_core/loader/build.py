@@ -150,6 +150,8 @@ def _job_group(
         indexed=isinstance(group.items, Source) or _is_count(guarded(group.items)),
         rows=rows,
         parts=parts,
+        shards=group.shards,
+        drops_short=group.remainder == "drop",
     )
 
 

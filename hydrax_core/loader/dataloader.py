@@ -28,7 +28,7 @@ from hydrax_core.engine.schedule import OnError
 from hydrax_core.errors import HydraxError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
-from hydrax_core.loader.epochs import Epochs, Stream
+from hydrax_core.loader.epochs import NO_LENGTH, Epochs, Stream
 from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
@@ -191,8 +191,13 @@ class Dataloader(Generic[D]):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches in an epoch."""
+        """Training batches in an epoch; of a stream, what there is room for: see ``streams``."""
         return self._arguments.plan.batches_per_epoch
+
+    @property
+    def streams(self) -> bool:
+        """Whether training is a stream, whose length nobody knows before its end."""
+        return any(group.shards for group in self._arguments.training)
 
     @property
     def batches_per_validation(self) -> int:
@@ -344,15 +349,17 @@ class Dataloader(Generic[D]):
         if not self._arguments.deterministic:
             raise ValueError("epochs(): with deterministic=False, batches of several epochs may come mixed")
         plan = self._arguments.plan
-        return Epochs(Stream(self._peek, self._step, plan, self._arguments.last_batch))
+        return Epochs(Stream(self._peek, self._step, plan, self._arguments.last_batch, self.streams))
 
     def __len__(self) -> int:
         """How many batches of the run are left.
 
         Raises:
-            TypeError: The run is endless.
+            TypeError: The run is endless, or a stream.
         """
         last, plan = self._arguments.last_batch, self._arguments.plan
+        if any(group.shards for group in self._groups):
+            raise TypeError(f"len(): {NO_LENGTH}")
         if last is None:
             raise TypeError("len(): the run is endless; give end_at, or ask batches_per_epoch")
         end = plan.number(Position(last, plan.batches_per_validation))
@@ -458,7 +465,7 @@ class Dataloader(Generic[D]):
     def _prepare_placement(self, engine: Engine) -> None:
         from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
-        totals = (self.batches_per_epoch, self.batches_per_validation)
+        totals = (self._arguments.plan.batches_per_epoch, self.batches_per_validation)
         share = self._arguments.share
         shares = list(map(Share, share.rows, share.shardings))
         self._placement = Placement(self._groups, totals, self._arguments.placement_func, shares)
@@ -564,7 +571,8 @@ class Dataloader(Generic[D]):
     def __repr__(self) -> str:
         state = "running" if self._engine is not None else "not running"
         workers = f"{self.loader_count} {self.loader_kind} workers"
-        return f"<Dataloader {state}, {self.batches_per_epoch} batches an epoch, {workers}>"
+        epoch = "of a stream" if self.streams else f"{self.batches_per_epoch} batches an epoch"
+        return f"<Dataloader {state}, {epoch}, {workers}>"
 
 
 def _watched(arguments: Arguments) -> Watched:

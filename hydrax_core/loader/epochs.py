@@ -16,9 +16,10 @@ from typing import Any, Generic, Self, TypeVar
 from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
 from hydrax_core.plan.plan import Plan, PlannedBatch, Position
 
-__all__ = ["Epoch", "Epochs", "Stream"]
+__all__ = ["NO_LENGTH", "Epoch", "Epochs", "Stream"]
 
 D = TypeVar("D")
+NO_LENGTH = "a stream has no length before its end; count its batches as they come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,14 @@ class Stream(Generic[D]):
         peek: Which batch comes next; ``None`` at the end.
         take: Takes it; the frame is the caller's, for error texts.
         last: Training batch to stop before, ``None`` for an endless run.
+        open_ended: Whether training is a stream, whose end is not known before it comes.
     """
 
     peek: Callable[[], PlannedBatch | None]
     take: Callable[[types.FrameType], TrainingBatch[D] | ValidationBatch[D] | None]
     plan: Plan
     last: int | None
+    open_ended: bool = False
 
     def bounds(self, epoch: int) -> tuple[int, int]:
         """Numbers of the batches before which an epoch's own batches end, and its last validation run."""
@@ -106,14 +109,20 @@ class Epoch(Generic[D]):
         self._length = max(0, end - max(position, self._first))
 
     def __len__(self) -> int:
-        """How many batches it had left when it began: all, but in a run that was resumed in its middle."""
+        """How many batches it had left when it began: all, but in a run that was resumed in its middle.
+
+        Raises:
+            TypeError: It is of a stream.
+        """
+        if self._stream.open_ended:
+            raise TypeError(NO_LENGTH)
         return self._length
 
     def __iter__(self) -> Iterator[TrainingBatch[D] | ValidationBatch[D]]:
         return _Batches(self._stream, self._first, self._end)
 
     def __repr__(self) -> str:
-        return f"<Epoch {self.number}: {self._length} batches>"
+        return f"<Epoch {self.number}: {'a stream' if self._stream.open_ended else f'{self._length} batches'}>"
 
 
 class Epochs(Generic[D]):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         shown_address as shown_address,
     )
     from hydrax_core.sources.sqlite_rows import sqlite as sqlite
+    from hydrax_core.sources.streams import Streamed as Streamed, stream as stream
     from hydrax_core.sources.tar_files import tar as tar
     from hydrax_core.sources.text_files import csv as csv, jsonl as jsonl, text_lines as text_lines
     from hydrax_core.sources.token_files import Tokens as Tokens, tokens as tokens
@@ -58,6 +59,7 @@ _HOMES = {
     "sources.record_files": "array_record lmdb",
     "sources.remote": "Peek is_remote peek shown_address",
     "sources.sqlite_rows": "sqlite",
+    "sources.streams": "Streamed stream",
     "sources.tar_files": "tar",
     "sources.text_files": "csv jsonl text_lines",
     "sources.token_files": "Tokens tokens",

@@ -120,10 +120,8 @@ def torch_dataset(
     source = wrap(dataset)
     if len(source) == 0:
         raise ValueError("dataset: it is empty; expected at least one item")
-    leaves = _leaves(source[example], tuple(names))
-    specs, texts, left_out = choose(
-        "columns", {name: _spec(leaf) for name, leaf in leaves.items()}, columns, additional, ragged=True
-    )
+    leaves = leaves_of(source[example], tuple(names))
+    specs, texts, left_out = choose("columns", leaf_specs(leaves), columns, additional, ragged=True)
     return make_rows(ItemRows(source, tuple(names), specs, texts), batch_size, seed, labels, left_out)
 
 
@@ -171,33 +169,49 @@ class ItemRows(RowSource):
         return len(self._source)
 
     def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
-        items = self._source.__getitems__(indices.tolist())
-        extra: list[dict[str, Any]] = []
-        for row, (index, item) in enumerate(zip(indices, items, strict=True)):
-            leaves = _leaves(item, self._names)
-            for name, array in arrays.items():
-                if name not in leaves or (value := _array(leaves[name])) is None:
-                    raise ValueError(f"item {index}: no array {name!r}; it holds {_told(leaves)}")
-                if array.dtype.hasobject:
-                    array[row] = value
-                else:
-                    put(f"item {index}: {name!r}", array[row : row + 1], value[None])
-            extra.append({name: leaves.get(name) for name in self.additional})
-        return extra if self.additional else None
+        numbers = indices.tolist()
+        items = self._source.__getitems__(numbers)
+        if len(items) != len(numbers):
+            raise ValueError(f"__getitems__: expected {len(numbers)} items, got {len(items)}")
+        where = [f"item {number}" for number in numbers]
+        return fill_items(where, items, self._names, arrays, self.additional)
 
     def fingerprint(self) -> str | None:
         name = self._source.fingerprint()
         return None if name is None else f"{name} {self._names}"
 
 
-def _leaves(item: Any, names: tuple[str, ...], prefix: str = "") -> Mapping[str, Any]:
+def fill_items(
+    where: Sequence[str] | str, items: Sequence[Any], names: tuple[str, ...], arrays: Arrays, additional: Sequence[str]
+) -> list[dict[str, Any]] | None:
+    """Fill arrays with the values of items, and return the others that are asked for; ``where`` is for errors."""
+    extra: list[dict[str, Any]] = []
+    for row, item in enumerate(items):
+        leaves, told = leaves_of(item, names), where if isinstance(where, str) else where[row]
+        for name, array in arrays.items():
+            if name not in leaves or (value := _array(leaves[name])) is None:
+                raise ValueError(f"{told}: no array {name!r}; it holds {_told(leaves)}")
+            if array.dtype.hasobject:
+                array[row] = value
+            else:
+                put(f"{told}: {name!r}", array[row : row + 1], value[None])
+        extra.append({name: leaves.get(name) for name in additional})
+    return extra if additional else None
+
+
+def leaf_specs(leaves: Mapping[str, Any]) -> Mapping[str, ArraySpec | str]:
+    """The array of each value, or why it is none."""
+    return {name: _spec(leaf) for name, leaf in leaves.items()}
+
+
+def leaves_of(item: Any, names: tuple[str, ...], prefix: str = "") -> Mapping[str, Any]:
     """The values of an item by name."""
     parts = _parts(item, () if prefix else names)
     if parts is None:
         return MappingProxyType({prefix.removesuffix("/") or (names[0] if names else "data"): item})
     leaves: dict[str, Any] = {}
     for name, part in parts:
-        leaves.update(_leaves(part, names, f"{prefix}{name}/"))
+        leaves.update(leaves_of(part, names, f"{prefix}{name}/"))
     return MappingProxyType(leaves)
 
 

@@ -10,7 +10,7 @@ import os
 import selectors
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -150,10 +150,10 @@ class WorkerPool:
         while self._leaving and time.monotonic() > self._leaving[0][1]:
             self._leaving.pop(0)[0].join(0)
 
-    def least_busy(self) -> WorkerHandle | None:
-        """The worker with the least work in hand, or ``None`` when all have enough."""
+    def least_busy(self, but: Collection[int] = ()) -> WorkerHandle | None:
+        """The worker with the least work in hand, or ``None`` when all have enough, but for these numbers."""
         return min(
-            (handle for handle in self.handles if handle.has_room),
+            (handle for handle in self.handles if handle.has_room and handle.worker.number not in but),
             key=lambda handle: (handle.backlog, len(handle.sent)),
             default=None,
         )
