@@ -47,7 +47,7 @@ _HOMES = {
     "loader.dataloader": "Dataloader",
     "errors": "BatchAddress BatchClosedError BatchTimeoutError BatchesHeldError CacheBusyError CacheError "
     "CacheMismatchError HostMismatchError HydraxError LoaderError NotACacheError PlacementError "
-    "StateMismatchError WorkerDiedError WorkerError WorkerStartError",
+    "StateMismatchError StreamError WorkerDiedError WorkerError WorkerStartError",
     "data.group": "DataGroup",
     "data.source": "Items Source",
     "data.layout": "ArrayLayout ArraySpec Ragged",
