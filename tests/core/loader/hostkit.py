@@ -52,7 +52,8 @@ def run_hosts(count, *settings, seconds=120, until=None):
     finally:
         for host in hosts:
             host.kill()
-            host.wait()
+            with host:  # which closes its pipes
+                pass
     for host, (_, errors) in zip(hosts, answers, strict=True):
         assert host.returncode == 0, errors
     return [json.loads(output.splitlines()[-1]) for output, _ in answers]
