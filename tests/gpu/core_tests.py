@@ -79,10 +79,10 @@ def _missing(file):
 
 
 def _start(files, at):
-    options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={at}.xml"]
+    options = ["-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={at}.xml"]
     with at.with_suffix(".out").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *options, "-v", *files], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
         )
     return process, at
 
