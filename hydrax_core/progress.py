@@ -70,7 +70,7 @@ def _tracked(loader: Iterable[BatchT], style: Style, file: TextIO) -> Iterator[B
 
 
 class _Display(Protocol):
-    def show(self, current: Pass, done: int, total: int, ended: list[Pass]) -> None: ...
+    def show(self, current: Pass, done: int, total: int | None, ended: list[Pass]) -> None: ...
     def end(self, done: Pass) -> None: ...
     def close(self) -> None: ...
 
@@ -109,11 +109,12 @@ class _Lines:
         self._file = file
         self._told = time.monotonic()
 
-    def show(self, current: Pass, done: int, total: int, ended: list[Pass]) -> None:
+    def show(self, current: Pass, done: int, total: int | None, ended: list[Pass]) -> None:
         for one in ended:
             self.end(one)
         if not ended and time.monotonic() - self._told >= _LINE_SECONDS:
-            self._write(f"{current.name}: {done:,} of {total:,} batches, {_rates(current)}")
+            of = "" if total is None else f" of {total:,}"
+            self._write(f"{current.name}: {done:,}{of} batches, {_rates(current)}")
 
     def end(self, done: Pass) -> None:
         self._write(_line(done))
@@ -152,7 +153,7 @@ class _Terminal:
         self._tasks: dict[str, Any] = {}
         self._bars.start()
 
-    def show(self, current: Pass, done: int, total: int, ended: list[Pass]) -> None:
+    def show(self, current: Pass, done: int, total: int | None, ended: list[Pass]) -> None:
         rates = _rates(current)
         if current.name not in self._tasks:
             indent = "" if current.kind == "training" else "  "
@@ -179,7 +180,7 @@ class _Notebook:
         self._file = file
         self._bars: dict[str, Any] = {}
 
-    def show(self, current: Pass, done: int, total: int, ended: list[Pass]) -> None:
+    def show(self, current: Pass, done: int, total: int | None, ended: list[Pass]) -> None:
         bar = self._bars.get(current.name)
         if bar is None:
             stays = current.kind == "training"

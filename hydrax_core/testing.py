@@ -95,8 +95,10 @@ def check_loader(
         seed: The seed to try beside ``None``.
 
     Raises:
-        TypeError: There is no loader.
+        TypeError: There is no loader, or the group is a stream, which has no items by number.
     """
+    if group.shards:
+        raise TypeError("group: a stream has no items by number to try")
     tried = _spread(len(group)) if indices is None else list(indices)
     check = _check(_loader(loader_func, group), group)
     findings = []
@@ -130,7 +132,7 @@ def check_run(
     for kind, groups in kinds.items():
         for number, group in enumerate(groups):
             function = group.loader_func or loader._arguments.loader_func  # noqa: SLF001  no other part needs it
-            if function is None or not group.loader_layouts:
+            if function is None or not group.loader_layouts or group.shards:
                 continue
             tried = _spread(len(group), items)
             places[kind, len(checked[kind])] = number, tried

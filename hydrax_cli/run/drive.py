@@ -85,6 +85,8 @@ class _Run:
         self.step_seconds = step_seconds
         self.passes = Passes(ordered=loader.deterministic)
         self.first: Stats | None = None
+        self.last: tuple[int, int] | None = None
+        """Epoch and batch behind the last training batch."""
         self._reporter = reporter
 
     def consume(self, before: float) -> None:
@@ -98,6 +100,8 @@ class _Run:
                 time.sleep(self.step_seconds)
             now = time.perf_counter()
             ended = self.passes.add(batch, now - before, idle_seconds)
+            if batch.address.kind == "training":
+                self.last = batch.address.epoch, batch.progress
             self._reporter.batch(batch, self.passes, ended)
             if self.first is None:
                 self.first = self.loader.stats()
@@ -110,6 +114,8 @@ class _Run:
 def _result(planned: PlannedRun, run: _Run, stats: Stats, failure: HydraxError | None) -> RunResult:
     plan = planned.plan
     epoch, batch = divmod(plan.first_batch + stats.training_batches, plan.batches_per_epoch)
+    if plan.streams() and run.last is not None:
+        epoch, batch = run.last
     interrupted = run.loader.interrupted
     if failure is not None:
         line = f"failed: {_first_line(failure)}"

@@ -89,7 +89,8 @@ class PlainReporter(Reporter):
             self._next_line = now + _LINE_SECONDS
             items = f"{many(passes.items, 'item')} so far"
             assert passes.current is not None
-            self._write([f"{passes.current.name}: batch {batch.progress} of {batch.progress_total}, {items}"])
+            of = "" if batch.progress_total is None else f" of {batch.progress_total}"
+            self._write([f"{passes.current.name}: batch {batch.progress}{of}, {items}"])
 
     def finish(self, result: RunResult, ended: Iterable[Pass]) -> None:
         self._write(pass_line(done) for done in ended)
@@ -148,7 +149,7 @@ class _Bars(Progress):
             expand=True,
         )
         self._window: deque[tuple[float, int, int, float]] = deque()
-        self._epoch = self.add_task("epoch", total=plan.plan.batches_per_epoch)
+        self._epoch = self.add_task("epoch", total=None if plan.plan.streams() else plan.plan.batches_per_epoch)
         self._whole = self.add_task("whole run", total=plan.batches)
 
     def show(self, now: float, batch: Batch[Any], passes: Passes) -> None:
@@ -182,4 +183,5 @@ class _CountColumn(ProgressColumn):
     """``12/22``."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{count(int(task.completed))}/{count(int(task.total or 0))}", style="dim")
+        of = "" if task.total is None else f"/{count(int(task.total))}"
+        return Text(f"{count(int(task.completed))}{of}", style="dim")

@@ -64,8 +64,10 @@ class PlannedRun:
     tuned: tuple[str, ...]
 
     @property
-    def batches(self) -> int:
-        """Batches of the whole run."""
+    def batches(self) -> int | None:
+        """Batches of the whole run; ``None`` of a stream."""
+        if self.plan.streams() or self.plan.streams("validation"):
+            return None
         return (self.plan.training_batches or 0) + (self.plan.validation_batches or 0)
 
     @property

@@ -41,7 +41,7 @@ class Known(NamedTuple):
         own: Which rows of the batch this host loaded; ``None`` for all.
         spread: Whether the arrays span the rows of all hosts.
         lengths: Length of each array that is trimmed to its longest row.
-        total: Batches in its epoch (or validation run).
+        total: Batches in its epoch (or validation run); ``None`` of a stream.
         store: Stores it in the cache, see ``GroupCaches.store``; ``None`` where there is nothing to store.
     """
 
@@ -51,7 +51,7 @@ class Known(NamedTuple):
     own: Indices | None
     spread: bool
     lengths: Mapping[str, int]
-    total: int
+    total: int | None
     mask: Callable[[], jax.Array]
     store: Callable[..., None] | None
 
@@ -333,8 +333,8 @@ class Batch(ABC, Generic[D]):
         return self.address.epoch_batch + 1
 
     @property
-    def progress_total(self) -> int:
-        """Batches in the epoch (or validation run)."""
+    def progress_total(self) -> int | None:
+        """Batches in the epoch (or validation run); ``None`` of a stream."""
         return self._open.total
 
     @property

@@ -364,7 +364,7 @@ class Placement:
         if not host.cached and group.batch_layouts[True] and not group.cache_readonly and self.store is not None:
             store = partial(self.store, bare)
         rows = group.batch_size if share.rows is None or spread else len(share.rows)
-        total = self._totals[kind == "validation"]
+        total = None if group.shards else self._totals[kind == "validation"]
         lengths = shape.by_name(group)
         known = Known(bare, group, rows, share.rows, spread, lengths, total, partial(placer.mask, size), store)
         made = TrainingBatch if kind == "training" else ValidationBatch

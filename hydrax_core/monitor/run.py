@@ -74,6 +74,7 @@ class GroupPlan:
         rows: Rows an epoch, where they are drawn, or packed, of items; else ``None``.
         fill: Which part of packed rows is no padding, 0 to 1; ``None`` where rows are not packed.
         augmented: Whether an ``augment_func`` makes them anew in every epoch.
+        shards: Shards of a stream: nobody knows its items and batches, which are then what there is room for; else 0.
     """
 
     kind: Kind
@@ -90,6 +91,7 @@ class GroupPlan:
     rows: int | None = None
     fill: float | None = None
     augmented: bool = False
+    shards: int = 0
 
     @property
     def name(self) -> str:
@@ -105,7 +107,7 @@ class GroupPlan:
     def left_out(self) -> int:
         """Items, or rows of items, that no batch of an epoch holds, as they do not fill one."""
         rows = self.items if self.rows is None else self.rows
-        return max(0, rows - self.batches * self.batch_size)
+        return 0 if self.shards else max(0, rows - self.batches * self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ class RunPlan:
 
     Attributes:
         groups: Training before validation.
-        batches_per_epoch: Training batches.
-        batches_per_validation: Validation batches of one validation run.
+        batches_per_epoch: Training batches; of a stream, what there is room for.
+        batches_per_validation: Validation batches of one validation run; the same.
         validation_interval: Training batches between two validation runs; 0 without validation.
         first_batch: Number of the first training batch.
         last_batch: Number of the training batch to stop before; ``None`` for an endless run.
@@ -139,14 +141,20 @@ class RunPlan:
         """Seeds of the training groups."""
         return tuple(group.seed for group in self.groups if group.kind == "training")
 
+    def streams(self, kind: str = "training") -> bool:
+        """Whether training, or validation, is a stream."""
+        return any(group.shards for group in self.groups if group.kind == kind)
+
     @property
     def training_batches(self) -> int | None:
-        """Training batches of the whole run; ``None`` for an endless one."""
-        return None if self.last_batch is None else max(0, self.last_batch - self.first_batch)
+        """Training batches of the whole run; ``None`` for an endless one, and of a stream."""
+        return None if self.last_batch is None or self.streams() else max(0, self.last_batch - self.first_batch)
 
     @property
     def validation_batches(self) -> int | None:
-        """Validation batches of the whole run; ``None`` for an endless one."""
+        """Validation batches of the whole run; ``None`` for an endless one, and with a stream."""
+        if self.streams() or self.streams("validation"):
+            return None
         if self.last_batch is None or not self.validation_interval:
             return 0 if self.last_batch is not None else None
         runs = self.last_batch // self.validation_interval - self.first_batch // self.validation_interval
@@ -373,6 +381,7 @@ def _group(kind: Kind, index: int, group: DataGroup[Any]) -> GroupPlan:
         rows=None if group.rows is None else group.rows.size,
         fill=None if group.rows is None else group.rows.fill,
         augmented=group.augment_func is not None,
+        shards=group.shards,
     )
 
 

@@ -200,8 +200,16 @@ class _Reading(NamedTuple):
     additional: tuple[str, ...]
 
 
-class StreamItems(Source[Any]):
-    """The items of a stream by epoch, shard and place, cheap in their order only; each process opens its own shards."""
+class StreamPlace(NamedTuple):
+    """Where an item of a stream stands: what ``batch.data`` has of it."""
+
+    epoch: int
+    shard: int
+    item: int
+
+
+class StreamItems(Source[StreamPlace]):
+    """The items of a stream by epoch, shard and place; each process opens the shards that it reads."""
 
     def __init__(
         self,
@@ -221,8 +229,9 @@ class StreamItems(Source[Any]):
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, index: int) -> Any:
-        raise TypeError(f"a stream has no item by number ({index}): only its workers read it, in its order")
+    def __getitem__(self, index: int) -> StreamPlace:
+        """Where an item stands: only the workers read it, in its order."""
+        return self._place(index)
 
     def fingerprint(self) -> str:
         """Its name, and how it is read: what it gives is not known."""
@@ -234,14 +243,17 @@ class StreamItems(Source[Any]):
         Raises:
             RuntimeError: The iterable raised.
         """
-        reading = self.reading
-        epoch, row = divmod(int(indices[0]), ROOM)
-        turn, offset = divmod(row, reading.batch_size)
-        shard, start = turn % reading.shards, turn // reading.shards * reading.batch_size + offset
+        epoch, shard, start = self._place(int(indices[0]))
         found = self._shards.get(shard)
         if found is None or found.about != (epoch, shuffled) or start < found.first_kept:
             found = self._shards[shard] = _Shard(self, shard, epoch, shuffled=shuffled)
         return found.take(start, len(indices))
+
+    def _place(self, index: int) -> StreamPlace:
+        epoch, row = divmod(index, ROOM)
+        turn, offset = divmod(row, self.reading.batch_size)
+        rounds, shard = divmod(turn, self.reading.shards)
+        return StreamPlace(epoch, shard, rounds * self.reading.batch_size + offset)
 
     def put(
         self, items: Sequence[Any], arrays: Mapping[str, npt.NDArray[Any]], seeds: Sequence[int] | None

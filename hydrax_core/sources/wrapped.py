@@ -80,7 +80,7 @@ def wrap(items: Any) -> Source[Any]:
     if isinstance(items, str | bytes | Mapping) or not (hasattr(items, "__len__") and hasattr(items, "__getitem__")):
         raise TypeError(
             f"wrap: expected an object with __len__ and integer indices, got {shorten(items, 80)}; "
-            "data without a length (an IterableDataset, a generator) has no n-th item"
+            "data without a length (an IterableDataset, a generator) is read by hydrax_core.sources.stream"
         )
     return Wrapped(items)
 

@@ -171,19 +171,25 @@ class ProgressPanel(FramePanel):
         else:
             number = plan.first_batch
             epoch, done = divmod(number, plan.batches_per_epoch)
-        lines = [self._line(f"epoch {count(epoch)}", done, plan.batches_per_epoch, "$text-primary")]
-        if plan.last_batch is None or number > plan.last_batch:
-            lines.append(self._text("run", f"{many(number, 'batch', 'batches')}, endless"))
-        else:
-            lines.append(self._line("run", number, plan.last_batch, "$text-primary"))
+        lines = self._training(plan, epoch, done, number)
         if plan.validation_interval:
             if current is not None and current.kind == "validation":
                 name = f"validation {count(current.epoch)}"
                 lines.append(self._line(name, current.epoch_batch + 1, plan.batches_per_validation, "$text-accent"))
+            elif plan.streams():
+                lines.append(self._text("validation", "when the stream, or its turn, ends"))
             else:
                 rest = plan.validation_interval - number % plan.validation_interval
                 lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
         return Content("\n").join([*lines, *self._data(plan, self.content_size.width)])
+
+    def _training(self, plan: RunPlan, epoch: int, done: int, number: int) -> list[Content]:
+        if plan.streams():  # nobody knows how many there will be
+            return [self._text(f"epoch {count(epoch)}", f"{many(done, 'batch', 'batches')} of a stream")]
+        lines = [self._line(f"epoch {count(epoch)}", done, plan.batches_per_epoch, "$text-primary")]
+        if plan.last_batch is None or number > plan.last_batch:
+            return [*lines, self._text("run", f"{many(number, 'batch', 'batches')}, endless")]
+        return [*lines, self._line("run", number, plan.last_batch, "$text-primary")]
 
     def _line(self, name: str, done: int, total: int, style: str) -> Content:
         numbers = f"{count(done)} / {count(total)}"

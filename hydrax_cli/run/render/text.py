@@ -77,6 +77,8 @@ def plan_groups(run: PlannedRun) -> Iterator[tuple[GroupPlan, CachePlan | None, 
 
 
 def batches_text(group: GroupPlan) -> str:
+    if group.shards:
+        return f"a stream in {many(group.shards, 'shard')}, in batches of {count(group.batch_size)}"
     things = many(group.items, "item")
     if group.rows is not None:
         what = f"of {things}" if group.fill is None else f"{group.fill:.1%} full"
@@ -93,6 +95,8 @@ def order_text(group: GroupPlan) -> str:
     augmented = ", augmented behind the loader" if group.augmented else ""
     if group.kind == "validation":
         return f"in the order of the data{augmented}"
+    if group.shards:
+        return f"seed {group.seed}, in the order of the stream, shuffled within its buffer"
     first = "the first shuffled" if group.shuffle_first else "first epoch: in the order of the data"
     return f"seed {group.seed}, {_SHUFFLES[group.shuffle_later]}, {first}{augmented}"
 
@@ -119,8 +123,12 @@ def plan_facts(run: PlannedRun) -> Iterator[tuple[str, str]]:
     plan = run.plan
     yield from run.notes
     epoch = many(plan.batches_per_epoch, "training batch", "training batches")
+    if plan.streams():
+        epoch = "training batches until the stream ends"
     if plan.validation_interval:
         validation = many(plan.batches_per_validation, "validation batch", "validation batches")
+        if plan.streams("validation"):
+            validation = "validation batches until their stream ends"
         epochs, rest = divmod(plan.validation_interval, plan.batches_per_epoch)
         if rest:
             every = f"; after every {count(plan.validation_interval)} of them {validation}"
@@ -146,11 +154,16 @@ def _plural(kind: str) -> str:
 
 def _run_text(plan: RunPlan) -> str:
     assert plan.last_batch is not None
-    assert plan.training_batches is not None
-    amount = many(plan.training_batches, "training batch", "training batches")
+    first, offset = divmod(plan.first_batch, plan.batches_per_epoch)
+    if plan.training_batches is None:
+        most = plan.last_batch - plan.first_batch
+        amount = (
+            "to its end" if most % plan.batches_per_epoch == 0 or offset else f"at most {count(most)} training batches"
+        )
+    else:
+        amount = many(plan.training_batches, "training batch", "training batches")
     if plan.validation_batches:
         amount += f", {many(plan.validation_batches, 'validation batch', 'validation batches')}"
-    first, offset = divmod(plan.first_batch, plan.batches_per_epoch)
     last = max(first, (plan.last_batch - 1) // plan.batches_per_epoch)
     epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
     return f"{epochs}{f' from batch {offset}' if offset else ''}: {amount}"

@@ -15,7 +15,7 @@ from hydrax_core.monitor.stats import Stats
 
 __all__ = ["VERSION", "ArrayHead", "Ask", "Bye", "Hello", "Moment", "Refusal", "Sample", "Trouble"]
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

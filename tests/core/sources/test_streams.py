@@ -1,5 +1,7 @@
 """Streams: each item of each shard once an epoch, the same whatever the workers; ends, errors and restarts."""
 
+import io
+import json
 import os
 import random
 import signal
@@ -10,10 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hydrax_cli.main import run_command_line
 from hydrax_core import DataGroup, Dataloader, pack
 from hydrax_core.errors import LoaderError, StateMismatchError, StreamError
+from hydrax_core.progress import track
 from hydrax_core.sources import stream
 from hydrax_core.sources.streams import ROOM, _shuffled
+from hydrax_core.testing import check_loader
 
 
 def counting(size):
@@ -185,7 +190,12 @@ def test_what_yields_nothing_is_refused():
 
 
 def test_some_shards_may_be_empty():
-    assert run(stream(counting(2), shards=5, batch_size=3).training) == [(0, 0, [0]), (0, 1, [1])]
+    group = stream(counting(2), shards=5, batch_size=3).training
+    assert run(group) == [(0, 0, [0]), (0, 1, [1])]
+    with Dataloader(group, loader_kind="inline") as loader:
+        batches = [next(loader) for _ in range(3)]
+        assert [batch.data for batch in batches] == [((0, 0, 0),), ((0, 1, 0),), ((1, 0, 0),)]
+        assert [batch.progress_total for batch in batches] == [None] * 3
 
 
 def test_validation_is_in_order_and_may_stand_beside_other_training():
@@ -251,8 +261,8 @@ def test_groups_that_a_stream_cannot_be_are_refused(tmp_path):
         group.replace(batch_size=5)
     with pytest.raises((ValueError, TypeError)):
         pack(group, [1] * 10, length=4)
-    with pytest.raises(TypeError, match="a stream has no item by number"):
-        group[0]
+    with pytest.raises(TypeError, match="no items by number"):
+        check_loader(None, group)
 
 
 @pytest.mark.parametrize(
@@ -289,3 +299,33 @@ def test_a_state_of_another_stream_is_refused():
         with pytest.raises(StateMismatchError):
             Dataloader(stream(counting(10), batch_size=4, **other).training).load_state_dict(state)
     assert state["training_batches"] < ROOM
+
+
+def test_the_commands_and_a_bar_show_no_total(tmp_path, capsys):
+    (tmp_path / "target.py").write_text(
+        "from hydrax_core import Dataloader\nfrom hydrax_core.sources import stream\n"
+        "group = stream(lambda: ({'x': n} for n in range(100)), batch_size=16).training\n"
+        "def make(): return Dataloader(group, validation=('epoch', 1, group))\n"
+    )
+    assert run_command_line(["run", f"{tmp_path}/target.py:make", "--epochs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "training 0: a stream in 1 shard, in batches of 16; seed 0, in the order of the stream" in told
+    assert "epoch: training batches until the stream ends, then validation batches until their stream ends" in told
+    assert "epoch 1: 7 batches, 100 items" in told
+    assert "validation 1: 7 batches, 100 items" in told
+    assert str(ROOM // 16)[:6] not in told.replace(",", "")
+    lines = io.StringIO()
+    with Dataloader(stream(counting(9), batch_size=4).training, loader_kind="inline", end_at=("epoch", 2)) as loader:
+        assert len(list(track(loader, style="lines", file=lines))) == 6
+    assert "epoch 1: 3 batches, 9 items" in lines.getvalue()
+
+
+def test_a_run_starts_in_the_middle_of_an_epoch(tmp_path, capsys):
+    (tmp_path / "target.py").write_text(
+        "from hydrax_core import Dataloader\nfrom hydrax_core.sources import stream\n"
+        "group = stream(lambda: ({'x': n} for n in range(100)), batch_size=16).training\n"
+        "loader = Dataloader(group, end_at=('epoch', 3))\n"
+    )
+    assert run_command_line(["run", f"{tmp_path}/target.py:loader", "--start", "1:5", "--digest", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["training_batches"] == 2 + 7
