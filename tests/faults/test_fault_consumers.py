@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faultkit import KINDS, LARGE, contents, group, limit, rounds, undisturbed, wait_until
+from faultkit import KINDS, LARGE, contents, group, limit, rounds, undisturbed
 from faultloads import fill
+from waiting import wait_until
 
 from hydrax_core import BatchesHeldError, BatchTimeoutError, Dataloader, HydraxError, PlacementError
 

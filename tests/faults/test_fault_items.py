@@ -12,8 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, rounds, timed_out, undisturbed, wait_until
+from faultkit import ARRAYS, KINDS, collect, contents, group, indices, limit, rounds, timed_out, undisturbed
 from faultloads import fill
+from waiting import wait_until
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, WorkerDiedError, WorkerStartError, batched
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faultkit import contents, group, limit, python, rounds, start_python, undisturbed, wait_until
+from faultkit import contents, group, limit, python, rounds, start_python, undisturbed
 from faultloads import fill, socket_of_worker
+from waiting import wait_until
 
 from hydrax_core import Dataloader, LoaderError
 

@@ -8,7 +8,8 @@ import select
 import signal
 
 import pytest
-from faultkit import limit, python, start_python, wait_until
+from faultkit import limit, python, start_python
+from waiting import wait_until
 
 pytestmark = limit(30)
 

@@ -13,8 +13,9 @@ import threading
 
 import numpy as np
 import pytest
-from faultkit import ARRAYS, LARGE, content, contents, group, limit, python, start_python, undisturbed, wait_until
+from faultkit import ARRAYS, LARGE, content, contents, group, limit, python, start_python, undisturbed
 from faultloads import fill
+from waiting import wait_until
 from watchkit import Watch, only_run
 
 from hydrax_core import DataGroup, Dataloader, LoaderError

@@ -3,6 +3,8 @@
 import select
 import time
 
+from waiting import wait_until
+
 from hydrax_core.monitor.client import Connection, find_runs
 from hydrax_core.monitor.protocol.messages import Ask, Hello, Moment, Sample
 from hydrax_core.monitor.protocol.wire import arrays_of
@@ -12,14 +14,8 @@ TIMEOUT = 20.0
 
 def only_run(name=None):
     """The run that can be watched, as soon as there is one (of that name)."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        found = [run for run in find_runs() if name is None or run.name == name]
-        if found:
-            (run,) = found
-            return run
-        assert time.monotonic() < deadline, "no run can be watched"
-        time.sleep(0.005)
+    (run,) = wait_until(lambda: [run for run in find_runs() if name is None or run.name == name])
+    return run
 
 
 class Watch:

@@ -7,14 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from inspect_support import TIMEOUT, Watcher, asynchronous, shows, table, texts, until
-from test_inspect_command import ENVIRONMENT, PROGRAM, Terminal
+from test_inspect_command import ENVIRONMENT, PROGRAM, Terminal, Tmux
+from waiting import wait_until
 
 from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.command import inspect
@@ -96,14 +96,13 @@ def training(*arguments, program=("-c", TRAINING), **environment):
 
 def runs_of(*processes):
     """The runs of these processes, as soon as all of them have come to a batch."""
-    deadline = time.monotonic() + TIMEOUT
-    while True:
-        found = [run for run in find_runs() if run.pid in {process.pid for process in processes}]
-        if len(found) == len(processes) and all(run.hello and run.hello.place for run in found):
-            return found
-        assert time.monotonic() < deadline, found
+
+    def found():
         assert all(process.poll() is None for process in processes), processes[0].communicate()
-        time.sleep(0.02)
+        runs = [run for run in find_runs() if run.pid in {process.pid for process in processes}]
+        return len(runs) == len(processes) and all(run.hello and run.hello.place for run in runs) and runs
+
+    return wait_until(found, TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -333,10 +332,7 @@ def test_the_digits_are_trained_on_when_an_app_is_killed_and_an_app_outlives_the
             app.until(lambda: b"running" in app.output)
             app.process.kill()
             before = find_runs()[0].hello.place[1]
-            deadline = time.monotonic() + TIMEOUT
-            while find_runs()[0].hello.place[1] < before + 3:
-                assert time.monotonic() < deadline, "the training does not go on"
-                time.sleep(0.02)
+            wait_until(lambda: find_runs()[0].hello.place[1] >= before + 3)
         finally:
             app.close()
         app = Terminal("--attach", "train_digits")
@@ -356,25 +352,16 @@ def test_beside_a_training_in_a_real_terminal(flowers, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    def tmux(*arguments):
-        command = ["tmux", "-S", str(tmp_path / "tmux"), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
-
-    def until_it_shows(text):
-        deadline = time.monotonic() + TIMEOUT
-        while text not in (screen := tmux("capture-pane", "-p", "-t", "app")):
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.05)
-
+    tmux = Tmux(tmp_path / "tmux")
     app = f"{sys.executable} {program} --attach {flowers.pid}"
     shell = f"for key in 1 2; do {app}; echo $key: left with $?; read line; done; cat"
     tmux("-f", "/dev/null", "new-session", "-d", "-x", "110", "-y", "35", "-s", "app", shell)
     try:
         for key, after in (("C-c", "1: left with 0"), ("q", "2: left with 0")):
-            until_it_shows(f"◉ live · pid {flowers.pid}")
-            until_it_shows("► running")
+            tmux.until(f"◉ live · pid {flowers.pid}")
+            tmux.until("► running")
             tmux("send-keys", "-t", "app", key)
-            until_it_shows(after)
+            tmux.until(after)
             tmux("send-keys", "-t", "app", "typed and read", "Enter")
     finally:
         tmux("kill-server")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from waiting import wait_until
 
 from hydrax_cli.inspect.command import inspect
 from hydrax_core import DataGroup
@@ -248,42 +249,48 @@ def test_a_defect_that_ends_the_app_is_shown_and_no_success(terminal, target):
     assert b"ZeroDivisionError" in started.output[started.output.rindex(b"\x1b[?1049l") :]
 
 
+class Tmux:
+    """A real terminal without a screen: runs commands of tmux, and waits for what the app shows."""
+
+    def __init__(self, socket):
+        self.socket = str(socket)
+
+    def __call__(self, *arguments):
+        command = ["tmux", "-S", self.socket, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout
+
+    def until(self, text):
+        """The screen, as soon as it has that text."""
+
+        def screen():
+            return self("capture-pane", "-p", "-t", "app")
+
+        return wait_until(lambda: text in (found := screen()) and found, TIMEOUT, screen)
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_it_works_in_tmux_and_follows_its_size(tmp_path, target):
-    socket = str(tmp_path / "tmux")
-
-    def tmux(*arguments):
-        command = ["tmux", "-S", socket, *arguments]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT)
-        return done.stdout
-
-    def until(text):
-        deadline = time.monotonic() + TIMEOUT
-        while text not in (screen := tmux("capture-pane", "-p", "-t", "app")):
-            assert time.monotonic() < deadline, screen
-            time.sleep(0.05)
-        return screen
-
+    tmux = Tmux(tmp_path / "tmux")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = f"{sys.executable} {program} {target} --speed 20 --workers 1; echo left with $?; cat"
     tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-s", "app", command)
     try:
-        screen = until("► running")
+        screen = tmux.until("► running")
         assert len(max(screen.splitlines(), key=len)) <= 80
         tmux("send-keys", "-t", "app", "Space")
-        until("‖ paused")
+        tmux.until("‖ paused")
         tmux("resize-window", "-t", "app", "-x", "150", "-y", "45")
-        screen = until("╭─ progress")
+        screen = tmux.until("╭─ progress")
         assert "╭─ log" in screen
         tmux("send-keys", "-t", "app", "Enter")
-        until("values of x")
+        tmux.until("values of x")
         tmux("send-keys", "-t", "app", "Escape")
-        until("╭─ progress")
+        tmux.until("╭─ progress")
         tmux("resize-window", "-t", "app", "-x", "40", "-y", "10")
-        until("60x18 at least")
+        tmux.until("60x18 at least")
         tmux("send-keys", "-t", "app", "C-c")
-        until("left with 0")
+        tmux.until("left with 0")
     finally:
         tmux("kill-server")
 

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
+
+from waiting import wait_until
 
 ENVIRONMENT = {**os.environ, "HYDRAX_PORTABLE": "1"}
 
@@ -14,13 +15,6 @@ ENVIRONMENT = {**os.environ, "HYDRAX_PORTABLE": "1"}
 def start(code, *arguments):
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def alive(pid):

@@ -3,12 +3,12 @@
 import functools
 import gc
 import threading
-import time
 
 import jax
 import numpy as np
 import pytest
 from loaderkit import KINDS, group, inline, load, load_many, records
+from waiting import wait_until
 
 from hydrax_core import Dataloader, TrainingBatch, ValidationBatch, batched
 
@@ -200,10 +200,7 @@ def test_a_loader_that_dies_in_its_own_thread_is_closed_all_the_same():
     reached.wait(10)
     del loader
     collect.set()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > threads:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: threading.active_count() <= threads)
 
 
 def test_batched_is_known_through_partial_too():
