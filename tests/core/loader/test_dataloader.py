@@ -165,11 +165,6 @@ def test_all_kinds_and_worker_counts_give_the_same_batches():
     assert sorted(map(repr, unordered)) == sorted(map(repr, expected))
 
 
-def test_a_loader_in_use_cannot_be_entered_again():
-    with inline() as loader, pytest.raises(RuntimeError, match="in use by another"), loader:
-        pass
-
-
 def test_iterating_without_with_works_and_closes_at_the_end():
     loader = inline(loader_kind="thread")
     assert len(list(loader)) == 5

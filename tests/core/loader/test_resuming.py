@@ -86,9 +86,3 @@ def test_a_state_of_other_items_is_refused():
     state = inline(DataGroup(4, list(range(20)), loader_arrays=ARRAYS)).state_dict()
     with pytest.raises(StateMismatchError, match="data: saved"):
         inline(DataGroup(4, [*range(19), 77], loader_arrays=ARRAYS)).load_state_dict(state)
-
-
-@pytest.mark.parametrize("state", [5, {}, {"version": 1}, None])
-def test_what_is_no_state_is_refused(state):
-    with pytest.raises(TypeError, match="state: expected what state_dict"):
-        inline().load_state_dict(state)
