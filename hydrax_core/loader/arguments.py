@@ -174,7 +174,7 @@ def _check_streams(given: Mapping[str, Any], **groups: tuple[DataGroup[Any], ...
             ),
             ("hosts", None, "each host would read the whole stream; have the factory read a part for each host"),
         )
-        if given[name] is not kept and given[name] != kept
+        if given[name] is not None and (kept is None or given[name] != kept)
     ]
     if given["loader_count"] == "auto":
         wrong.append(("loader_count", "'auto': shards would move from worker to worker; give a number"))

@@ -62,6 +62,8 @@ _PIECE = 4 << 20
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _QUERY, _LOGIN = re.compile(r"(://[^\s?'\"]*)\?[^\s'\")]*"), re.compile(r"://[^\s/'\"@]*@")
 _SHORTEST_SECRET = 4
+_chance = random.Random()  # noqa: S311  of its own, as that of the process is the user's
+_warned: list[str] = []
 _log = logging.getLogger("hydrax")
 
 
@@ -112,7 +114,8 @@ def is_remote(path: Any) -> bool:
 
 def shown_address(address: str) -> str:
     """An address without credentials: without user, password, and all behind a ``?``."""
-    return _LOGIN.sub("://", address.partition("?")[0].partition("#")[0])
+    bare = address.partition("?")[0].partition("#")[0]
+    return bare if bare.startswith("abfs") and ":" not in bare.partition("@")[0][8:] else _LOGIN.sub("://", bare)
 
 
 def find_remote(argument: str, address: str, suffixes: Sequence[str]) -> list[RemoteFile]:
@@ -343,11 +346,18 @@ def _asking(place: str, shown: str, ask: Callable[[Store], T]) -> T:
             told = _clean(str(error), place)
             if attempt == ATTEMPTS:
                 raise OSError(f"{shown}: failed {ATTEMPTS} times, at last: {told}") from None
-            _log.debug("%s: attempt %d failed: %s", shown, attempt, told)
-            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311  no secret
+            _warn_once(shown, told)
+            time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * _chance.uniform(0.5, 1))
         except OSError as error:
             raise type(error)(f"{shown}: {_clean(str(error), place)}") from None
     raise AssertionError
+
+
+def _warn_once(shown: str, told: str) -> None:
+    """Tell of the first failure in a process: later ones are as many as the network is bad."""
+    if not _warned:
+        _warned.append(shown)
+        _log.warning("%s: a request failed and is made again, as others will be (%s)", shown, told)
 
 
 def _clean(text: str, place: str) -> str:

@@ -107,6 +107,8 @@ def split_address(address: str) -> tuple[str, str]:
         return "hf://", unquote(address.partition("://")[2])
     if parts.query and parts.scheme not in _WEB:
         raise ValueError(f"{parts.scheme}:// addresses take no '?...'; give credentials in the environment")
+    if parts.fragment:
+        raise ValueError(f"{parts.scheme}:// addresses take no '#'; where it is part of a name, write %23")
     query = f"?{parts.query}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{query}", unquote(parts.path).lstrip("/")
 

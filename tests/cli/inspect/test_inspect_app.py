@@ -12,6 +12,7 @@ from hydrax_cli.inspect.widgets.batch_lists import ArrayList, ItemList
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_cli.inspect.widgets.log_view import LogView
 from hydrax_core import DataGroup, Dataloader
+from hydrax_core.sources import stream
 
 
 def state(app):
@@ -46,6 +47,22 @@ async def test_space_pauses_and_plays_and_the_speed_has_a_limit():
         count = app.frame.stats.training_batches
         await pilot.press("minus", "space")
         await until(pilot, lambda: app.frame.limit == 1000 and app.frame.stats.training_batches > count)
+
+
+@asynchronous
+async def test_a_stream_shows_no_total():
+    def make():
+        return Dataloader(stream(lambda: ({"x": n} for n in range(100)), batch_size=16).training, loader_kind="thread")
+
+    async with app_of(make, playing=False) as (app, pilot):
+        await stepped(app, pilot, 2)
+        await shows(app, pilot, "2 batches of a stream")
+        await pilot.press("n")
+        await until(pilot, lambda: (app.frame.current.epoch, app.frame.current.epoch_batch) == (1, 0))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, BatchScreen))
+        await shows(app, pilot, "StreamPlace")
+        assert state(app) != "failed"
 
 
 @asynchronous

@@ -297,6 +297,10 @@ def test_unknown_kinds_and_missing_packages_are_told(monkeypatch):
         remote.is_remote("gopher://ann:pw@host/a?b=c")
     with pytest.raises(ValueError, match="take no '\\?"):
         found("s3://bucket/a?b=c")
+    with pytest.raises(ValueError, match=r"take no '#'.*write %23"):
+        found("s3://bucket/a#b")
+    assert remote.shown_address("abfss://box@name.dfs.core.windows.net/a") == "abfss://box@name.dfs.core.windows.net/a"
+    assert remote.shown_address("s3://key:secret@bucket/a") == "s3://bucket/a"
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ImportError, match=r"needs obstore: pip install 'hydrax-toolkit\[remote\]'"):
         found("http://127.0.0.1:9/a")
@@ -311,3 +315,24 @@ def test_nothing_remote_is_imported_for_files_of_this_machine(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("address", ["s3://box/a.bin", "gs://box/a.bin", "az://box/a.bin", "abfs://box/a.bin"])
+def test_each_store_reads_ranges_and_notices_a_change(tmp_path, monkeypatch, address):
+    """Each speaks to the server of this machine, as the environment says."""
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "a.bin").write_bytes(CONTENT)
+    monkeypatch.setattr(remote, "_FIRST_WAIT_SECONDS", 0.001)
+    with serving(tmp_path) as server:
+        for name, place in (("AWS", "ENDPOINT_URL"), ("GOOGLE", "BASE_URL"), ("AZURE", "STORAGE_ENDPOINT")):
+            monkeypatch.setenv(f"{name}_{place}", server.address)
+            monkeypatch.setenv(f"{name}_SKIP_SIGNATURE", "true")
+            monkeypatch.setenv(f"{name}_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_REGION", "somewhere")
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+        file = found(address)
+        server.faults.extend([503, "cut"])
+        assert read(file, (100_000, 50)) == [CONTENT[100_000:100_050]]
+        (tmp_path / "box" / "a.bin").write_bytes(CONTENT[::-1])
+        with pytest.raises(ValueError, match=rf"{address} changed"):
+            read(file, (0, 9))

@@ -212,6 +212,12 @@ def test_validation_is_in_order_and_may_stand_beside_other_training():
     assert kinds == "tvvtvv" * 2
 
 
+def test_an_evaluation_of_a_stream_is_its_items_once():
+    group = stream(counting(10), shards=2, batch_size=4).training
+    with Dataloader(None, evaluation=group, loader_kind="inline") as loader:
+        assert [values(batch) for batch in loader] == [[0, 2, 4, 6], [1, 3, 5, 7], [8], [9]]
+
+
 def test_epochs_one_at_a_time_have_no_length():
     group = stream(counting(10), batch_size=4).training
     with Dataloader(group, loader_kind="inline", end_at=("epoch", 2)) as loader:
@@ -236,6 +242,7 @@ def test_an_end_in_batches_that_the_stream_does_not_reach_is_told(caplog):
     ("options", "message"),
     [
         ({"weights": [1]}, "weights: "),
+        ({"weights": np.ones(1)}, "weights: "),
         ({"batches_per_epoch": 5}, "batches_per_epoch: "),
         ({"deterministic": False}, "deterministic: "),
         ({"on_error": "skip"}, "on_error: "),
