@@ -10,8 +10,9 @@ LOWEST := .venv-lowest
 FAST := tests/test_layering.py tests/test_public_api.py tests/core/data tests/core/plan tests/core/batch tests/core/engine \
 	tests/core/loader/test_group_loaders.py tests/core/loader/test_caching.py tests/cli/test_command_line.py
 BENCH := .venv-bench
+MUTANTS := .venv-mutants
 
-.PHONY: run test test-fast test-lowest lint faults soak bench bench-docs bench-short clean
+.PHONY: run test test-fast test-lowest lint faults soak mutants bench bench-docs bench-short clean
 
 run: $(STAMP)
 	$(BIN)/hydrax run
@@ -40,6 +41,10 @@ faults: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python tests/faults/soak.py
 
+# Which one-line changes to the core no test notices: ARGS="--only order,plan --sample 20"; tests/mutants/README.md.
+mutants: $(MUTANTS)/.installed
+	$(MUTANTS)/bin/python tests/mutants/run.py $(ARGS)
+
 # Side by side with the peers, in an environment of its own: ARGS="--only tiny --rounds 1"; tests/benchmarks/README.md.
 bench: $(BENCH)/.installed
 	$(BENCH)/bin/python tests/benchmarks/run.py $(ARGS)
@@ -55,7 +60,7 @@ bench-short: $(STAMP)
 	$(BIN)/python tests/benchmarks/short.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(MUTANTS) .venv-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +71,11 @@ $(LOWEST)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[dev]'
+	touch $@
+
+$(MUTANTS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(MUTANTS)
+	$(MUTANTS)/bin/python -m pip install --quiet --editable '.[dev,mutants]'
 	touch $@
 
 $(BENCH)/.installed: pyproject.toml tests/benchmarks/peers.txt tests/benchmarks/install.sh

@@ -73,10 +73,10 @@ def copy(folder: Path) -> None:
 
 
 def trial(
-    folder: Path, module: str, tests: list[str], skips: list[re.Pattern[str]], sample: int, seed: int
+    folder: Path, module: str, tests: str, skips: list[re.Pattern[str]], sample: int, seed: int
 ) -> tuple[int, int, int]:
     """Mutants that there are, and of those tried how many were killed and survived; survivors are printed."""
-    command = shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests])
+    command = shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])
     started = time.monotonic()
     subprocess.run(shlex.split(command), cwd=folder, check=True, stdout=subprocess.DEVNULL)
     timeout = 10 + 5 * (time.monotonic() - started)

@@ -105,6 +105,7 @@ def _clear_all(found: Survey, *, dry_run: bool) -> Cleared:
     names = [name for name in names if found.status(name) is not None]
     freed = found.disk_bytes(*names)
     if not dry_run:
+        found.require_current()
         for name in first:
             found.remove(name)
         for epoch in found.epochs:
@@ -132,6 +133,7 @@ def _clear_some(found: Survey, conditions: _Conditions, *, dry_run: bool) -> Cle
         names = [name for epoch in whole for name in found.epochs.get(epoch, ())]
         freed = found.disk_bytes(*names) + sum(size for epoch, size in sizes.items() if epoch not in whole)
         if chosen and not dry_run:
+            found.require_current()
             for epoch, numbers in chosen.items():
                 if not index.remove([(epoch, number) for number in numbers]):
                     raise CacheError(f"{found.path}: its index cannot be written")

@@ -135,6 +135,20 @@ class Survey:
         """A file descriptor of the folder of a content epoch."""
         return open_folder(epoch_folder(epoch), within=self._folder)
 
+    def require_current(self) -> None:
+        """Make sure that what was opened by its path since, lock, manifest and index, is of this folder.
+
+        Raises:
+            CacheError: Another folder has taken its place.
+        """
+        own = os.fstat(self._folder)
+        try:
+            there = self.path.stat()
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise CacheError(f"{self.path}: another folder took its place meanwhile, so nothing is changed")
+
     def remove(self, name: str) -> None:
         """Remove a file of the folder itself; one that is gone is no error."""
         with contextlib.suppress(FileNotFoundError):

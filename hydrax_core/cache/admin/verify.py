@@ -143,6 +143,7 @@ def _repair(lock: FolderLock, scope: _Scope) -> Iterator[Finding]:
 
 def _mend(scope: _Scope) -> None:
     found = scope.found
+    found.require_current()
     bad = [(epoch.number, number) for epoch in scope.epochs for number in epoch.bad]
     if bad:
         with contextlib.closing(Index(found.path, writable=True, alone=contextlib.nullcontext)) as index:
@@ -206,6 +207,7 @@ def _open_index(scope: _Scope) -> tuple[Index | None, str]:
     status = found.status(INDEX)
     if not scope.repair or status is None:
         return readonly_index(found.path)
+    found.require_current()
     try:
         # SQLite takes an empty file for a new one, and makes a sound index of it.
         problem = "" if status.st_size else _EMPTY

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hydrax_core.cache import CacheEntries, clear, info, verify
+from hydrax_core.cache.admin import survey
 from hydrax_core.cache.format.arrays import EpochMap, array_files
 from hydrax_core.cache.format.manifest import read_manifest
 from hydrax_core.errors import CacheError
@@ -159,8 +160,27 @@ def test_the_cache_itself_swapped_for_another_meanwhile_is_not_followed(tmp_path
     (tmp_path / "c" / "index.sqlite-journal").write_bytes(b"")
     (tmp_path / "c").rename(tmp_path / "mine")
     (tmp_path / "c").symlink_to(tmp_path / "other")
-    list(findings)
+    with pytest.raises(CacheError, match="another folder took its place"):
+        list(findings)
     assert looked_at(tmp_path / "other") == others
+
+
+@pytest.mark.parametrize("conditions", [{}, {"epoch": 0}])
+def test_the_index_of_a_cache_that_took_anothers_place_is_not_changed(tmp_path, monkeypatch, conditions):
+    kit.fill(tmp_path / "c")
+    kit.fill(tmp_path / "other")
+    mine, others = looked_at(tmp_path / "c"), looked_at(tmp_path / "other")
+
+    class Swapping(survey.Survey):
+        def __init__(self, folder):
+            super().__init__(folder)
+            folder.rename(tmp_path / "mine")
+            folder.symlink_to(tmp_path / "other")
+
+    monkeypatch.setattr("hydrax_core.cache.admin.clear.Survey", Swapping)
+    with pytest.raises(CacheError, match="another folder took its place"):
+        clear(tmp_path / "c", **conditions)
+    assert (looked_at(tmp_path / "mine"), looked_at(tmp_path / "other")) == (mine, others)
 
 
 def test_an_entry_of_a_mapping_that_cannot_be_read_is_not_served_and_not_dropped(tmp_path, monkeypatch, caplog):

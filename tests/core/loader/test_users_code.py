@@ -37,6 +37,24 @@ class Raising(logging.Handler):
         raise ZeroDivisionError("a handler")
 
 
+class Leaving(logging.Handler):
+    def emit(self, _record):
+        raise SystemExit(3)
+
+
+def test_a_handler_of_logs_that_would_end_the_program_ends_no_thread(monkeypatch):
+    def failing(item, arrays, seed):
+        if item == 5:
+            raise ValueError(item)
+        load(item, arrays, seed)
+
+    monkeypatch.setattr(logging.getLogger("hydrax"), "handlers", [Leaving()])
+    with run(failing, on_error="substitute", timeout_sec=20) as loader:  # said in the engine's thread
+        assert len(list(loader)) == 5
+    with pytest.raises(SystemExit), run(failing, on_error="substitute", loader_kind="inline") as loader:
+        list(loader)
+
+
 def raising_filter(record):
     raise ZeroDivisionError("a filter")
 
