@@ -134,6 +134,7 @@ def _result(planned: PlannedRun, run: _Run, stats: Stats, failure: HydraxError |
         resume=f"{epoch}:{batch}",
         digest=None if run.digest is None or failure is not None or interrupted else run.digest.hexdigest(),
         verdict=line,
+        classes=planned.classes,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hydrax_core.errors import HydraxError
 from hydrax_core.monitor import plan_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hydrax_cli.shared.target import Target
     from hydrax_core import DataGroup, Stats
     from hydrax_core.monitor import GroupPlan, Pass, RunPlan
@@ -49,12 +51,14 @@ class PlannedRun:
         slot_bytes: Size of a place for a batch.
         deterministic: Whether batches keep their order.
         notes: What people have to know of the data: a word and a text.
+        classes: Arrays of class numbers -> the names that 0, 1, ... stand for.
         tuned: Which of ``depth`` and ``loader_count`` are chosen while it runs, beginning with those.
     """
 
     target: str
     kind: str
     notes: tuple[tuple[str, str], ...]
+    classes: Mapping[str, tuple[str, ...]]
     plan: RunPlan
     caches: tuple[CachePlan | None, ...]
     loader_count: int
@@ -84,6 +88,7 @@ def describe(target: Target) -> PlannedRun:
         target=target.name,
         kind=target.kind,
         notes=target.notes,
+        classes=target.classes,
         plan=plan,
         caches=tuple(map(_cache, (*loader.training, *loader.validation), plan.groups)),
         loader_count=loader.loader_count,
@@ -127,6 +132,7 @@ class RunResult:
         digest: The hash over all batches of a whole run, where it was asked for.
         verdict: Who waits for whom, or what it failed with.
         findings: What ``check_run`` found; ``None`` where it was not asked.
+        classes: Arrays of class numbers -> the names that 0, 1, ... stand for.
     """
 
     target: str
@@ -137,6 +143,7 @@ class RunResult:
     digest: str | None
     verdict: str
     findings: tuple[str, ...] | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def idle_seconds(self) -> float:

@@ -7,7 +7,7 @@ rather than guessed. Without an annotation the default's type decides, and witho
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
@@ -47,7 +47,7 @@ def _convert(text: str, annotation: Any) -> Any:
         return _choice(text, {str(value): value for value in arguments})
     if origin in (Union, types.UnionType):
         return _first(text, arguments)
-    if (origin or annotation) in (list, tuple, Sequence):
+    if (origin or annotation) in (list, tuple, Sequence, Iterable):
         return _sequence(text, origin or annotation, arguments)
     raise ValueError(
         f"no text can be turned into {annotation!r}; annotate it as int, float, bool, str, Path or a Literal"

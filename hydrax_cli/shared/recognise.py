@@ -9,17 +9,20 @@ elsewhere is recognised in the same way.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import stat
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hydrax_core.sources import FileFormat, file_format, is_remote, peek, shown_address
+from hydrax_cli.shared.convert import convert
+from hydrax_core import sources
 
 if TYPE_CHECKING:
     from hydrax_core import DataGroup
@@ -40,6 +43,9 @@ class SourceOptions:
     others: tuple[str, ...] = ()
     """Further files, read with the first one."""
 
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Arguments of the source's function, as text."""
+
     def of_data(self) -> list[str]:
         """Names of the options given that say how data is read, beside batch size and seed."""
         return [name for name in ("size", "columns", "split", "length") if getattr(self, name) is not None]
@@ -50,7 +56,20 @@ class Groups(NamedTuple):
 
     training: DataGroup[Any]
     validation: DataGroup[Any] | None = None
-    notes: tuple[tuple[str, str], ...] = ()
+    classes: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """What people have to know of the data: a word and a text."""
+        told = [
+            ("classes", f"{len(names)} of {name}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}")
+            for name, names in self.classes.items()
+        ]
+        reasons = [("left out", f"{name}: {why}") for name, why in list(self.left_out.items())[:_SHOWN]]
+        more = len(self.left_out) - _SHOWN
+        return (*told, *reasons, *([("left out", f"{more} more columns")] if more > 0 else []))
+
     """What people have to know of the data: a word and a text."""
 
 
@@ -148,7 +167,7 @@ _RATE = 16_000
 
 def is_data_name(target: str) -> bool:
     """Whether a name is that of data, there or not."""
-    return file_format(target, content=False) is not None
+    return sources.file_format(target, content=False) is not None
 
 
 def is_address(target: str) -> bool:
@@ -157,12 +176,12 @@ def is_address(target: str) -> bool:
     Raises:
         ValueError: It is one of a kind that no source reads.
     """
-    return "://" in target and is_remote(target)
+    return "://" in target and sources.is_remote(target)
 
 
 def shown_target(target: str) -> str:
     """A target for people: without the credentials of an address."""
-    return shown_address(target) if "://" in target else target
+    return sources.shown_address(target) if "://" in target else target
 
 
 def recognise(target: str, options: SourceOptions) -> Recognised:
@@ -199,7 +218,7 @@ def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
         raise ValueError(f"{target} is a FIFO, a socket or a device; expected a regular file or a folder")
     if target.lower().endswith(".npz"):
         _refuse_archive(Path(target))
-    return _of_file(target, file_format(target), options, empty=not status.st_size)
+    return _of_file(target, sources.file_format(target), options, empty=not status.st_size)
 
 
 def _of_file(target: str, found: FileFormat | None, options: SourceOptions, *, empty: bool) -> tuple[str, str]:
@@ -217,11 +236,11 @@ def _of_file(target: str, found: FileFormat | None, options: SourceOptions, *, e
 
 
 def _of_address(target: str, options: SourceOptions) -> tuple[str, str]:
-    found = peek(target)
+    found = sources.peek(target)
     if found.head is None:
         source, kind = _main_format(found.shown, _counted(os.path.splitext(name)[1].lower() for name in found.names))  # noqa: PTH122  no paths
     else:
-        known = file_format(found.shown, content=False, head=found.head)
+        known = sources.file_format(found.shown, content=False, head=found.head)
         source, kind = _of_file(found.shown, known, options, empty=not found.head)
     if source not in _REMOTE:
         raise ValueError(f"{found.shown} is {kind}, which cannot be read elsewhere; copy it to a disk")
@@ -249,7 +268,7 @@ def _of_folder(path: Path) -> tuple[str, str]:
     return _main_format(str(path), _count(path))
 
 
-def _main_format(path: str, found: Counter[FileFormat]) -> tuple[str, str]:
+def _main_format(path: str, found: Counter[sources.FileFormat]) -> tuple[str, str]:
     main = (
         {kind: count for kind, count in found.items() if kind.source not in _BESIDE}
         or {kind: count for kind, count in found.items() if kind.source != "text_lines"}
@@ -269,7 +288,7 @@ def _main_format(path: str, found: Counter[FileFormat]) -> tuple[str, str]:
     return kind.source, f"{told}; {rest} other files are left out" if rest else told
 
 
-def _count(path: Path) -> Counter[FileFormat]:
+def _count(path: Path) -> Counter[sources.FileFormat]:
     """How many files of each format are in a folder, and below it."""
     suffixes: Counter[str] = Counter()
     for _, folders, names in os.walk(path):
@@ -278,18 +297,16 @@ def _count(path: Path) -> Counter[FileFormat]:
     return _counted(suffixes.elements())
 
 
-def _counted(suffixes: Iterable[str]) -> Counter[FileFormat]:
-    found: Counter[FileFormat] = Counter()
+def _counted(suffixes: Iterable[str]) -> Counter[sources.FileFormat]:
+    found: Counter[sources.FileFormat] = Counter()
     for suffix, count in Counter(suffixes).items():
-        kind = file_format(f"file{suffix}", content=False)
+        kind = sources.file_format(f"file{suffix}", content=False)
         if kind is not None:
             found[kind] += count
     return found
 
 
 def _load(name: str, target: str, options: SourceOptions) -> Groups:
-    from hydrax_core import sources  # noqa: PLC0415  it costs what only a built-in source needs
-
     chosen: dict[str, Any] = {
         field: value for field in ("batch_size", "seed") if (value := getattr(options, field)) is not None
     }
@@ -298,13 +315,14 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
     if options.size is not None:
         chosen["size"] = options.size
     function = getattr(sources, name)
+    chosen.update(_converted(name, function, options.parameters, chosen))
     if name in _FOLDERS:
         return _load_folder(name, function, target, options, chosen)
     if name == "tokens":
         if options.length is None:
             raise ValueError(f"--length: {shown_target(target)} is a stream of tokens; give the length of a window")
         if not shown_target(target).endswith(".npy"):
-            chosen["dtype"] = _BIN_DTYPE
+            chosen.setdefault("dtype", _BIN_DTYPE)
         return Groups(function(target, options.length, **chosen).training)
     if name == "hugging_face":
         _one_split(target)
@@ -314,27 +332,33 @@ def _load(name: str, target: str, options: SourceOptions) -> Groups:
     rows = function(data, *([_table(target)] if name == "sqlite" else []), **chosen)
     if options.split is not None:
         training, validation = rows.split(options.split, options.seed or 0)
-        return Groups(training, validation, _notes(rows.classes, rows.left_out))
-    return Groups(rows.training, None, _notes(rows.classes, rows.left_out))
+        return Groups(training, validation, rows.classes, rows.left_out)
+    return Groups(rows.training, None, rows.classes, rows.left_out)
+
+
+def _converted(
+    name: str, function: Callable[..., Any], parameters: Mapping[str, str], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    known = inspect.signature(function).parameters
+    keywords = [each for each in known.values() if each.kind is each.KEYWORD_ONLY]
+    named = {each.name: each for each in keywords if each.name not in {*chosen, "batch_size", "seed", "split"}}
+    found = {}
+    for parameter, text in parameters.items():
+        if parameter not in named:
+            raise ValueError(f"-p {parameter}: {name} takes {', '.join(named)}; the rest has options of its own")
+        try:
+            found[parameter] = convert(text, named[parameter], function)
+        except ValueError as error:
+            raise ValueError(f"-p {parameter}: {error}") from error
+    return found
 
 
 def _load_folder(
     name: str, function: Callable[..., Any], target: str, options: SourceOptions, chosen: Mapping[str, Any]
 ) -> Groups:
     length = {} if name == "image_folder" else {"seconds": (options.length or _RATE) / _RATE, "rate": _RATE}
-    found = function(target, split=options.split, **length, **chosen)
-    return Groups(found.training, found.validation, _notes({"label": found.classes}, {}))
-
-
-def _notes(classes: Mapping[str, tuple[str, ...]], left_out: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    told = [
-        ("classes", f"{len(names)} of {name}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}")
-        for name, names in classes.items()
-        if names
-    ]
-    reasons = [("left out", f"{name}: {why}") for name, why in list(left_out.items())[:_SHOWN]]
-    more = [("left out", f"{len(left_out) - _SHOWN} more columns")] if len(left_out) > _SHOWN else []
-    return (*told, *reasons, *more)
+    found = function(target, split=options.split, **{**length, **chosen})
+    return Groups(found.training, found.validation, {"label": found.classes} if found.classes else {})
 
 
 def _one_split(target: str) -> None:

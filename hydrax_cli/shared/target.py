@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,17 +41,20 @@ __all__ = ["SourceOptions", "Target", "is_built_in", "load_target"]
 
 _DIGITS_EPOCHS = 3
 _PATIENCE_SECONDS = 10.0
+_OF_A_LOADER = 3
+"""Parameters of what loads an item."""
 _OWN_FOLDERS = tuple(os.path.join(str(Path(__file__).parents[2]), name, "") for name in ("hydrax_cli", "hydrax_core"))  # noqa: PTH118  a prefix that ends with a separator
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be run: its name for people, the loader, not started, what data was taken for, and notes on it."""
+    """What is to be run: its name for people, the loader, not started, what data was taken for, notes, class names."""
 
     name: str
     loader: Dataloader[Any]
     kind: str = ""
     notes: tuple[tuple[str, str], ...] = ()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def is_built_in(target: str) -> bool:
@@ -75,9 +78,9 @@ def load_target(target: str | None, parameters: Mapping[str, str], options: Sour
         TargetError: The target's own code fails, or is no Dataloader.
     """
     if target is None or is_built_in(target):
-        if parameters:
-            raise click.UsageError("-p: only a function takes arguments; TARGET is a built-in source")
-        return _built_in(target, options)
+        if parameters and target is None:
+            raise click.UsageError("-p: only a function and files take arguments; the digits have none")
+        return _built_in(target, replace(options, parameters=parameters))
     for name in options.of_data():
         raise click.UsageError(f"--{name}: it goes with files that a built-in source reads only")
     if options.others:
@@ -114,7 +117,7 @@ def _built_in(target: str | None, options: SourceOptions) -> Target:
         validation = None if groups.validation is None else ("epoch", 1, groups.validation)
         workers = min(hydrax_core.usable_cores(), groups.training.batch_size) if found.costly else 1
         loader = hydrax_core.Dataloader(groups.training, validation=validation, loader_count=workers)
-        return Target(target, loader, found.kind, groups.notes)
+        return Target(target, loader, found.kind, groups.notes, groups.classes)
     except ImportError as error:
         raise TargetError(str(error)) from error
     except FileNotFoundError as error:
@@ -222,10 +225,10 @@ def _arguments(function: Callable[..., Any], target: str, parameters: Mapping[st
         name for name, parameter in named.items() if parameter.default is parameter.empty and name not in arguments
     ]
     if missing:
-        if "arrays" in missing:
+        if "arrays" in missing or (len(missing) == _OF_A_LOADER and missing[-1] in {"seed", "seeds", "rng", "key"}):
             raise click.UsageError(
                 f"{target} takes {_listed(named)}, so it seems to be what loads an item; give the Dataloader made with "
-                "it, or a function that returns one"
+                "it, or a function that returns one: loader = Dataloader(load, DataGroup(...)), and run loader"
             )
         wanted = " ".join(f"-p {name}=..." for name in missing)
         raise click.UsageError(f"{target} needs {_listed(missing)}: add {wanted}")

@@ -194,6 +194,12 @@ def _check_streams(given: Mapping[str, Any], **groups: tuple[DataGroup[Any], ...
 def _groups(argument: str, groups: Any) -> tuple[DataGroup[Any], ...]:
     if isinstance(groups, DataGroup):
         return (groups,)
+    if isinstance(getattr(groups, "training", None), DataGroup):  # what a source returns
+        sides = ", validation=('epoch', 1, rows.validation)" if getattr(groups, "validation", None) is not None else ""
+        raise TypeError(
+            f"{argument}: expected a DataGroup or several, got {type(groups).__name__}, which has one; "
+            f"give Dataloader(rows.training{sides})"
+        )
     try:
         found = tuple(groups)
     except TypeError:

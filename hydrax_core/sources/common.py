@@ -14,7 +14,7 @@ import glob
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -457,10 +457,7 @@ def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str
             continue
         path = Path(os.path.abspath(os.fspath(given)))  # noqa: PTH100  links keep their names
         if path.is_dir():
-            below = sorted(str(file) for file in path.rglob("*") if file.name.endswith(tuple(suffixes)))
-            below = [
-                file for file in below if not any(part.startswith(".") for part in Path(file).relative_to(path).parts)
-            ]
+            below = sorted(_below(str(path), tuple(suffixes)))
         elif path.exists() or not glob.has_magic(str(path)):
             below = [str(path)] if path.is_file() else []
         else:
@@ -474,3 +471,10 @@ def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str
     if len({isinstance(file, RemoteFile) for file in found}) > 1:
         raise ValueError(f"{argument}: some files are here and some elsewhere; give them to two groups")
     return found
+
+
+def _below(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """The files below a folder, but for hidden ones."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (f"{parent}/{name}" for name in names if name.endswith(suffixes) and not name.startswith("."))

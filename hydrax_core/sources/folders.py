@@ -70,7 +70,7 @@ def find_sides(
         TypeError: An argument has the wrong type.
         ValueError: It holds no such files, or an argument has a wrong value.
     """
-    found = _find(root, suffixes, what, shared=split is not None)
+    found = _find(root, tuple(sorted(suffixes)), what, shared=split is not None)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}
     training = [(path, number.get(label, 0)) for path, label in found.training]
@@ -240,18 +240,19 @@ def content(path: str) -> bytes:
         return file.read(size + 1)
 
 
-def _find(root: Tree, suffixes: Collection[str], what: str, *, shared: bool) -> _Found:
+def _find(root: Tree, suffixes: tuple[str, ...], what: str, *, shared: bool) -> _Found:
     entries = root.entries("")
     folders = [entry.name for entry in entries if entry.is_folder]
     train, valid, test = ([n for n in folders if n.lower() in names] for names in (TRAINING, VALIDATION, TEST))
     sides = [*train, *valid, *test]
-    others = [entry.name for entry in entries if entry.name not in sides and _holds(root, entry, suffixes)]
+    beside = (entry.name for entry in entries if entry.name not in sides and _holds(root, entry, suffixes))
+    others = next(beside, None) if sides else None
     if not sides or (others and not (train and (valid or test))):
         return _Found(_labelled(root, "", suffixes, what), [])
     told = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
     if others:
         raise ValueError(
-            f"{told}, and {what}s in {others[0]} beside them; move that elsewhere, or give one of the folders"
+            f"{told}, and {what}s in {others} beside them; move that elsewhere, or give one of the folders"
         )
     if len(train) != 1 or len(valid) > 1:
         raise ValueError(
@@ -266,12 +267,14 @@ def _find(root: Tree, suffixes: Collection[str], what: str, *, shared: bool) -> 
     return _Found(training, validation[0] if validation else [])
 
 
-def _holds(root: Tree, entry: _Entry, suffixes: Collection[str]) -> bool:
+def _holds(root: Tree, entry: _Entry, suffixes: tuple[str, ...]) -> bool:
     """Whether it is one of the files, or a folder with some."""
-    return bool(_walk(root, entry.name, suffixes)) if entry.is_folder else _counts(entry.name, suffixes)
+    if not entry.is_folder:
+        return _counts(entry.name, suffixes)
+    return any(_counts(name, suffixes) for _, names in root.walk(entry.name) for name in names)
 
 
-def _labelled(root: Tree, below: str, suffixes: Collection[str], what: str) -> list[tuple[str, str]]:
+def _labelled(root: Tree, below: str, suffixes: tuple[str, ...], what: str) -> list[tuple[str, str]]:
     """Files in a folder and the sub-folders they are in; no name where there are none."""
     prefix = f"{below}/" if below else ""
     folder = f"{root}/{below}" if below else str(root)
@@ -293,15 +296,15 @@ def _labelled(root: Tree, below: str, suffixes: Collection[str], what: str) -> l
     return [(path, label) for label, paths in found.items() for path in paths]
 
 
-def _walk(root: Tree, below: str, suffixes: Collection[str]) -> list[str]:
+def _walk(root: Tree, below: str, suffixes: tuple[str, ...]) -> list[str]:
     """Files below a folder, as paths in the root."""
     return [
         f"{folder}/{name}" for folder, names in root.walk(below) for name in sorted(names) if _counts(name, suffixes)
     ]
 
 
-def _counts(name: str, suffixes: Collection[str]) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes  # noqa: PTH122  a million names
+def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and name[0] != "."
 
 
 def _names(found: _Found, classes: Sequence[str] | None) -> tuple[str, ...]:

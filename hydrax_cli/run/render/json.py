@@ -37,6 +37,7 @@ def result_json(result: RunResult) -> str:
         "cache_misses": stats.cache_misses,
         "digest": result.digest,
         "verdict": result.verdict,
+        "classes": {name: list(names) for name, names in result.classes.items()},
         "findings": result.findings,
     }
     if stats.cache_error:

@@ -330,3 +330,40 @@ def test_an_archive_made_to_fill_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr(recognise, "_LARGE", 1 << 20)
     with pytest.raises(click.UsageError, match=r"a\.npz unpacks to 4,000,128 bytes, over 100 times its size"):
         load("a.npz")
+
+
+def test_a_source_takes_its_other_arguments_by_p(run_line, capsys):
+    write_parquet("a.parquet")
+    found = load_target("a.parquet", {"window": "1kB", "additional": "y", "shuffle": "block"}, SourceOptions())
+    source = found.loader.training[0].items
+    assert (source.additional, set(source.specs)) == (("y",), {"x"})
+    write_sound("sound")
+    assert load_target("sound", {"seconds": "0.5"}, SourceOptions()).loader.training[0].loader_layouts["audio"].shape[
+        1:
+    ] == (8000,)
+    for words, why in (
+        (("-p", "windw=3"), "-p windw: arrow takes columns"),
+        (("-p", "seed=3"), "the rest has options of its own"),
+        (("-p", "shuffle=no"), "-p shuffle: expected one of rows, block, got 'no'"),
+        (("-p", "missing=3"), "-p missing: "),
+    ):
+        assert run_line("a.parquet", *words) == 2
+        assert why.removesuffix("columns") in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_has_all_names_of_classes(run_line, capsys):
+    for label in range(12):
+        Path(f"set/{label:02}").mkdir(parents=True)
+        PIL.Image.new("RGB", (4, 4)).save(f"set/{label:02}/0.png")
+    assert run_line("set", "--size", "4", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == {"label": [f"{label:02}" for label in range(12)]}
+    write_csv("a.csv")
+    assert run_line("a.csv", "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == {}
+
+
+def test_what_loads_an_item_is_no_target(run_line, capsys):
+    Path("mine.py").write_text("def load(item, out, seed):\n    pass\n\n\ndef many(items, arrays, seeds):\n    pass\n")
+    for name in ("load", "many"):
+        assert run_line(f"mine.py:{name}") == 2
+        assert "so it seems to be what loads an item; give the Dataloader" in " ".join(capsys.readouterr().err.split())

@@ -8,6 +8,7 @@ import pytest
 
 from hydrax_core import DataGroup, Dataloader, Items, LoaderError, Source, batched
 from hydrax_core.data.fingerprint import data_digest
+from hydrax_core.sources import torch_dataset, uci_digits
 
 ARRAYS = {"x": ((), "int32")}
 KINDS = ["process", "thread", "inline"]
@@ -167,3 +168,16 @@ def test_a_loader_that_returns_what_it_should_fill_is_refused_by_the_name_of_the
             Dataloader(group(function=function), loader_kind=kind) as loader,
         ):
             next(loader)
+
+
+def test_what_a_source_returns_is_named_with_what_to_give():
+    digits = uci_digits()
+    with pytest.raises(
+        TypeError, match=r"got Digits, which has one; give Dataloader\(rows.training, validation=\('epoch'"
+    ):
+        Dataloader(digits)
+    rows = torch_dataset([{"x": 1}] * 4, batch_size=2)
+    with pytest.raises(
+        TypeError, match=r"training: expected a DataGroup or several, got Rows.*Dataloader\(rows.training\)$"
+    ):
+        Dataloader(rows)
