@@ -221,7 +221,7 @@ def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
     return _of_file(target, sources.file_format(target), options, empty=not status.st_size)
 
 
-def _of_file(target: str, found: FileFormat | None, options: SourceOptions, *, empty: bool) -> tuple[str, str]:
+def _of_file(target: str, found: sources.FileFormat | None, options: SourceOptions, *, empty: bool) -> tuple[str, str]:
     if found is None:
         told = "an empty file" if empty else "of no known format"
         suffix = os.path.splitext(target)[1]  # noqa: PTH122  it may be an address
