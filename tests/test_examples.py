@@ -1,6 +1,4 @@
-import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -77,34 +75,5 @@ def test_flax_goes_on_from_a_checkpoint_of_orbax_exactly(tmp_path):
     assert shares(whole[-1])[-1] > 85
 
 
-@pytest.mark.timeout(120)
-def test_plain_jax_trains_on_all_devices_of_one_host_or_two():
-    """The second time as Slurm starts it, two processes with two devices each."""
-    one = run("train_devices.py", "--epochs", "2").stdout
-    assert shares(one)[-1] > 80
-    assert "on 4 devices" in one
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    job = {"JOB_ID": "1", "STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "LOCALID": "0", "STEP_NUM_NODES": "2"}
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_COORDINATOR_ADDRESS": address,
-        **{f"SLURM_{name}": value for name, value in job.items()},
-    }
-    program = [sys.executable, EXAMPLES / "train_devices.py", "--epochs", "2", "--hosts"]
-    hosts = [
-        subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env={**environment, "SLURM_PROCID": str(number)})
-        for number in range(2)
-    ]
-    try:
-        outputs = [host.communicate(timeout=100)[0] for host in hosts]
-    finally:
-        for host in hosts:
-            host.kill()
-            with host:  # which closes its pipe
-                pass
-    told = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output in outputs]
-    assert told == [one.splitlines(), []]
-    assert not any(host.returncode for host in hosts)
+def test_plain_jax_trains_on_all_devices():
+    assert shares(run("train_devices.py", "--epochs", "5").stdout)[-1] > 85

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "core/loader"))
 
-from hostkit import run_hosts
+from hostkit import ENVIRONMENT, free_address, run_hosts
 from test_global_batches import merged
 
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.environ.get("HYDRAX_FAULTS") != "long", reason="the everyday suite has two hosts"),
 ]
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 AXES = {
     "rows": ["data"],
     "columns": [None, "model"],
@@ -127,3 +129,31 @@ def test_a_host_that_fails_ends_the_others_with_its_error():
 def test_a_host_that_starts_no_loader_is_named():
     waiting, _ = run_hosts(2, {"timeout": 3}, {"silent": True})
     assert "host 1 of 2 said nothing before the first batch within 3 s" in waiting["error"]
+
+
+def test_the_example_trains_on_two_hosts_of_slurm_as_on_one():
+    """jax reads what the launcher says; each process has two devices."""
+    job = {"JOB_ID": "1", "STEP_NODELIST": "127.0.0.1", "NTASKS": "2", "LOCALID": "0", "STEP_NUM_NODES": "2"}
+    slurm = {f"SLURM_{name}": value for name, value in job.items()} | {"JAX_COORDINATOR_ADDRESS": free_address()}
+    program = [sys.executable, EXAMPLES / "train_devices.py", "--epochs", "2"]
+    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    one = subprocess.check_output(program, text=True, env=four)
+    assert "on 4 devices" in one
+    hosts = [
+        subprocess.Popen(
+            [*program, "--hosts"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**ENVIRONMENT, **slurm, "SLURM_PROCID": str(number)},
+        )
+        for number in range(2)
+    ]
+    try:
+        outputs = [host.communicate(timeout=200)[0] for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+            with host:  # which closes its pipe
+                pass
+    told = [[line for line in output.splitlines() if not line.startswith("[Gloo]")] for output in outputs]
+    assert told == [one.splitlines(), []]

@@ -3,7 +3,7 @@
     python tests/gpu/measure.py [--short] [RESULT.json]
 
 Needs numpy, jax, cloudpickle and xxhash. Runs on whatever backend jax finds; a CPU has no transfer, only aliases.
-``--short`` has a tenth of the batches and no tests, to see that all of it works.
+``--short`` has a twentieth of the batches and no tests, to see that all of it works.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def main():
     parser.add_argument("--short", action="store_true")
     parser.add_argument("result", nargs="?", type=Path)
     options = parser.parse_args()
-    began, part = time.monotonic(), 10 if options.short else 1
+    began, part = time.monotonic(), 20 if options.short else 1
     device = jax.local_devices()[0]
     same, slots = leases(500 // part)
     growth = memory_growth(2000 // part)
