@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hydrax_cli.run.digest import RunDigest
+from hydrax_cli.run.digest import RowsDigest, RunDigest
 from hydrax_cli.run.drive import drive
 from hydrax_cli.run.render.json import result_json
 from hydrax_cli.run.reporters import choose_reporter
 from hydrax_cli.run.summary import describe
-from hydrax_cli.shared.options import ALLOW_PICKLE, loader_options, result_file
+from hydrax_cli.shared.options import ALLOW_PICKLE, HOST_OF, loader_options, result_file
 from hydrax_cli.shared.overrides import load_overridden
 from hydrax_cli.shared.streams import own_output
 from hydrax_cli.shared.target import is_built_in
@@ -55,6 +55,11 @@ def _caches_folder(ctx: click.Context, param: click.Parameter, value: Path | Non
 @ALLOW_PICKLE
 @click.option("--digest", "with_digest", is_flag=True, help="Hash order, seeds and bytes of every batch.")
 @click.option(
+    "--hosts",
+    type=HOST_OF,
+    help="Load the rows of one host of several, such as 0/4; the digests of all add up (mod 2^128) to that of 0/1.",
+)
+@click.option(
     "--json", "json_file", metavar="FILE", callback=result_file, help="Write the result as JSON; - for standard output."
 )
 @click.option("--check/--no-check", default=True, help="Look for mistakes of the loader function after the run.")
@@ -67,6 +72,7 @@ def run(
     cache: Path | None,
     allow_pickle: bool,
     with_digest: bool,
+    hosts: tuple[int, int] | None,
     json_file: str | None,
     check: bool,
     quiet: bool,
@@ -88,13 +94,13 @@ def run(
     Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
     wrong usage, 130 interrupted.
     """
-    changes = replace(asked.changes, cache=cache, allow_pickle=allow_pickle)
+    changes = replace(asked.changes, cache=cache, allow_pickle=allow_pickle, hosts=hosts)
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:
         found, loader = load_overridden(replace(asked, changes=changes))
         _check_start(loader)
         plan = describe(replace(found, loader=loader))
         reporter = choose_reporter(sys.stderr if json_file == "-" else sys.stdout, quiet=quiet)
-        digest = RunDigest() if with_digest else None
+        digest = None if not with_digest else RunDigest() if hosts is None else RowsDigest()
         check = check and not (asked.target is None or is_built_in(asked.target)) and not (quiet and json_file is None)
         result, failure = drive(loader, plan, reporter, step_seconds=step_seconds, digest=digest, check=check)
         if json_file == "-":

@@ -18,7 +18,9 @@ import hydrax_core
 if TYPE_CHECKING:
     from hydrax_core import TrainingBatch, ValidationBatch
 
-__all__ = ["RunDigest"]
+__all__ = ["RowsDigest", "RunDigest"]
+
+_BITS = 128
 
 
 class RunDigest:
@@ -52,6 +54,35 @@ class RunDigest:
         encoded = text.encode()
         self._hash.update(len(encoded).to_bytes(8, "little"))
         self._hash.update(encoded)
+
+
+class RowsDigest(RunDigest):
+    """Of a host of several: the sum of the hashes of its rows, each of which says where in the run the row stands.
+
+    The digests of all hosts add up, modulo 2**128, to that of one host that has all rows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sum = 0
+
+    def update(self, batch: TrainingBatch[Any] | ValidationBatch[Any]) -> None:
+        """Add the rows of a batch that this host has, those of padding included."""
+        own, indices = batch.own_rows, batch.indices
+        seeds = batch.seeds if isinstance(batch, hydrax_core.TrainingBatch) else [None] * len(indices)
+        known = [*zip(indices, seeds, strict=True), *[None] * (len(own) - len(indices))]
+        arrays = {name: np.ascontiguousarray(np.asarray(batch.arrays[name])) for name in sorted(batch.arrays)}
+        heads = [(name, array.dtype.name, array.shape[1:]) for name, array in arrays.items()]
+        rows = [array.reshape(len(own), -1).view(np.uint8) for array in arrays.values()]
+        for position, row in enumerate(own):
+            hashed = xxhash.xxh3_128(f"{batch.address} {row} {known[position]} {heads}".encode())
+            for array in rows:
+                hashed.update(array[position].data)
+            self._sum += hashed.intdigest()
+
+    def hexdigest(self) -> str:
+        """The sum so far."""
+        return f"{self._sum % 2**_BITS:0{_BITS // 4}x}"
 
 
 def _flat(numbers: Sequence[Any], dtype: str) -> npt.NDArray[Any]:

@@ -24,6 +24,7 @@ else:
 __all__ = [
     "ALLOW_PICKLE",
     "COUNT",
+    "HOST_OF",
     "PLACE",
     "SPAN",
     "AskedLoader",
@@ -87,6 +88,7 @@ SPAN = PatternType(
 PLACE = PatternType(
     "epoch[:batch]", r"(\d+)(?::(\d+))?", lambda m: (int(m[1]), int(m[2] or 0)), "EPOCH or EPOCH:BATCH, counted from 0"
 )
+HOST_OF = PatternType("i/n", r"(\d+)/([1-9]\d*)", lambda m: (int(m[1]), int(m[2])), "HOST/HOSTS, counted from 0")
 _SIZE = PatternType(
     "n|hxw", r"([1-9]\d*)(?:x([1-9]\d*))?", lambda m: (int(m[1]), int(m[2] or m[1])), "N or HEIGHTxWIDTH in pixels"
 )
@@ -173,6 +175,7 @@ class Overrides:
         depth: Batches loaded ahead, or ``"auto"``.
         start: ``(epoch, batches)``.
         allow_pickle: Whether a cache that is there may be unpickled, where the loader says ``cache_pickle=True``.
+        hosts: ``(index, count)`` of hosts that share the work.
         cache: Folder below which every group that has no cache of its own gets one: ``training-0``, ``validation-0``.
     """
 
@@ -184,6 +187,7 @@ class Overrides:
     batch_size: int | None = None
     seed: int | None = None
     start: tuple[int, int] | None = None
+    hosts: tuple[int, int] | None = None
     cache: Path | None = None
     allow_pickle: bool = False
 
@@ -233,7 +237,7 @@ def loader_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _OF_DATA = {each.name for each in fields(SourceOptions)}
-_OF_CHANGES = {each.name for each in fields(Overrides)} - {"cache", "allow_pickle"}
+_OF_CHANGES = {each.name for each in fields(Overrides)} - {"cache", "allow_pickle", "hosts"}
 
 
 def _with(function: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:

@@ -34,6 +34,7 @@ def load_overridden(asked: AskedLoader) -> tuple[Target, Dataloader[Any]]:
 def override(loader: Dataloader[Any], asked: Overrides) -> Dataloader[Any]:
     """A new loader, not started; where neither it nor the options name an end, it runs for one epoch."""
     options = {"loader_count": asked.workers, "loader_kind": asked.kind, "depth": asked.depth, "start_at": asked.start}
+    options["hosts"] = asked.hosts
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if asked.batch_size is not None or asked.seed is not None or asked.cache is not None:
         changes["training"] = _regroup("training", loader.training, asked)

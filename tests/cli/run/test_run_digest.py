@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
-from hydrax_cli.run.digest import RunDigest
+from hydrax_cli.main import run_command_line
+from hydrax_cli.run.digest import RowsDigest, RunDigest
 from hydrax_core import DataGroup, Dataloader
 
 
@@ -10,12 +13,12 @@ def fill(item, arrays, seed):
         array[...] = item % 7
 
 
-def digest(fill=fill, items=range(32), batch=4, arrays=None, seed=0, loader_seed_only=False, **options):
+def digest(fill=fill, items=range(32), batch=4, arrays=None, seed=0, hashed=None, **options):
     arrays = arrays or {"x": ((3,), "float32", "bfloat16"), "y": ((), "uint8")}
     group = DataGroup(batch, items, loader_arrays=arrays, seed=seed)
     valid = DataGroup(batch, range(6), loader_arrays=arrays, remainder="pad")
     options = {"validation": ("epoch", 1, valid), "end_at": ("epoch", 2), "loader_kind": "inline"} | options
-    hashed = RunDigest()
+    hashed = hashed or RunDigest()
     for handed_out in Dataloader(fill, group, **options):
         hashed.update(handed_out)
     return hashed.hexdigest()
@@ -62,6 +65,32 @@ def constant(item, arrays, seed):
 def test_items_of_equal_bytes_in_another_order_change_it():
     arrays = {"x": ((), "uint8")}
     assert digest(constant, arrays=arrays, seed=1) != digest(constant, arrays=arrays, seed=2)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_digests_of_hosts_add_up_to_that_of_one(count):
+    """Every row counts once, those of padding too, whichever host has it."""
+    whole = digest(hashed=RowsDigest(), hosts=(0, 1))
+    parts = [digest(hashed=RowsDigest(), hosts=(index, count)) for index in range(count)]
+    assert f"{sum(int(part, 16) for part in parts) % 2**128:032x}" == whole
+    assert len({whole, *parts}) == count + 1
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"end_at": ("epoch", 1)}, {"items": range(1, 33)}], ids=str)
+def test_what_changes_the_run_changes_the_digest_of_its_rows(options):
+    assert digest(hashed=RowsDigest(), **options) != digest(hashed=RowsDigest())
+    assert digest(other_byte, hashed=RowsDigest()) != digest(hashed=RowsDigest())
+
+
+def test_the_command_has_a_host_load_its_rows(tmp_path):
+    found = []
+    for host in ("0/1", "0/2", "1/2"):
+        at = tmp_path / "result.json"
+        options = ["--kind", "inline", "--batch", "16", "--epochs", "1", "--quiet", "--digest"]
+        assert run_command_line(["run", *options, "--hosts", host, "--json", str(at)]) == 0
+        found.append(int(json.loads(at.read_text())["digest"], 16))
+    assert (found[1] + found[2]) % 2**128 == found[0]
+    assert run_command_line(["run", "--hosts", "2/2"]) == 2
 
 
 def test_the_boundaries_between_arrays_count():
