@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hydrax_core.sources.arrow_files import arrow as arrow
     from hydrax_core.sources.audio import AudioFolder as AudioFolder, audio_folder as audio_folder
     from hydrax_core.sources.colour import oklab as oklab, srgb as srgb
-    from hydrax_core.sources.common import Rows as Rows, RowSource as RowSource
+    from hydrax_core.sources.common import Rows as Rows, RowSource as RowSource, by_content as by_content
     from hydrax_core.sources.digits import Digits as Digits, uci_digits as uci_digits
     from hydrax_core.sources.formats import FileFormat as FileFormat, file_format as file_format
     from hydrax_core.sources.frames import data_frame as data_frame
@@ -48,7 +48,7 @@ _HOMES = {
     "sources.arrow_files": "arrow",
     "sources.audio": "AudioFolder audio_folder",
     "sources.colour": "oklab srgb",
-    "sources.common": "RowSource Rows",
+    "sources.common": "RowSource Rows by_content",
     "sources.digits": "Digits uci_digits",
     "sources.formats": "FileFormat file_format",
     "sources.frames": "data_frame",

@@ -8,6 +8,7 @@ A column asked for as ``Ragged`` is whole, or refused by name.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import glob
@@ -17,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ __all__ = [
     "Paths",
     "RowSource",
     "Rows",
+    "by_content",
     "choose",
     "find_file",
     "find_files",
@@ -64,6 +66,7 @@ found out."""
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Found: TypeAlias = Mapping[str, ArraySpec | str]
 """What is known of each column: the array of one row, or why it is none."""
+D = TypeVar("D")
 Extra: TypeAlias = list[dict[str, Any]] | None
 
 _log = logging.getLogger("hydrax")
@@ -182,8 +185,10 @@ class FileSource(RowSource):
     Args:
         paths: The files, absolute.
         reading: What else decides what a row holds, such as a query.
-        content: Whether files are named by their content instead of the time of change.
     """
+
+    content: bool | None = False
+    """Whether files are named by their content instead of the time of change; ``None`` where neither names them."""
 
     def __init__(self, paths: Sequence[str], *reading: Any) -> None:
         self.paths = tuple(paths)
@@ -196,7 +201,7 @@ class FileSource(RowSource):
         if remote:
             return f"{remote_fingerprint(remote)} {reading}"
         root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
-        return f"{files_fingerprint(self._files(), root)} {reading}"
+        return f"{files_fingerprint(self._files(), root, content=bool(self.content))} {reading}"
 
     def _files(self) -> Iterable[str]:
         return self.paths
@@ -272,6 +277,32 @@ class Rows(NamedTuple):
             for part in (_Part(source, share, seed, validation=side) for side in (False, True))
         )
         return training, validation
+
+
+def by_content(group: DataGroup[D]) -> DataGroup[D]:
+    """The group, whose caches and states know its files by their content instead of the time of their last change.
+
+    A copy of the files is then the same data, and so is one that was written anew with what it held. All of them are
+    read once whenever a cache or a state asks. Names and order still count; files elsewhere are known by their ETag.
+
+    Args:
+        group: A group that a source of files returned, or one of its ``split``.
+
+    Raises:
+        TypeError: It is no such group.
+    """
+    return group.replace(data=cast("Sequence[D]", _by_content(group.items)))
+
+
+def _by_content(source: Any) -> Any:
+    changed = copy.copy(source)
+    if isinstance(inside := getattr(source, "_source", None), Source):
+        changed._source = _by_content(inside)  # noqa: SLF001  a part of our own, or items of files
+    elif getattr(source, "content", None) is not None and source.paths:
+        changed.content = True
+    else:
+        raise TypeError(f"by_content: expected a group of a source of files, got one of {type(source).__name__}")
+    return changed
 
 
 def _order(source: RowSource) -> BlockRows | None:

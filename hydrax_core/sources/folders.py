@@ -88,6 +88,9 @@ class FolderItems(Source[FolderItem]):
     A slice of them, as in ``items[::10]``, is known by the same files, of which it has some.
     """
 
+    content = False
+    """See ``FileSource``."""
+
     def __init__(
         self, root: str, items: Sequence[FolderItem], reading: str, remote: Sequence[RemoteFile] | None = None
     ) -> None:
@@ -127,7 +130,11 @@ class FolderItems(Source[FolderItem]):
     def fingerprint(self) -> str:
         """The files by path, size and time of change, their labels, and what is made of them."""
         labels = xxhash.xxh3_64_hexdigest(self._labels.tobytes())
-        files = files_fingerprint(self.paths, self.root) if self._remote is None else remote_fingerprint(self._remote)
+        files = (
+            files_fingerprint(self.paths, self.root, self.content)
+            if self._remote is None
+            else remote_fingerprint(self._remote)
+        )
         return f"{files} {labels} {self.reading}"
 
 

@@ -95,6 +95,8 @@ class HuggingFaceRows(ArrowTable):
         missing: What a missing value is, by column.
     """
 
+    content = None  # the dataset's own fingerprint
+
     def __init__(self, dataset: Any, images: Iterable[str], size: tuple[int, int], missing: Mapping[str, Any]) -> None:
         self._images, self._picture = frozenset(images), Picture(*size)
         self._name = dataset._fingerprint  # noqa: SLF001  the only name that a dataset has of its content

@@ -85,6 +85,9 @@ def array_record(
 
 
 class Records(Source[Any]):
+    content = False
+    """See ``FileSource``."""
+
     def __init__(self, paths: Sequence[str], decode: Callable[[bytes], Any] | None) -> None:
         self.paths, self._decode = tuple(paths), decode
 
@@ -105,7 +108,7 @@ class Records(Source[Any]):
     def fingerprint(self) -> str:
         """The files by path, size and time of change."""
         root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
-        return files_fingerprint(self.files(), root)
+        return files_fingerprint(self.files(), root, self.content)
 
     def files(self) -> Iterable[str]:
         return self.paths
