@@ -1,12 +1,15 @@
-"""Classify series of 7 to 29 steps in buckets of like lengths, in plain jax: less padding, one compilation a bucket.
+"""Classify series of all lengths in buckets of like ones, in plain jax: less padding, one compilation a bucket.
 
-Run it with ``python docs/examples/train_buckets.py``. ``--data`` names a folder with ``JapaneseVowels_TRAIN.ts`` and
-``JapaneseVowels_TEST.ts`` (Kudo, Toyama, Shimbo; UCI Machine Learning Repository, CC BY 4.0; sktime ships them): nine
-speakers, twelve numbers a step. Without it, series of the same shape are made up.
+Run it with ``python docs/examples/train_buckets.py``, or with ``--problem PLAID``. ``--data`` names a folder with
+``JapaneseVowels_TRAIN.ts`` and ``JapaneseVowels_TEST.ts`` (nine speakers, 7 to 29 steps of twelve numbers; Kudo,
+Toyama, Shimbo; UCI Machine Learning Repository, CC BY 4.0), or the same of PLAID (eleven appliances, 100 to 1,344
+steps of their current; Gao, Giri, Kara, Berges, BuildSys 2014); sktime ships both. Without it, series of the same
+shape are made up.
 """
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,18 @@ import numpy as np
 
 from hydrax_core import DataGroup, Dataloader, Ragged, buckets
 
-CHANNELS, CLASSES, WIDTH = 12, 9, 64
+WIDTH = 64
+
+
+class Problem(NamedTuple):
+    channels: int
+    classes: int
+    steps: tuple[int, int]  # the least and the most
+    buckets: int
+    context: int  # steps that are looked at together
+
+
+PROBLEMS = {"JapaneseVowels": Problem(12, 9, (7, 29), 3, 1), "PLAID": Problem(1, 11, (100, 1344), 4, 48)}
 
 
 def read(path):
@@ -22,14 +36,23 @@ def read(path):
     lines = path.read_text().partition("@data\n")[2].splitlines()
     parts = [line.split(":") for line in lines if line]
     series = [np.array([channel.split(",") for channel in part[:-1]], np.float32).T for part in parts]
-    return [(one, int(part[-1]) - 1) for one, part in zip(series, parts, strict=True)]
+    labels = np.unique([int(part[-1]) for part in parts], return_inverse=True)[1]
+    return list(zip(series, labels.tolist(), strict=True))
 
 
-def made_up(count, rng):
+def scaled(items, like):
+    """Series of about the deviation 1; some currents are a hundred times others."""
+    values = np.arcsinh(np.concatenate([series for series, _ in like]))
+    mean, deviation = values.mean(0), values.std(0)
+    return [((np.arcsinh(series) - mean) / deviation, label) for series, label in items]
+
+
+def made_up(count, problem, rng):
     """A stand-in: each class wanders around points of its own."""
-    points = np.random.default_rng(0).normal(size=(CLASSES, CHANNELS))
-    labels = rng.integers(0, CLASSES, count)
-    noise = [rng.normal(size=(length, CHANNELS)) for length in rng.integers(7, 30, count)]
+    points = np.random.default_rng(0).normal(size=(problem.classes, problem.channels))
+    labels = rng.integers(0, problem.classes, count)
+    lengths = rng.integers(problem.steps[0], problem.steps[1] + 1, count)
+    noise = [rng.normal(size=(length, problem.channels)) for length in lengths]
     return [((points[label] + 1.5 * own).astype(np.float32), label) for label, own in zip(labels, noise, strict=True)]
 
 
@@ -41,6 +64,9 @@ def load(item, arrays, seed):
 
 def scores(weights, series, lengths):
     real = jnp.arange(series.shape[1])[None, :, None] < lengths[:, None, None]
+    context = weights["in"].shape[0] // series.shape[2]
+    later = [jnp.pad(series, ((0, 0), (0, shift), (0, 0)))[:, shift:] for shift in range(context)]
+    series = jnp.concatenate(later, axis=2)
     hidden = jnp.tanh(series @ weights["in"] + weights["bias"])
     pooled = (hidden * real).sum(1) / lengths[:, None]
     return jnp.tanh(pooled @ weights["mid"]) @ weights["out"]
@@ -67,21 +93,24 @@ def arrays_of(batch):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problem", choices=PROBLEMS, default="JapaneseVowels")
     parser.add_argument("--data", type=Path, help="folder with the two .ts files")
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
+    problem = PROBLEMS[options.problem]
     if options.data:
-        train, test = (read(options.data / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
+        train, test = (read(options.data / f"{options.problem}_{part}.ts") for part in ("TRAIN", "TEST"))
+        train, test = scaled(train, train), scaled(test, train)
     else:
         rng = np.random.default_rng(1)
-        train, test = made_up(270, rng), made_up(370, rng)
+        train, test = made_up(270, problem, rng), made_up(370, problem, rng)
 
-    declared = {"series": ((Ragged(), CHANNELS), "float32"), "label": ((), "int32")}
+    declared = {"series": ((Ragged(), problem.channels), "float32"), "label": ((), "int32")}
     training, testing = (
         buckets(
             DataGroup(16, items, loader_arrays=declared, shuffle_first=True, remainder="pad"),
             lambda item: len(item[0]),
-            boundaries=3,
+            boundaries=problem.buckets,
         )
         for items in (train, test)
     )
@@ -92,7 +121,8 @@ def main():
         )
 
     keys = jax.random.split(jax.random.key(0), 3)
-    shapes = {"in": (CHANNELS, WIDTH), "mid": (WIDTH, WIDTH), "out": (WIDTH, CLASSES)}
+    seen = problem.channels * problem.context
+    shapes = {"in": (seen, WIDTH), "mid": (WIDTH, WIDTH), "out": (WIDTH, problem.classes)}
     weights = {n: jax.random.normal(k, s) / np.sqrt(s[0]) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
     weights["bias"] = jnp.zeros(WIDTH)
     with Dataloader(load, training, end_at=("epoch", options.epochs)) as loader:

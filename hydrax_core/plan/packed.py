@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, overload
 
@@ -34,7 +34,7 @@ from hydrax_core.plan.packing import (
     checked_length,
     checked_lengths,
 )
-from hydrax_core.plan.permutation import derive_key, permute, seeds_of
+from hydrax_core.plan.permutation import derive_key, few_seeds, permute
 
 __all__ = ["DocumentRows", "PackedItem", "concat", "pack"]
 
@@ -296,7 +296,7 @@ class _DocumentLoader:
     ) -> dict[str, Any] | None:
         additional: dict[str, list[Any]] = {}
         seeds: Sequence[int | None] = [None] * len(row) if seed is None else _seeds(seed, row.pieces)
-        at = 0
+        at, counted = 0, _counted(len(arrays[self._names[0][0]]))
         for number, (item, piece, own) in enumerate(zip(row, row.pieces, seeds, strict=True)):
             place = slice(at, at + piece.length)
             views = {name: arrays[name][place] for name in self._ragged}
@@ -314,7 +314,7 @@ class _DocumentLoader:
                     view[...] = target[name][piece.start : piece.start + piece.length]
             for segments, positions in self._names:
                 arrays[segments][place] = number + 1
-                arrays[positions][place] = np.arange(piece.length, dtype=np.int32)
+                arrays[positions][place] = counted[: piece.length]
             at += piece.length
         self._pad(arrays, at, len(row))
         return {name: tuple(values) for name, values in additional.items()} or None
@@ -344,9 +344,13 @@ class _DocumentLoader:
                 arrays[name][segments:] = 0
 
 
+@lru_cache(maxsize=8)
+def _counted(length: int) -> npt.NDArray[np.int32]:
+    return np.arange(length, dtype=np.int32)
+
+
 def _seeds(seed: int, pieces: Sequence[Piece]) -> list[int]:
-    found: list[int] = seeds_of(seed, [piece.item for piece in pieces]).tolist()
-    return found
+    return few_seeds(seed, [piece.item for piece in pieces])
 
 
 def _plain(group: DataGroup[Any]) -> DataGroup[Any]:

@@ -1,18 +1,23 @@
 """The marks of mixtures and packing, measured: ``python tests/benchmarks/mixtures.py``.
 
 Rounds of what is compared take turns, and each figure is the best of its rounds: other work on the machine only adds.
-With grain installed, its packing of the same documents is measured beside ours.
+With grain and torch installed, their packing of the same documents is measured beside ours: grain's own, and for torch
+a collate function in Python.
 """
 
 import argparse
 import functools
+import importlib.util
 import pydoc
+import runpy
 import sysconfig
 import time
 import tracemalloc
 from pathlib import Path
 from pydoc_data import topics
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import hydrax_core
@@ -21,7 +26,7 @@ from hydrax_core.plan.mixture import by_weights
 
 ROUNDS = 3
 say = functools.partial(print, flush=True)
-LENGTH = 2048
+LENGTH, ROWS = 2048, 8
 ARRAYS = {"x": ((4,), "float32")}
 
 
@@ -98,46 +103,87 @@ def cost(batches=3000):
 
 
 def documents():
-    """Help topics and the standard library's sources, a byte a token: no time goes into a tokeniser."""
+    """Help topics and the standard library's sources as tokens of a byte-pair encoding that is trained on them."""
     texts = [*topics.topics.values(), pydoc.__doc__]
     texts += [path.read_text(errors="replace") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
-    return [np.frombuffer(text.encode(), np.uint8)[: 4 * LENGTH].astype(np.int32) for text in texts if text]
+    encoding = runpy.run_path(str(Path(__file__).parents[2] / "docs/examples/train_gpt.py"))["byte_pairs"]
+    return [tokens.astype(np.int32) for tokens in encoding([text for text in texts if text])]
 
 
-def throughput(epochs=40):
-    found = [document[:LENGTH] for document in documents()]
-    lengths = [len(document) for document in found]
-    one = pack(lengths, length=LENGTH, max_segments=1)
-    group = DataGroup(8, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad")
+def into_jax(batch):
+    jax.tree.map(jnp.asarray, batch)["tokens"].block_until_ready()
+
+
+def hydrax_run(rows, epochs):
+    with Dataloader(copy_in, rows, end_at=("epoch", epochs), loader_kind="thread", depth=8) as loader:
+        for batch in loader:
+            batch.arrays["tokens"].block_until_ready()
+
+
+def grain_run(found, epochs):
+    import grain  # noqa: PLC0415  a peer that need not be there
+    from grain.experimental import FirstFitPackIterDataset  # noqa: PLC0415  same
+
+    source = grain.MapDataset.source(found).repeat(epochs).map(lambda tokens: {"tokens": tokens})
+    packed = FirstFitPackIterDataset(source.to_iter_dataset(), length_struct={"tokens": LENGTH}, num_packing_bins=64)
+    for batch in packed.batch(ROWS):
+        into_jax(batch)
+
+
+def collated(parts):
+    """First-fit in Python, as one writes it for torch."""
+    rows, spaces = [], []
+    for tokens in sorted(parts, key=len, reverse=True):
+        row = next((place for place, space in enumerate(spaces) if space >= len(tokens)), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            spaces.append(LENGTH)
+        rows[row].append(tokens)
+        spaces[row] -= len(tokens)
+    arrays = {name: np.zeros((len(rows), LENGTH), np.int32) for name in ("tokens", "segment_ids", "positions")}
+    for place, row in enumerate(rows):
+        start = 0
+        for number, tokens in enumerate(row, 1):
+            end = start + len(tokens)
+            arrays["tokens"][place, start:end] = tokens
+            arrays["segment_ids"][place, start:end] = number
+            arrays["positions"][place, start:end] = np.arange(len(tokens))
+            start = end
+    return arrays
+
+
+def torch_run(found, epochs):
+    from torch.utils.data import DataLoader  # noqa: PLC0415  a peer that need not be there
+
+    together = max(1, ROWS * LENGTH * len(found) // sum(map(len, found)))  # so that they fill about as many rows
+    batches = DataLoader(found, batch_size=together, shuffle=True, num_workers=1, collate_fn=collated)
+    for _ in range(epochs):
+        for batch in batches:
+            into_jax(batch)
+
+
+def throughput(epochs=20):
+    whole = documents()
+    found = [tokens[:LENGTH] for tokens in whole]
+    lengths = [len(tokens) for tokens in found]
+    one, all_of_it = pack(lengths, length=LENGTH, max_segments=1), pack(list(map(len, whole)), length=LENGTH)
+    group = DataGroup(ROWS, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad")
     rows = pack(group, lengths, length=LENGTH)
-    say(f"{len(found)} documents: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}")
+    say(
+        f"{len(found)} documents, cut at {LENGTH} tokens: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}; "
+        f"whole, long ones split: {all_of_it.fill:.1%}"
+    )
     total = epochs * sum(lengths)
-
-    def ours():
-        with Dataloader(copy_in, rows, end_at=("epoch", epochs), loader_kind="thread", depth=8) as loader:
-            for batch in loader:
-                batch.arrays["tokens"].block_until_ready()
-
-    (seconds,) = best(ROUNDS, ours)
-    say(f"hydrax: {total / seconds / 1e6:.1f} M tokens/s into jax")
-    try:
-        import grain  # noqa: PLC0415  a peer that need not be there
-        from grain.experimental import FirstFitPackIterDataset  # noqa: PLC0415  same
-    except ImportError:
-        say("grain: not installed")
-        return
-    import jax  # noqa: PLC0415  as late as hydrax does
-
-    def grains():
-        source = grain.MapDataset.source(found).repeat(epochs).map(lambda tokens: {"tokens": tokens})
-        packed = FirstFitPackIterDataset(
-            source.to_iter_dataset(), length_struct={"tokens": LENGTH}, num_packing_bins=64
-        )
-        for batch in packed.batch(8):
-            jax.tree.map(jax.numpy.asarray, batch)["tokens"].block_until_ready()
-
-    (peer,) = best(ROUNDS, grains)
-    say(f"grain first-fit: {total / peer / 1e6:.1f} M tokens/s into jax; hydrax has {peer / seconds:.1f} times that")
+    runs = {"hydrax": lambda: hydrax_run(rows, epochs)}
+    for name, run in (("grain", grain_run), ("torch", torch_run)):
+        if importlib.util.find_spec(name) is None:
+            say(f"{name}: not installed")
+        else:
+            runs[f"{name}, packing"] = functools.partial(run, found, epochs)
+    seconds = best(ROUNDS, *runs.values())
+    for name, needed in zip(runs, seconds, strict=True):
+        say(f"{name}: {total / needed / 1e6:.1f} M tokens/s into jax; hydrax has {needed / seconds[0]:.1f} times that")
 
 
 def main():

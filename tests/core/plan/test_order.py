@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_core.plan.order import GroupOrder
-from hydrax_core.plan.permutation import derive_key, permute, seeds_of
+from hydrax_core.plan.permutation import derive_key, few_seeds, permute, seeds_of
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -44,6 +44,12 @@ def test_neighbours_end_up_anywhere():
     counts = np.bincount(np.array(distances) * buckets // size, minlength=buckets)
     expected = len(distances) / buckets
     assert ((counts - expected) ** 2 / expected).sum() < buckets + 5 * math.sqrt(2 * buckets)
+
+
+@given(KEYS, st.integers(0, 2**62))
+def test_seeds_of_a_few_are_those_of_many(key, number):
+    numbers = [number, number + 1, 0]
+    assert few_seeds(key, numbers) == seeds_of(key, numbers).tolist()
 
 
 @given(KEYS, st.integers(0, 2**62))
