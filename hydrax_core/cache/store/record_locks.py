@@ -2,7 +2,7 @@
 
 Promise: as ``OpenFileLocks`` in ``locks.py``. Record locks belong to a process, which loses all of a file's when any of
 its descriptors of that file is closed. So all users in this process share one, and a table says who of them holds what.
-Of a file that this process can only read nobody knows whether other processes use it: no is assumed.
+Of a file that this process may not write it cannot be told whether other processes use it: no is assumed.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class RecordLocks:
     """
 
     def __init__(self, path: Path, flags: int) -> None:
+        self._path = path
         writes = bool(flags & os.O_RDWR)
         with _lock:
             try:
@@ -114,12 +115,24 @@ class RecordLocks:
         """Whether others hold the lock of a byte."""
         with _lock:
             holders = self._file.holders.get(place, {})
-            if holders or self._file.writable < 0:
+            if holders or not self._may_write():
                 return bool(holders.keys() - {self})
             if not self._file.set(fcntl.F_WRLCK, place):
                 return True
             self._file.set(fcntl.F_UNLCK, place)
             return False
+
+    def _may_write(self) -> bool:
+        if self._file.writable < 0:
+            try:
+                descriptor = open_regular(self._path, os.O_RDWR)
+            except OSError:
+                return False
+            if _files.get(_key(os.fstat(descriptor))) is not self._file:
+                os.close(descriptor)  # of another file, at whose place this one no longer is
+                return False
+            self._file.writable = descriptor
+        return True
 
     def close(self) -> None:
         """Give all locks back."""

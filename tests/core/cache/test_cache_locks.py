@@ -88,6 +88,9 @@ def test_processes_exclude_each_other_byte_by_byte_until_they_end(kind, other, p
     second.close()
     assert not other(f"locks.take({WRITE}, 0)"), "what one user gave back the other still has"
     assert other("locks.is_taken(0)")
+    reader = kind(path, os.O_RDONLY)
+    assert reader.is_taken(0)
+    reader.close()
     assert not other("locks.is_taken(1)")
     assert other(f"locks.take({WRITE}, 64)")
     assert first.is_taken(64)
