@@ -86,28 +86,12 @@ def audio_folder(
     if samples < 1:
         raise ValueError(f"seconds: expected a length of at least one sample, got {seconds!r}")
     root = open_tree(folder)
-    training, validation, names = find_sides(root, SOUNDS, "sound", split, classes, seed)
+    sides = find_sides(root, SOUNDS, "sound", split, classes, seed)
     loader = AudioLoader(root.place, rate, channels)
-    arrays: dict[str, Any] = {
-        "audio": ((samples,) if channels == 1 else (samples, channels), "float32"),
-        "length": ((), "int32"),
-    }
-    if names:
-        arrays["label"] = ((), "int32")
-    reading = f"{samples} {rate} {channels}"
-    group: DataGroup[FolderItem] = DataGroup(
-        batch_size,
-        root.items(training, reading),
-        loader_func=loader,
-        loader_arrays=arrays,
-        seed=seed,
-        shuffle_first=True,
-        remainder="pad",
-        labels=("label",) if names else (),
-        zeroed=False,
-    )
-    valid = group.replace(data=root.items(validation, reading)) if validation else None
-    return AudioFolder(loader, group, names, valid)
+    shape = (samples,) if channels == 1 else (samples, channels)
+    arrays = {"audio": (shape, "float32"), "length": ((), "int32")}
+    training, validation = sides.groups(root, loader, arrays, f"{samples} {rate} {channels}", batch_size, seed)
+    return AudioFolder(loader, training, sides.classes, validation)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, overload
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xxhash
 
 from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
+from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Source
 from hydrax_core.plan.permutation import Indices, derive_key, permute
 from hydrax_core.sources.formats import file_format
@@ -48,6 +49,25 @@ class Sides(NamedTuple):
     training: list[FolderItem]
     validation: list[FolderItem]
     classes: tuple[str, ...]
+
+    def groups(
+        self, root: Tree, loader_func: Any, arrays: Mapping[str, Any], reading: str, batch_size: int, seed: int
+    ) -> tuple[DataGroup[FolderItem], DataGroup[FolderItem] | None]:
+        """The groups of the sides; ``reading`` says what else decides what a row holds."""
+        label = {"label": ((), "int32")} if self.classes else {}
+        training: DataGroup[FolderItem] = DataGroup(
+            batch_size,
+            root.items(self.training, reading),
+            loader_func=loader_func,
+            loader_arrays={**arrays, **label},
+            seed=seed,
+            shuffle_first=True,
+            remainder="pad",
+            labels=tuple(label),
+            zeroed=False,
+        )
+        validation = training.replace(data=root.items(self.validation, reading)) if self.validation else None
+        return training, validation
 
 
 def find_sides(
@@ -146,6 +166,9 @@ class Tree(Protocol):
 
     def walk(self, below: str) -> Iterator[tuple[str, Iterable[str]]]:
         """Each folder from one below on, in the order of the names, and its files."""
+
+    def items(self, items: Sequence[FolderItem], reading: str) -> FolderItems:
+        """The data of a group."""
 
 
 class _Entry(NamedTuple):

@@ -89,26 +89,13 @@ def image_folder(
     picture = Picture(height, width, resize, gray, bits, background, how)
     picture.check()
     root = open_tree(folder)
-    training, validation, names = find_sides(root, SUFFIXES, "image", split, classes, seed)
+    sides = find_sides(root, SUFFIXES, "image", split, classes, seed)
     loader: Any = ImageLoader(root.place, picture)
     if isinstance(root, RemoteTree):
         loader = batched(least=FETCHED_AT_ONCE)(loader.load_many)
-    arrays: dict[str, Any] = {"image": (picture.shape, picture.dtype)}
-    if names:
-        arrays["label"] = ((), "int32")
-    group: DataGroup[FolderItem] = DataGroup(
-        batch_size,
-        root.items(training, repr(picture)),
-        loader_func=loader,
-        loader_arrays=arrays,
-        seed=seed,
-        shuffle_first=True,
-        remainder="pad",
-        labels=("label",) if names else (),
-        zeroed=False,
-    )
-    valid = group.replace(data=root.items(validation, repr(picture))) if validation else None
-    return ImageFolder(loader, group, names, valid)
+    arrays = {"image": (picture.shape, picture.dtype)}
+    training, validation = sides.groups(root, loader, arrays, repr(picture), batch_size, seed)
+    return ImageFolder(loader, training, sides.classes, validation)
 
 
 @dataclass(frozen=True)
