@@ -123,7 +123,7 @@ def test_two_files_of_one_name_are_two_modules(write):
         ("a.py:make", {"items": "x"}, "-p items: expected int, got 'x'"),
         ("a.py:needs", {"items": "1"}, "needs path: add -p path=..."),
         ("a.py:loader", {"items": "1"}, "only a function takes arguments; a.py:loader is a Dataloader"),
-        (None, {"items": "1"}, "only a function takes arguments"),
+        (None, {"items": "1"}, "only a function and files take arguments"),
         ("missing.npy", {}, "there is no file missing.npy"),
         ("gopher://ann:pw@host/a.parquet?b", {}, "gopher://host/a.parquet: gopher:// cannot be read; known are s3"),
         ("empty", {}, "holds no image"),
