@@ -1,5 +1,6 @@
 """What code of the user's does to the run that calls it: handlers of logs and signals, data, placement."""
 
+import importlib.util
 import itertools
 import logging
 import signal
@@ -74,6 +75,29 @@ def test_a_handler_or_filter_of_logs_that_raises_ends_nothing(kind, what, monkey
         assert [batch.batch_num for batch in loader] == [0, 2, 3, 4]
         assert loader.stats().skipped_batches == 1
     assert "ZeroDivisionError: a " in capsys.readouterr().err
+
+
+GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys
+from hydrax_core import DataGroup, Dataloader
+
+def load(item, arrays, seed):
+    arrays["y"][...] = item
+
+group = DataGroup(4, range(20), loader_arrays={"y": ((), "int32")})
+with Dataloader(load, group, loader_kind=sys.argv[1], end_at=("epoch", 1), timeout_sec=20) as loader:
+    print([batch.arrays["y"].tolist() for batch in loader][-1])
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
+@pytest.mark.parametrize("kind", ["inline", "thread", "process"])
+def test_a_program_that_gevent_has_patched_is_served(kind):
+    program = [sys.executable, "-c", GEVENT, kind]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=40, check=False)
+    assert (done.stdout, done.returncode) == ("[16, 17, 18, 19]\n", 0), done.stderr
 
 
 class NamelessData:
