@@ -70,7 +70,7 @@ D = TypeVar("D")
 Extra: TypeAlias = list[dict[str, Any]] | None
 
 _log = logging.getLogger("hydrax")
-FETCHED_AT_ONCE = 4 * REQUESTS
+FETCHED_AT_ONCE = 8 * REQUESTS
 _SHOWN = 8
 _MEASURED_AT_ONCE = 1024
 OWN_LOADER = (

@@ -172,7 +172,7 @@ def list_remote(folder: str) -> list[RemoteFile]:
     place, path = split_address(folder)
 
     def look(store: Store) -> list[RemoteFile]:
-        below = store.pinned(path.rstrip("/"))
+        below = store.pinned(path.rstrip("/")).rstrip("/")
         below = f"{below}/" if below else ""
         files = []
         for seen in store.list(below):
@@ -237,8 +237,11 @@ def read_ranges(spans: Sequence[Span]) -> list[memoryview]:
     if len(pieces) == 1:
         _fetch_all(pieces)
     else:
-        for _ in _pool().map(_fetch_all, [pieces] * min(REQUESTS, len(pieces))):
-            pass
+        try:
+            for _ in _pool().map(_fetch_all, [pieces] * min(REQUESTS, len(pieces))):
+                pass
+        finally:
+            pieces.clear()  # after Ctrl-C, nobody wants the rest
     found: list[memoryview] = [memoryview(b"")] * len(spans)
     for run, buffer in zip(runs, buffers, strict=True):
         for place in run.spans:

@@ -219,11 +219,12 @@ class FileSystem(Store):
 
     def get(self, path: str, start: int, end: int) -> Answer:
         told = self.status(path)
-        data = self._tried(lambda: self._system.cat_file(path, start=start, end=end))
+        # Its own cache would read megabytes ahead of each range.
+        data = self._tried(lambda: self._system.cat_file(path, start=start, end=end, cache_type="none"))
         return Answer(data, told.size, told.version)
 
     def list(self, prefix: str) -> Iterator[Seen]:
-        found = self._tried(lambda: self._system.find(prefix, detail=True))
+        found = self._tried(lambda: self._system.find(prefix.rstrip("/"), detail=True))
         return (self._told(info) for info in found.values() if info["type"] == "file")
 
     def _told(self, info: Any) -> Seen:

@@ -212,52 +212,6 @@ def test_local_files_by_address(tmp_path):
     assert find_remote("paths", f"file://{tmp_path}", (".bin",)) == [f"file://{tmp_path}/a.bin"]
 
 
-class Hub:
-    """A hub whose branch moves on: what fsspec's local file system has, below a folder a commit."""
-
-    def __init__(self, folder):
-        self.folder, self.sha = folder, "c1"
-
-    def resolve_path(self, path):
-        kind, owner, name, *rest = path.split("/")
-        revision = "main" if "@" not in name else name.partition("@")[2]
-        found = type("Found", (), {})()
-        found.repo_id, found.repo_type = f"{owner}/{name.partition('@')[0]}", kind.removesuffix("s")
-        found.revision, found.path_in_repo = revision, "/".join(rest)
-        return found
-
-    def repo_info(self, repo_id, *, repo_type, revision):  # noqa: ARG002  as the hub's
-        return type("Info", (), {"sha": self.sha})
-
-    def info(self, path):
-        commit = path.split("@")[1].partition("/")[0]
-        file = self.folder / commit / path.split("@")[1].partition("/")[2]
-        if not file.exists():
-            raise FileNotFoundError(path)
-        kind = "directory" if file.is_dir() else "file"
-        return {"name": path, "type": kind, "size": file.stat().st_size, "blob_id": str(hash(file.read_bytes()))}
-
-    def cat_file(self, path, start, end):
-        commit, _, rest = path.split("@")[1].partition("/")
-        return (self.folder / commit / rest).read_bytes()[start:end]
-
-
-def test_a_repository_is_read_as_it_was_when_the_source_was_made(tmp_path, monkeypatch):
-    for commit, text in (("c1", "first"), ("c2", "later")):
-        (tmp_path / commit).mkdir()
-        (tmp_path / commit / "a.txt").write_text(text)
-    hub = Hub(tmp_path)
-    made = stores.Hub(hub, hub)
-    monkeypatch.setattr(remote, "store_at", lambda place: made)
-    file = found("hf://datasets/ann/digits/a.txt")
-    assert file == "hf://datasets/ann/digits/a.txt"
-    hub.sha = "c2"
-    assert read(file, (0, 5)) == [b"first"]
-    assert remote_fingerprint([found("hf://datasets/ann/digits/a.txt")]) != remote_fingerprint([file])
-    with pytest.raises(ValueError, match="has no commits"):
-        found("hf://buckets/ann/digits/a.txt")
-
-
 def test_a_file_system_of_fsspec_lists_and_reads(tmp_path):
     (tmp_path / "a.bin").write_bytes(CONTENT)
     store = stores.FileSystem(fsspec.filesystem("file"))
