@@ -117,7 +117,12 @@ def _parameters(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 _PARAMETER = click.option(
-    "-p", "parameters", metavar="NAME=VALUE", multiple=True, callback=_parameters, help="Argument for the function."
+    "-p",
+    "parameters",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_parameters,
+    help="Argument for the function, or the source.",
 )
 _BATCH = click.option("--batch", "batch_size", type=COUNT, help="Batch size, of validation too.")
 ALLOW_PICKLE = click.option(
