@@ -83,8 +83,8 @@ def run(
     arguments -p gives); or data, known by its content: a folder of images or sound (its sub-folders are the labels), an
     .npy, .npz, Arrow, Parquet, HDF5, Zarr, SQLite, LMDB or ArrayRecord file, tar shards, JSON lines, CSV, text, tokens,
     a data set of Hugging Face, or several files of one kind; -p gives the source that reads it its other arguments.
-    Without TARGET, 1,797 handwritten digits are run. Without --epochs and --batches, a run goes to the loader's own end,
-    or for one epoch.
+    Without TARGET, 1,797 handwritten digits are run. Without --epochs and --batches, a run goes to the loader's end, or
+    for one epoch.
 
     --cache gives every group without a cache of its own a folder below DIR: training-0, validation-0 and so on. A group
     that leaves its shuffle_later at "default" then repeats the batches of its first epoch in another order each epoch.

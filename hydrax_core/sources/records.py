@@ -47,7 +47,9 @@ _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
 """How files say in text that there is no number, in lower case."""
 _EXACT = 1 << 53
 """Floats hold all whole numbers up to this."""
-_MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}|\d{200}")
+_LONG = 200
+_MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}"), re.compile(rb"\d{%d}" % _LONG)
+"""Exponents, and digits: one pattern of both takes as long as to parse a line."""
 
 _log = logging.getLogger("hydrax")
 _told: set[str] = set()
@@ -186,7 +188,10 @@ def read_json(data: bytes) -> Any:
         OverflowError: A number is beyond all floats, which Python itself reads as infinity.
         ValueError: It is no JSON.
     """
-    return json.loads(data, parse_float=_finite) if _MAY_OVERFLOW.search(data) else json.loads(data)
+    exponent, digits = _MAY_OVERFLOW
+    finite = _finite if exponent.search(data) or (len(data) > _LONG and digits.search(data)) else None
+    utf8 = data[:1] == b"{" and data[1:2] != b"\0"  # json itself looks closer, which takes as long as to parse
+    return json.loads(data.decode("utf-8", "surrogatepass") if utf8 else data, parse_float=finite)
 
 
 def _finite(text: str) -> float:
