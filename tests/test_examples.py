@@ -53,14 +53,6 @@ def test_buckets_of_like_lengths_are_compiled_once_each():
     assert float(right) > 80
 
 
-def test_long_series_have_buckets_of_their_own():
-    output = run("train_buckets.py", "--problem", "PLAID", "--epochs", "1").stdout
-    longest = [int(found) for found in re.findall(r"bucket of up to (\d+) steps", output)]
-    assert len(longest) == 4
-    assert 1200 < longest[-1] <= 1344
-    assert "4 compilations" in output
-
-
 def test_two_folders_of_images_come_in_their_shares():
     output = run("mix_images.py").stdout
     assert "70.0% of the web, 30.0% of our own" in output

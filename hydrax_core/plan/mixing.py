@@ -31,6 +31,7 @@ from hydrax_core.plan.packing import Lengths
 __all__ = ["buckets", "class_balanced", "mix"]
 
 D = TypeVar("D")
+_FITS = 2**62
 _logger = logging.getLogger("hydrax")
 
 
@@ -268,9 +269,22 @@ class _Joined(Sequence[Any]):
 class _JoinedPlain(_Joined, PlainData[Any]):
     """The same of ranges, arrays and the like."""
 
+    def __init__(self, parts: Sequence[Any]) -> None:
+        super().__init__(parts)
+        self._edges = np.array(self.starts)
+        ranges = [part for part in parts if type(part) is range]
+        fits = all(-_FITS < number < _FITS for part in ranges for number in (part.start, part.stop, part.step))
+        self._numbers = np.array([(part.start, part.step) for part in ranges]) if fits else None
+        if len(ranges) < len(parts):
+            self._numbers = None
+
     def __getitems__(self, indices: list[int]) -> list[Any]:
-        found = np.searchsorted(self.starts, indices, "right") - 1
-        places = np.asarray(indices) - np.asarray(self.starts)[found]
+        wanted = np.array(indices)
+        found = np.searchsorted(self._edges, wanted, "right") - 1
+        places = wanted - self._edges[found]
+        if self._numbers is not None:
+            items: list[Any] = (self._numbers[found, 0] + self._numbers[found, 1] * places).tolist()
+            return items
         return [self.parts[part][place] for part, place in zip(found.tolist(), places.tolist(), strict=True)]
 
 

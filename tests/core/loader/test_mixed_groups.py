@@ -268,6 +268,10 @@ def test_ranges_and_arrays_are_joined_and_what_several_groups_have_is_read_by_on
     assert is_plain(arrays.items)
     indices = [5, 99, 0, 70, 69]
     assert arrays.items.__getitems__(indices) == [arrays.items[index] for index in indices]
+    ranges = mix([group(0, 70).replace(data=range(210, 0, -3)), group(2**70, 30)], [0.7, 0.3])
+    for joined in (ranges.items, mix([group(0, 70).replace(data=range(210, 0, -3)), group(9, 30)]).items):
+        assert joined.__getitems__(indices) == [joined[index] for index in indices]
+        assert {type(item) for item in joined.__getitems__(indices)} == {int}
     shared = Own(range(40))
     mixed = mix([group(0, 10).replace(data=shared), group(0, 60)])
     alone = group(0, 10).replace(data=shared)
