@@ -187,6 +187,8 @@ def test_the_rows_of_all_hosts_together_are_the_batches_of_one(count):
     for host in hosts:
         with host as running:
             parts.append(list(running))
+    for count_of in (lambda loader: loader.stats().bytes, lambda loader: loader.stats().items):
+        assert sum(map(count_of, hosts)) == count_of(one)
     for number, batch in enumerate(expected):
         for name, values in batch.items():
             joined = [row for part in parts for row in np.asarray(part[number].arrays[name]).tolist()]
