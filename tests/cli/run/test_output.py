@@ -47,6 +47,7 @@ def result(passes=(), **changes):
         "digest": None,
         "verdict": "the training step is the limit",
         "findings": None,
+        "classes": {},
     }
     return RunResult(**{**values, **changes})
 
@@ -257,6 +258,7 @@ def test_the_json_keys_are_exactly_these():
         "digest": "abababababababababababababababab",
         "verdict": "the training step is the limit",
         "findings": None,
+        "classes": {},
     }
 
 
