@@ -21,7 +21,7 @@ import pytest
 from faultkit import KINDS, LONG, collect, contents, damaged, group, python, start_python
 from faultloads import fill
 
-from hydrax_core import CacheMismatchError, Dataloader, StateMismatchError
+from hydrax_core import CacheMismatchError, Dataloader, LoaderError, StateMismatchError
 from hydrax_core.sources import arrow, image_folder, jsonl, numpy_rows, tar
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.skipif(not LONG, reason="HYDRAX_FAULTS=long")]
@@ -387,9 +387,11 @@ def told(batch):
     return str(batch.address), batch.indices, batch.seeds, arrays, batch.get_additional("name")
 
 
+# A file whose opening was interrupted is closed by the garbage collector, with a warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_exceptions_of_a_signal_handler_at_any_moment_lose_at_most_the_batch_in_hand(kind, record_property):
-    count = 60
+    count = 30
     record_property("rounds", count)
     with Dataloader(fill, group(), loader_kind="inline", end_at=("epoch", 20)) as loader:
         expected = [told(batch) for batch in loader]
@@ -415,7 +417,7 @@ def test_exceptions_of_a_signal_handler_at_any_moment_lose_at_most_the_batch_in_
                                 found.append(told(batch))  # noqa: PERF401  an exception must not lose the others
                             whole = True
                             break
-                        except AlarmError:
+                        except (AlarmError, LoaderError):  # inline, it may come out of the loader
                             raised += 1
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
