@@ -346,7 +346,7 @@ def xxhash_of(batch):
 
 
 def test_killed_workers_change_nothing_of_groups_of_several_sources(tmp_path, record_property):
-    count = 12
+    count = 8
     record_property("rounds", count)
     groups = []
     for kind in FILES:
