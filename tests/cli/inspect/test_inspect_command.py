@@ -147,12 +147,17 @@ class Terminal:
         self.read(0.1)
         return self.process.returncode
 
+    def hang_up(self):
+        for end in (self.master, self.slave):
+            os.close(end)
+        self.master = self.slave = None
+
     def close(self):
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.master)
-        os.close(self.slave)
+        if self.master is not None:
+            self.hang_up()
 
 
 @pytest.fixture
@@ -199,6 +204,15 @@ def test_however_it_ends_the_terminal_is_sane_and_no_process_is_left(terminal, t
     assert b"\x1b[?1049l" in started.output  # back to the ordinary screen
     assert b"\x1b[?25h" in started.output  # and its cursor
     assert alive(workers) == set()
+
+
+def test_it_ends_with_its_terminal_and_leaves_nothing(terminal, target):
+    started = terminal(target, "-p", "sleep=0.002", "--workers", "1")
+    started.shows(b"running")
+    workers = descendants(started.process.pid)
+    started.hang_up()
+    started.process.wait(TIMEOUT)
+    wait_until(lambda: alive(workers) == set(), TIMEOUT)
 
 
 def test_it_quits_while_an_item_hangs(terminal, target):
