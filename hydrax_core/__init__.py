@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from hydrax_core.data.public import lazy
+from hydrax_core.data.lazy_names import lazy
 
 if sys.platform == "win32":
     raise ImportError(
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from hydrax_core import checkpoint as checkpoint, state as state
     from hydrax_core.loader.dataloader import Dataloader as Dataloader
     from hydrax_core.monitor.stats import GroupShare as GroupShare, Stats as Stats
-    from hydrax_core.plan.mixing import buckets as buckets, class_balanced as class_balanced, mix as mix
-    from hydrax_core.plan.packed import concat as concat, pack as pack
+    from hydrax_core.plan.mixed_groups import buckets as buckets, class_balanced as class_balanced, mix as mix
+    from hydrax_core.plan.packed_groups import concat as concat, pack as pack
 
 _HOMES = {
     "data.function": "batched is_worker",

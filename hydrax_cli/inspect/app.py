@@ -14,7 +14,7 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
-from hydrax_cli.inspect.base import BaseApp, Throttle
+from hydrax_cli.inspect.base_app import BaseApp, Throttle
 from hydrax_cli.inspect.numbers.rates import Rates
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen, GoToScreen, HelpScreen

@@ -187,7 +187,7 @@ def _show(
         picture = asyncio.run(_picture(app, screen, keys, seconds))
         Path(screenshot).write_text(picture, "utf-8")
         return
-    from hydrax_cli.inspect.private import failure_of  # noqa: PLC0415  --help needs none of it
+    from hydrax_cli.inspect.textual_private import failure_of  # noqa: PLC0415  --help needs none of it
 
     app.run()
     failure = failure_of(app)

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rich.color_triplet import ColorTriplet
 from rich.terminal_theme import TerminalTheme
 
-from hydrax_cli.inspect.private import screen_strips
+from hydrax_cli.inspect.textual_private import screen_strips
 from hydrax_cli.shared.text import clean
 
 if TYPE_CHECKING:

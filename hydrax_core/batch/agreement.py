@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import xxhash
 
-from hydrax_core.batch import private
+from hydrax_core.batch import jaxlib_private
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import HostMismatchError
 
@@ -42,7 +42,7 @@ class Agreement:
     """
 
     def __init__(self, seconds: float | None, fail: Callable[[BaseException], None], every: int) -> None:
-        self._client = private.coordination_client()
+        self._client = jaxlib_private.coordination_client()
         self._index, self._count = jax.process_index(), jax.process_count()
         self._seconds = _LONGEST_WAIT if seconds is None else seconds
         self._fail = fail

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.batch import private
+from hydrax_core.batch import jaxlib_private
 from hydrax_core.batch.arrays import Arrays
 from hydrax_core.batch.batch import Known, TrainingBatch, ValidationBatch
 from hydrax_core.batch.jax_settings import Settings, without_mesh
@@ -125,7 +125,7 @@ class _Put:
         # A program over the devices of several hosts has to be started by all in the same order, and this one is not.
         self._by_part = parts is not None and sharding is not None and not sharding.is_fully_addressable
         self._fast: tuple[Any, Any, list[Any], bool] | None = None
-        if private.batched_device_put is not None and not (self._by_part and convert is not None):
+        if jaxlib_private.batched_device_put is not None and not (self._by_part and convert is not None):
             there = jax.dtypes.canonicalize_dtype(dtype)
             if parts is not None and sharding is not None:
                 counts = tuple(whole // part for whole, part in zip(shape, parts.shape, strict=True))
@@ -144,7 +144,7 @@ class _Put:
         convert = self._convert
         if self._fast is not None:
             aval, sharding, devices, committed = self._fast
-            placed: jax.Array = private.batched_device_put(aval, sharding, pieces_of, devices, committed)
+            placed: jax.Array = jaxlib_private.batched_device_put(aval, sharding, pieces_of, devices, committed)
         elif parts is None:
             placed = jax.device_put(array)
         else:
@@ -419,7 +419,7 @@ def _fast_put_works() -> bool:
     array = np.zeros(16, np.float32)
     asked = jax.device_put(array)
     try:
-        found = private.batched_device_put(
+        found = jaxlib_private.batched_device_put(
             jax.core.ShapedArray(array.shape, array.dtype), asked.sharding, [array], list(asked.devices()), False
         )
     except Exception:  # noqa: BLE001  it is not public and may ask for anything in a later jaxlib
@@ -440,7 +440,7 @@ def _fast_shards_aval(sharding: jax.sharding.Sharding, counts: tuple[int, ...]) 
     singles = [jax.device_put(part, device) for device, part in parts.items()]
     asked = jax.make_array_from_single_device_arrays(counts, sharding, singles)
     try:
-        found = private.batched_device_put(asked.aval, sharding, list(parts.values()), list(parts), True)
+        found = jaxlib_private.batched_device_put(asked.aval, sharding, list(parts.values()), list(parts), True)
         there = {shard.device: np.asarray(shard.data).tolist() for shard in found.addressable_shards}
     except Exception:  # noqa: BLE001  see _fast_put_works
         return None

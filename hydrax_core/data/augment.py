@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from hydrax_core.data.code import code_digests
+from hydrax_core.data.code_digest import code_digests
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.ragged import RaggedLoader

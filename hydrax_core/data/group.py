@@ -19,9 +19,9 @@ from hydrax_core.data.augment import Augmentation, augmentation_name
 from hydrax_core.data.checks import Kept, boolean, call, choice, integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import check_loader_func
-from hydrax_core.data.guard import GuardedData, guarded
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
 from hydrax_core.data.ragged import RaggedLoader
+from hydrax_core.data.read_lock import GuardedData, guarded
 from hydrax_core.data.rows import RowOrder, checked_item_weights, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.data.trim import Trim, trims_of

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hydrax_core.data.guard import GuardedData
+from hydrax_core.data.read_lock import GuardedData
 from hydrax_core.engine.jobs import JobRows
 from hydrax_core.errors import error_texts
 

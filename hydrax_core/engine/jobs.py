@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.guard import GuardedData
 from hydrax_core.data.layout import Layouts, Parts
+from hydrax_core.data.read_lock import GuardedData
 from hydrax_core.data.trim import Trim
 from hydrax_core.errors import BatchAddress, LoaderError, WorkerDiedError, shorten
 from hydrax_core.plan.order import BatchContent, StandIn

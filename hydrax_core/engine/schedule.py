@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
-from hydrax_core.data.guard import PlainData
 from hydrax_core.data.logger import logger
+from hydrax_core.data.read_lock import PlainData
 from hydrax_core.data.rows import ENDED
 from hydrax_core.engine.counters import FailedItem
 from hydrax_core.engine.data_reader import DataReader, UnreadableRow

@@ -16,9 +16,9 @@ from hydrax_core.cache import CacheStore
 from hydrax_core.cache.store.writer import MOST_BACKLOG
 from hydrax_core.data.function import is_batched, items_a_call
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.guard import guarded
 from hydrax_core.data.layout import WHOLE, Layouts, Parts, aligned, block_size, resized, shifted
 from hydrax_core.data.logger import logger
+from hydrax_core.data.read_lock import guarded
 from hydrax_core.data.source import Source
 from hydrax_core.engine.admission import Admission
 from hydrax_core.engine.engine import Engine

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from hydrax_core.data.public import lazy
+from hydrax_core.data.lazy_names import lazy
 
 if TYPE_CHECKING:
     from hydrax_core.data.group import DataGroup

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hydrax_core.data.checks import call
-from hydrax_core.data.code import code_digests
+from hydrax_core.data.code_digest import code_digests
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.logger import logger

@@ -13,8 +13,8 @@ import numpy as np
 
 from hydrax_core.data.group import DataGroup, Shuffle
 from hydrax_core.data.rows import DrawnRows, RowOrder
-from hydrax_core.plan.drawing import WeightedRows
 from hydrax_core.plan.permutation import Indices, Seeds, derive_key, permute, seeds_of
+from hydrax_core.plan.sampling import WeightedRows
 
 __all__ = ["BatchContent", "GroupOrder", "StandIn", "group_order"]
 

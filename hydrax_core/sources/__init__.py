@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hydrax_core.data.public import lazy
+from hydrax_core.data.lazy_names import lazy
 
 if TYPE_CHECKING:
     from hydrax_core.sources.array_files import hdf5 as hdf5, zarr as zarr
     from hydrax_core.sources.arrow_files import arrow as arrow
     from hydrax_core.sources.audio import AudioFolder as AudioFolder, audio_folder as audio_folder
     from hydrax_core.sources.colour import oklab as oklab, srgb as srgb
-    from hydrax_core.sources.common import Rows as Rows, RowSource as RowSource, by_content as by_content
+    from hydrax_core.sources.row_source import Rows as Rows, RowSource as RowSource, by_content as by_content
     from hydrax_core.sources.digits import Digits as Digits, uci_digits as uci_digits
     from hydrax_core.sources.formats import FileFormat as FileFormat, file_format as file_format
     from hydrax_core.sources.frames import data_frame as data_frame
     from hydrax_core.sources.hf_datasets import hugging_face as hugging_face
     from hydrax_core.sources.images import ImageFolder as ImageFolder, image_folder as image_folder
     from hydrax_core.sources.numpy_files import numpy_rows as numpy_rows
-    from hydrax_core.sources.pictures import Augment as Augment
+    from hydrax_core.sources.image_decoding import Augment as Augment
     from hydrax_core.sources.record_files import array_record as array_record, lmdb as lmdb
     from hydrax_core.sources.remote import (
         Peek as Peek,

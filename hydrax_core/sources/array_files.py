@@ -21,7 +21,8 @@ from hydrax_core.data.checks import choice
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
-from hydrax_core.sources.common import (
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.row_source import (
     Arrays,
     Columns,
     Rows,
@@ -33,7 +34,6 @@ from hydrax_core.sources.common import (
     refuse_remote,
     require,
 )
-from hydrax_core.sources.formats import expect_format
 
 __all__ = ["StoredRows", "hdf5", "zarr"]
 

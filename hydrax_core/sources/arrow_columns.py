@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import OWN_LOADER, Arrays, Columns, choose, gather, narrow, put, require
+from hydrax_core.sources.row_source import OWN_LOADER, Arrays, Columns, choose, gather, narrow, put, require
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -34,7 +34,11 @@ from hydrax_core.sources.arrow_columns import (
     pyarrow,
 )
 from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
-from hydrax_core.sources.common import (
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.partitions import Partitions, partitions_of
+from hydrax_core.sources.remote import RemoteFile
+from hydrax_core.sources.remote_files import RemoteReader
+from hydrax_core.sources.row_source import (
     Arrays,
     Columns,
     FileSource,
@@ -44,10 +48,6 @@ from hydrax_core.sources.common import (
     make_rows,
     require,
 )
-from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.partitions import Partitions, partitions_of
-from hydrax_core.sources.remote import RemoteFile
-from hydrax_core.sources.remote_files import RemoteReader
 
 if TYPE_CHECKING:
     import pyarrow as pa

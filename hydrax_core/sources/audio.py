@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from hydrax_core.data.checks import integer
 from hydrax_core.data.group import DataGroup
-from hydrax_core.sources.common import refuse_remote, require
 from hydrax_core.sources.folders import FolderItem, find_sides, open_tree
 from hydrax_core.sources.index import regular_file
+from hydrax_core.sources.row_source import refuse_remote, require
 
 __all__ = ["SOUNDS", "AudioFolder", "audio_folder"]
 

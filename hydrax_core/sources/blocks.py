@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hydrax_core.data.checks import integer
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, FileSource, gather, put
+from hydrax_core.sources.row_source import Arrays, FileSource, gather, put
 
 __all__ = ["WINDOW_BYTES", "BlockSource", "row_bytes", "window_rows"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from hydrax_core.errors import shorten
 from hydrax_core.sources.arrow_columns import pyarrow
 from hydrax_core.sources.arrow_files import arrow
-from hydrax_core.sources.common import Columns, Rows
+from hydrax_core.sources.row_source import Columns, Rows
 
 __all__ = ["data_frame"]
 

@@ -20,9 +20,9 @@ from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import ObjectColumn
 from hydrax_core.sources.arrow_files import ArrowTable, open_tables
-from hydrax_core.sources.common import Arrays, Columns, Rows, make_rows, require
 from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.pictures import Picture
+from hydrax_core.sources.image_decoding import Picture
+from hydrax_core.sources.row_source import Arrays, Columns, Rows, make_rows, require
 
 __all__ = ["HuggingFaceRows", "hugging_face"]
 

@@ -1,6 +1,6 @@
 """A folder of images: each sub-folder is a label, the way most image classification sets are laid out.
 
-Promise: what ``folders`` promises of the items and labels, and ``pictures`` of every image.
+Promise: what ``folders`` promises of the items and labels, and ``image_decoding`` of every image.
 
 Reading needs Pillow, and is faster with simplejpeg: the extra ``image``. Both are imported where they are used.
 """
@@ -17,9 +17,9 @@ import numpy.typing as npt
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Items
-from hydrax_core.sources.common import FETCHED_AT_ONCE, require
 from hydrax_core.sources.folders import FolderItem, FolderItems, RemoteTree, content, find_sides, open_tree
-from hydrax_core.sources.pictures import Augment, Picture, Resize
+from hydrax_core.sources.image_decoding import Augment, Picture, Resize
+from hydrax_core.sources.row_source import FETCHED_AT_ONCE, require
 
 __all__ = ["SUFFIXES", "Augment", "ImageFolder", "ImageLoader", "image_folder"]
 

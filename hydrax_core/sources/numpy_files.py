@@ -20,7 +20,10 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import (
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.remote import RemoteFile, is_remote
+from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
+from hydrax_core.sources.row_source import (
     Arrays,
     Columns,
     FileSource,
@@ -32,9 +35,6 @@ from hydrax_core.sources.common import (
     narrow,
     put,
 )
-from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.remote import RemoteFile, is_remote
-from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
 
 __all__ = ["NumpyFile", "numpy_rows"]
 

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 
 import xxhash
 
-from hydrax_core.sources.common import require
 from hydrax_core.sources.remote import is_remote, shown_address
+from hydrax_core.sources.row_source import require
 
 if TYPE_CHECKING:
     import pyarrow as pa

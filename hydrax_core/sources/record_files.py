@@ -20,8 +20,8 @@ import numpy as np
 
 from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.source import Source
-from hydrax_core.sources.common import Columns, Paths, Rows, find_files, refuse_remote, require
 from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.row_source import Columns, Paths, Rows, find_files, refuse_remote, require
 from hydrax_core.sources.wrapped import torch_dataset
 
 __all__ = ["Records", "array_record", "lmdb"]

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, FileSource, Rows, choose, make_rows, put, refuse_remote
 from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.records import refuse_rounded
+from hydrax_core.sources.record_columns import refuse_rounded
+from hydrax_core.sources.row_source import Arrays, Columns, FileSource, Rows, choose, make_rows, put, refuse_remote
 
 if TYPE_CHECKING:
     import os

@@ -37,7 +37,7 @@ from hydrax_core.data.rows import ENDED, DrawnRows, RowOrder, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices, derive_key
-from hydrax_core.sources.common import Columns, choose
+from hydrax_core.sources.row_source import Columns, choose
 from hydrax_core.sources.wrapped import fill_items, leaf_specs, leaves_of
 
 __all__ = ["Streamed", "stream"]

@@ -21,7 +21,11 @@ from hydrax_core.data.function import batched
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import (
+from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.image_decoding import Augment, Picture, Resize
+from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
+from hydrax_core.sources.record_columns import LENGTH, choose_columns, fill_columns, read_json, sampled
+from hydrax_core.sources.row_source import (
     Arrays,
     Columns,
     Extra,
@@ -32,10 +36,6 @@ from hydrax_core.sources.common import (
     loading_of,
     make_rows,
 )
-from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
-from hydrax_core.sources.pictures import Augment, Picture, Resize
-from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled
 from hydrax_core.sources.tar_members import Members, walk
 
 __all__ = ["TAR", "TarSamples", "tar"]

@@ -1,7 +1,7 @@
 """Lines of text: JSON, CSV, or as they are; read by number in the workers, from an index of their beginnings.
 
-Promise: what ``lines`` and ``records`` promise. A line that is damaged fails its item, by file and byte. Which files it
-is about is named by path, size and time of change.
+Promise: what ``lines`` and ``record_columns`` promise. A line that is damaged fails its item, by file and byte. Which
+files it is about is named by path, size and time of change.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ import numpy as np
 from hydrax_core.data.checks import integer
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows, put
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.lines import Kind, LineFiles
-from hydrax_core.sources.records import LENGTH, choose_columns, fill_columns, read_json, sampled, text_number, warn_cut
+from hydrax_core.sources.record_columns import (
+    LENGTH,
+    choose_columns,
+    fill_columns,
+    read_json,
+    sampled,
+    text_number,
+    warn_cut,
+)
 from hydrax_core.sources.remote import RemoteFile
+from hydrax_core.sources.row_source import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows, put
 
 __all__ = ["CSV", "JSONL", "TEXT", "csv", "jsonl", "text_lines"]
 

@@ -19,11 +19,11 @@ from hydrax_core.data.checks import boolean, integer
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, FileSource, find_file, make_rows, put
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
 from hydrax_core.sources.remote import RemoteFile, is_remote
 from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
+from hydrax_core.sources.row_source import Arrays, FileSource, find_file, make_rows, put
 
 __all__ = ["Tokens", "tokens"]
 

@@ -20,7 +20,7 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.common import Arrays, Columns, Rows, RowSource, choose, make_rows, narrow, put, require
+from hydrax_core.sources.row_source import Arrays, Columns, Rows, RowSource, choose, make_rows, narrow, put, require
 
 __all__ = ["Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"]
 

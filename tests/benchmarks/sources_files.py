@@ -28,8 +28,8 @@ from PIL import Image
 from rich.console import Console
 
 from hydrax_core.sources import Augment, jsonl, tar
+from hydrax_core.sources.image_decoding import Picture
 from hydrax_core.sources.lines import LineFiles
-from hydrax_core.sources.pictures import Picture
 from hydrax_core.sources.tar_members import walk
 
 MARKS = {

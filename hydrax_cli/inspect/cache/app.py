@@ -14,10 +14,10 @@ from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 
-from hydrax_cli.inspect.base import BaseApp
+from hydrax_cli.inspect.base_app import BaseApp
 from hydrax_cli.inspect.cache.dialogs import HELP, ClearScreen
+from hydrax_cli.inspect.cache.entry_lookup import Looking
 from hydrax_cli.inspect.cache.jobs import Jobs
-from hydrax_cli.inspect.cache.looking import Looking
 from hydrax_cli.inspect.cache.model.state import GroupState
 from hydrax_cli.inspect.cache.model.values import Key, Selection
 from hydrax_cli.inspect.cache.screen import CacheScreen

@@ -16,7 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from hydrax_cli.inspect.cache.model.values import Conditions
-from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import AGE, age_seconds, many, size

@@ -20,7 +20,7 @@ from hydrax_cli.inspect.cache.widgets.coverage_map import LEGEND, CoverageMap
 from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
 from hydrax_cli.inspect.cache.widgets.lists import FindingList, GroupList
 from hydrax_cli.inspect.cache.widgets.panels import CacheBar, Holdings
-from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.line_list import LineList
 from hydrax_cli.shared.text import clean

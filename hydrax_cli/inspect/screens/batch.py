@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.values import ArrayCounted, BatchOpened
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_lists import ArrayDetail, ArrayList, ItemList

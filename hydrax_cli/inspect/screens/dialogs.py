@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
-from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.shared.text import clean, clean_lines
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from textual.containers import Container, Vertical
 from textual.screen import Screen
 from textual.widgets import Footer, Input
 
-from hydrax_cli.inspect.private import CurrentSize
+from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_cli.inspect.widgets.line_list import LineList

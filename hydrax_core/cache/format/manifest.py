@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 
 from hydrax_core.cache.format.folder import MANIFEST, open_regular
-from hydrax_core.data.code import code_digests
+from hydrax_core.data.code_digest import code_digests
 from hydrax_core.data.fingerprint import WHAT_DATA_IS
 from hydrax_core.errors import CacheMismatchError
 
@@ -100,7 +100,7 @@ class Manifest:
         settings: What decides the entries' content: ``DataGroup.fingerprint()``, and the version that the user gives.
         arrays: The arrays, in the order of their names.
         made: Who made it and when, for people.
-        code: Digests of the loader's code, see ``hydrax_core.data.code``; no part of the identity.
+        code: Digests of the loader's code, see ``hydrax_core.data.code_digest``; no part of the identity.
     """
 
     kind: str

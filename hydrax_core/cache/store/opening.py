@@ -18,7 +18,7 @@ from hydrax_core.cache.format.folder import MANIFEST, is_cache, is_regular
 from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest, write_manifest
 from hydrax_core.cache.index.index import Index
 from hydrax_core.cache.store.locks import FolderLock
-from hydrax_core.data.code import changed_code
+from hydrax_core.data.code_digest import changed_code
 from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 
 if TYPE_CHECKING:

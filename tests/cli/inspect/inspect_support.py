@@ -13,7 +13,7 @@ from textual._context import active_app
 
 import hydrax_cli.inspect.app
 from hydrax_cli.inspect.app import InspectApp
-from hydrax_cli.inspect.base import Throttle
+from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
 from hydrax_cli.inspect.widgets.batch_table import BatchTable

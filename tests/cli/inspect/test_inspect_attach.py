@@ -76,7 +76,7 @@ def _runtime(tmp_path_factory):
             "feeds.conversation._ASK_SECONDS",
         ):  # for an impatient user
             patch.setattr(f"hydrax_cli.inspect.{place}", 0.1)
-        patch.setattr("hydrax_cli.inspect.base.Throttle.due", lambda pace: True)
+        patch.setattr("hydrax_cli.inspect.base_app.Throttle.due", lambda pace: True)
         yield
 
 

@@ -17,7 +17,7 @@ from textual.geometry import Size
 from textual.widgets import Input
 
 from hydrax_cli.inspect.app import InspectApp
-from hydrax_cli.inspect.base import Throttle
+from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.live import Translation, choice_of, trouble_fault
 from hydrax_cli.inspect.screens.batch import BatchScreen

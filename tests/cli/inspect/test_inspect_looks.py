@@ -15,7 +15,7 @@ import pytest
 from inspect_support import asynchronous, until
 
 from hydrax_cli.inspect.app import InspectApp
-from hydrax_cli.inspect.base import Throttle
+from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.svg import screen_svg
 from hydrax_cli.inspect.values import BatchView, Fault, Frame, RunChoice, Subject

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hydrax_cli.inspect.base import Throttle
+from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.numbers.rates import Rates
 from hydrax_cli.inspect.values import Frame
 from hydrax_core import FirstBatch, Stats, WorkerStats
@@ -131,7 +131,7 @@ def test_memory_is_bounded():
 def test_drawing_takes_a_small_share_of_the_time_but_never_stops(monkeypatch, used, passed, due):
     clock = {"monotonic": 100.0, "thread_time": 50.0}
     monkeypatch.setattr(
-        "hydrax_cli.inspect.base.time",
+        "hydrax_cli.inspect.base_app.time",
         SimpleNamespace(monotonic=lambda: clock["monotonic"], thread_time=lambda: clock["thread_time"]),
     )
     pace = Throttle(share=0.05, longest=5.0)

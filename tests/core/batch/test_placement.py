@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader
-from hydrax_core.batch import private
+from hydrax_core.batch import jaxlib_private
 from hydrax_core.batch.placement import Placement, Share, _fast_put_works
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
@@ -80,7 +80,7 @@ def test_small_arrays_are_copies_and_large_ones_are_not():
 
 
 def test_without_the_fast_function_jax_is_asked_for_every_batch(monkeypatch):
-    monkeypatch.setattr(private, "batched_device_put", None)
+    monkeypatch.setattr(jaxlib_private, "batched_device_put", None)
     placement = placement_of(GROUP)
     device_put = mock.Mock(side_effect=jax.device_put)
     monkeypatch.setattr(jax, "device_put", device_put)
@@ -138,7 +138,7 @@ def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
 
 def test_a_function_of_jaxlib_that_has_changed_is_not_used(monkeypatch):
     _fast_put_works.cache_clear()
-    monkeypatch.setattr(private, "batched_device_put", lambda *_: jax.numpy.zeros(3))
+    monkeypatch.setattr(jaxlib_private, "batched_device_put", lambda *_: jax.numpy.zeros(3))
     try:
         assert not _fast_put_works()
         assert (np.asarray(placed(placement_of(GROUP), host_batch())["image"]) == 3).all()

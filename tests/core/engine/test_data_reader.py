@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import BatchTimeoutError, DataGroup, Dataloader, LoaderError, batched
-from hydrax_core.data.guard import GuardedData, guarded
+from hydrax_core.data.read_lock import GuardedData, guarded
 from hydrax_core.engine.workers import pickling
 
 KINDS = ["inline", "thread"]  # processes read no such data

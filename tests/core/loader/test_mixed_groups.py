@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, Ragged, Source, batched, buckets, class_balanced, mix
-from hydrax_core.data.guard import guarded, is_plain
+from hydrax_core.data.read_lock import guarded, is_plain
 
 ARRAYS = {"x": ((), "int32"), "who": ((), "int32")}
 

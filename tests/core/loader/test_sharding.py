@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from hydrax_core import DataGroup, Dataloader, batched
-from hydrax_core.batch import private
+from hydrax_core.batch import jaxlib_private
 
 ARRAYS = {"x": ((4,), np.float32), "half": ((2,), np.uint8, np.float32), "y": ((), np.int32)}
 MESH = jax.make_mesh((2, 2), ("data", "model"))
@@ -75,7 +75,7 @@ def test_it_is_jaxlibs_own_function_that_spreads_the_batches(monkeypatch, mesh):
 
 
 def test_without_it_the_public_way_gives_the_same(monkeypatch):
-    monkeypatch.setattr(private, "batched_device_put", None)
+    monkeypatch.setattr(jaxlib_private, "batched_device_put", None)
     with loader() as plain, loader(sharding=(MESH, ("data", "model"))) as sharded:
         for expected, batch in zip(plain, sharded, strict=True):
             assert rows(batch) == rows(expected)

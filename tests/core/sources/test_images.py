@@ -16,7 +16,7 @@ import pytest
 import skimage.data
 from filekit import check_cache, check_promises, check_two_groups, epoch, touch
 
-from hydrax_core.sources import Augment, image_folder, oklab, pictures, srgb
+from hydrax_core.sources import Augment, image_decoding, image_folder, oklab, srgb
 
 
 def rows_of(source):
@@ -191,7 +191,7 @@ def plain_jpeg(path, image, **options):
 @pytest.fixture(params=["simplejpeg", "pillow"])
 def decoder(request, monkeypatch):
     if request.param == "pillow":
-        monkeypatch.setattr(pictures, "_simplejpeg", lambda: None)
+        monkeypatch.setattr(image_decoding, "_simplejpeg", lambda: None)
     else:
         pytest.importorskip("simplejpeg")
     return request.param
@@ -329,7 +329,7 @@ def test_random_crops_come_from_the_seed_and_not_in_validation(tmp_path, decoder
 
 def test_random_parts_lie_within_the_image_and_have_the_area_asked_for():
     augment, whole = Augment(area=(0.25, 0.5), flip=True), slice(0, 8)
-    boxes = [pictures._random_box(300, 400, augment, seed, whole, whole) for seed in range(300)]
+    boxes = [image_decoding._random_box(300, 400, augment, seed, whole, whole) for seed in range(300)]
     shares = [(box.right - box.left) * (box.bottom - box.top) / (300 * 400) for box in boxes]
     assert min(shares) >= 0.2499
     assert max(shares) <= 0.5001

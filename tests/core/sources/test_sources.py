@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from hydrax_core import Dataloader, Items, Source
 from hydrax_core.sources import numpy_rows, uci_digits
-from hydrax_core.sources.common import put
+from hydrax_core.sources.row_source import put
 
 
 def rows_of(source, items=None):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hydrax_core.sources import csv, jsonl, text_lines, uci_digits
 from hydrax_core.sources import index as index_module
 from hydrax_core.sources import lines as lines_module
-from hydrax_core.sources import records as records_module
+from hydrax_core.sources import record_columns as records_module
 from hydrax_core.sources.lines import LineFiles
 
 TOPICS = [

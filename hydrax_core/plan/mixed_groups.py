@@ -19,14 +19,14 @@ from hydrax_core.data.checks import integer
 from hydrax_core.data.fingerprint import data_digest
 from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.guard import PlainData, is_plain
 from hydrax_core.data.layout import ArraySpec
+from hydrax_core.data.read_lock import PlainData, is_plain
 from hydrax_core.data.rows import value_digest
 from hydrax_core.data.source import Items, Source
-from hydrax_core.plan.drawing import MixedRows
 from hydrax_core.plan.lengths import NO_RAGGED, Progress, lengths_of
 from hydrax_core.plan.mixture import by_weights
 from hydrax_core.plan.packing import Lengths
+from hydrax_core.plan.sampling import MixedRows
 
 __all__ = ["buckets", "class_balanced", "mix"]
 

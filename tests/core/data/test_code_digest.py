@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from hydrax_core.data.code import changed_code, code_digests
+from hydrax_core.data.code_digest import changed_code, code_digests
 from hydrax_core.sources import text_lines
 
 LOADER = """
@@ -118,7 +118,7 @@ def test_processes_agree_whatever_their_hash_seed(tmp_path):
     (tmp_path / "loaders.py").write_text(LOADER)
     script = """
         import json, loaders
-        from hydrax_core.data.code import code_digests
+        from hydrax_core.data.code_digest import code_digests
         names = ("load", "partial", "objects", "method", "closure")
         print(json.dumps([code_digests(getattr(loaders, name)) for name in names]))
     """

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_core import DataGroup
-from hydrax_core.plan.drawing import MixedRows, WeightedRows
 from hydrax_core.plan.order import group_order
+from hydrax_core.plan.sampling import MixedRows, WeightedRows
 
 KEYS = st.integers(0, 2**64 - 1)
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=5)

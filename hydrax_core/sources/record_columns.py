@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
-from hydrax_core.sources.common import Arrays, Columns, Found, choose, narrow, put
+from hydrax_core.sources.row_source import Arrays, Columns, Found, choose, narrow, put
 
 __all__ = [
     "LENGTH",

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.checks import choice
-from hydrax_core.sources.common import require
+from hydrax_core.sources.row_source import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
