@@ -110,8 +110,10 @@ def timed_out(loader, text):
 
 PREAMBLE = """
 import os, signal, sys, threading
-sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
+folder = os.environ["HYDRAX_FAULTS_FOLDER"]
+sys.path[:0] = [folder, os.path.dirname(folder)]
 from faultkit import *
+from waiting import wait_until
 from faultloads import fill
 from hydrax_core import *
 """

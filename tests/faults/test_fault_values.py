@@ -249,6 +249,7 @@ LOADER_ARGUMENTS = {
     "stop": st.none(),
     "batches_per_epoch": st.none(),
     "evaluation": st.none(),
+    "validate_first": st.just(False),
     "sharding": st.none(),
     "hosts": st.none(),
     "verify_hosts_every": st.integers(0, 3),

@@ -22,6 +22,7 @@ class Cache(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.there = set()  # what must be served
         self.maybe = set()  # what may be there, damaged
+        self.rowless = set()  # what was found damaged: its row is gone, and its data is still there
         self.store = None
 
     @initialize()
@@ -39,6 +40,7 @@ class Cache(RuleBasedStateMachine):
         self.store.flush()
         if (epoch, number) not in self.maybe:  # a bad entry is only known as such once it was asked for
             self.there.add((epoch, number))
+            self.rowless.discard((epoch, number))
 
     @rule(epoch=EPOCHS, number=NUMBERS, ahead=st.booleans())
     def read(self, epoch, number, ahead):
@@ -47,7 +49,9 @@ class Cache(RuleBasedStateMachine):
         served = kit.serve(self.store, number, epoch)
         assert served or (epoch, number) not in self.there
         assert not served or (epoch, number) in self.there
-        self.maybe.discard((epoch, number))
+        if (epoch, number) in self.maybe:
+            self.maybe.remove((epoch, number))
+            self.rowless.add((epoch, number))
 
     @rule()
     def reopen(self):
@@ -73,10 +77,15 @@ class Cache(RuleBasedStateMachine):
     @rule()
     def repair(self):
         self.store.close()
-        found = {(finding.epoch, finding.number) for finding in verify(self.folder, repair=True)}
+        findings = list(verify(self.folder, repair=True))
+        found = {(finding.epoch, finding.number) for finding in findings if finding.what == "corrupt"}
         assert found == self.maybe
+        for finding in findings:  # of an epoch without any entry left, whole files have no row
+            rowless = finding.what == "unfinished" and (finding.epoch, finding.number) in self.rowless
+            assert finding.what == "corrupt" or rowless or (finding.what == "orphaned" and self.rowless)
         assert list(verify(self.folder)) == []
         self.maybe.clear()
+        self.rowless.clear()
         self.open()
 
     @rule(epoch=EPOCHS)
@@ -86,6 +95,7 @@ class Cache(RuleBasedStateMachine):
         assert clear(self.folder, epoch=epoch).entries == len(gone)
         self.there -= gone
         self.maybe -= gone
+        self.rowless = {key for key in self.rowless if key[0] != epoch}
         self.open()
 
 
