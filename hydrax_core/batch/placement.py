@@ -284,7 +284,7 @@ class _Shape(NamedTuple):
 
     def by_name(self, group: DataGroup[Any]) -> dict[str, int]:
         """The lengths by the names of the arrays."""
-        return {trim.name: length for trim, length in zip(group.trims, self.lengths, strict=True)}
+        return dict(zip((trim.name for trim in group.trims), self.lengths, strict=True)) if self.lengths else {}
 
 
 class Placement:

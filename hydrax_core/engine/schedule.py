@@ -347,10 +347,8 @@ class Schedule:
                 self._have_read(rows, urgent=True)
                 return None
             rows = rows._replace(items=items)
-        seeds, fresh = (
-            None if numbers is None else numbers[rows.first : rows.first + rows.size].tobytes()
-            for numbers in (job.seeds, job.fresh)
-        )
+        seeds = None if job.seeds is None else job.seeds[rows.first : rows.first + rows.size].tobytes()
+        fresh = None if job.fresh is None else job.fresh[rows.first : rows.first + rows.size].tobytes()
         self._numbers += 1
         self._sent[self._numbers] = rows
         return Chunk(self._numbers, job.group, job.slot, rows.first, rows.size, items, seeds, fresh, filled)
