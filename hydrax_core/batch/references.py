@@ -66,8 +66,13 @@ def _referrers(value: Any) -> Iterator[Any]:
         if isinstance(referrer, dict) and "__name__" not in referrer:
             owners = gc.get_referrers(referrer)
             yield next((owner for owner in owners if getattr(owner, "__dict__", None) is referrer), referrer)
-        elif not isinstance(referrer, types.FrameType):
+        elif not isinstance(referrer, types.FrameType) and not _ours(referrer):
             yield referrer
+
+
+def _ours(referrer: Any) -> bool:
+    """Whether this is a generator of this file, which Python 3.13 finds, too."""
+    return isinstance(referrer, types.GeneratorType) and referrer.gi_code.co_filename == __file__
 
 
 def _in_named(referrer: Any, value: Any) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,9 @@ class SqliteRows(FileSource):
     @functools.cached_property
     def _connection(self) -> sqlite3.Connection:
         uri = f"file:{quote(self.paths[0])}?mode=ro"
-        return sqlite3.connect(uri, uri=True, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        weakref.finalize(self, connection.close)
+        return connection
 
     @functools.cached_property
     def _names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """A cache whose manifest or index somebody has made up: the app lives and says what is wrong."""
 
+import contextlib
 import json
 import sqlite3
 import time
@@ -73,7 +74,7 @@ def test_no_manifest_breaks_the_screen(manifest, changes):
 def test_no_row_of_the_index_breaks_the_screen(manifest, odd):
     path = manifest / "index.sqlite"
     before = path.read_bytes()
-    with sqlite3.connect(path) as index:
+    with contextlib.closing(sqlite3.connect(path)) as index, index:
         (table,) = [name for (name,) in index.execute("SELECT name FROM sqlite_master WHERE type='table'")][:1]
         columns = [row[1] for row in index.execute(f"PRAGMA table_info({table})")]
         for column in columns:

@@ -1,5 +1,6 @@
 """Paging through a cache and looking into entries, without a group or a loader."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -60,7 +61,7 @@ def test_pages_hold_what_fits_in_order_whatever_is_counted_together(folder, epoc
 
 def test_a_list_can_be_limited_to_a_span_of_time(tmp_path):
     kit.fill(tmp_path, batches=range(6))
-    with sqlite3.connect(tmp_path / "index.sqlite") as index:
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as index, index:
         index.execute("UPDATE entries SET created = 1000 + number")
     with CacheEntries(tmp_path) as entries:
         counts = info(tmp_path).epochs
@@ -92,7 +93,7 @@ def test_pages_of_what_has_gone_meanwhile_are_shorter(tmp_path):
     kit.fill(tmp_path)
     with CacheEntries(tmp_path) as entries:
         listed = entries.select(info(tmp_path).epochs)
-        with sqlite3.connect(tmp_path / "index.sqlite") as index:
+        with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as index, index:
             index.execute("DELETE FROM entries WHERE number > 4")
         assert keys(listed.page(3, 9)) == [(0, 3), (0, 4)]
         clear(tmp_path)
@@ -114,7 +115,7 @@ def test_what_is_no_cache_or_has_no_sound_manifest_is_refused(tmp_path):
 
 def test_a_cache_without_an_index_has_no_entries_and_rows_of_another_make_are_left_out(tmp_path):
     kit.fill(tmp_path)
-    with sqlite3.connect(tmp_path / "index.sqlite") as index:
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as index, index:
         index.execute("UPDATE entries SET size = 'much' WHERE number = 2")
     with CacheEntries(tmp_path) as entries:
         assert 2 not in {entry.number for entry in entries.select(info(tmp_path).epochs).page(0, 12)}
@@ -220,7 +221,7 @@ def test_pickles_are_named_and_not_opened(tmp_path, monkeypatch):
 
 def test_additional_data_that_is_damaged_is_said_and_the_arrays_are_shown(tmp_path):
     kit.fill(tmp_path, batches=[1])
-    with sqlite3.connect(tmp_path / "index.sqlite") as index:
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.sqlite")) as index, index:
         index.execute("UPDATE entries SET additional = substr(additional, 1, 20) || x'00'")
     with CacheEntries(tmp_path) as entries:
         found = entries.read(0, 1)

@@ -24,6 +24,7 @@ class Stop:
         self.left = stop
 
     def __enter__(self):
+        sys._getframe().f_trace_opcodes = True  # before Python 3.13, only looked at by settrace()
         sys.settrace(self._call)
 
     def __exit__(self, *_):
@@ -32,6 +33,7 @@ class Stop:
     def _call(self, frame, _event, _arg):
         if frame.f_code.co_filename not in FILES:
             return None
+        frame.f_trace = self._opcode  # from Python 3.13 on, needed by the next line
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._opcode
