@@ -124,6 +124,8 @@ class InspectApp(BaseApp):
 
     def tick(self, *, at_once: bool = False) -> None:
         """Ask for a frame and hand it on, as often as this thread can afford to draw one."""
+        if not self.is_running:
+            return  # an app that closes lets go of its screens before its timers
         frame, before = self._feed.frame(), self._frame
         reading = self._rates.read(frame)
         self._frame = frame
@@ -144,7 +146,7 @@ class InspectApp(BaseApp):
 
     def _tick_preview(self) -> None:
         """Ask for a new picture of the latest batch, as often as this thread can afford to draw one."""
-        if not self._main.wants_preview or not self._preview_pace.due():
+        if not self.is_running or not self._main.wants_preview or not self._preview_pace.due():
             return
         view = self._feed.preview()
         if view is not None and view is not self._shown_preview:

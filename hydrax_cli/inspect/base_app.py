@@ -125,6 +125,8 @@ class BaseApp(App[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """In a terminal that is too small another screen is shown."""
+        if not self.is_running:
+            return
         small = event.size.width < _LEAST[0] or event.size.height < _LEAST[1]
         shown = isinstance(self.screen, TooSmallScreen)
         if small and not shown:

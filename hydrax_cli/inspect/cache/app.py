@@ -113,7 +113,7 @@ class CacheApp(BaseApp):
         return self._pictured == (Key(entry.epoch, entry.number), entry.created)
 
     def tick(self, *, at_once: bool = False) -> None:
-        if at_once or time.monotonic() >= self._next_look:
+        if self.is_running and (at_once or time.monotonic() >= self._next_look):
             self._look_again(force=False)
 
     # --- the app
@@ -319,6 +319,8 @@ class CacheApp(BaseApp):
 
     def _draw(self) -> None:
         self._picture_timer = None
+        if not self.is_running:
+            return
         state, table = self._shown, self._main.table
         entry = table.chosen_entry
         if state is None or entry is None or self._picture_is_fresh():

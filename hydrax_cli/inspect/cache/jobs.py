@@ -51,4 +51,5 @@ class Jobs:
 
     def _follow(self, then: Callable[[Any], None], result: Any) -> None:
         self._pending -= 1
-        then(result)
+        if self._app.is_running:
+            then(result)

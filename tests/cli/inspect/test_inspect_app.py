@@ -240,6 +240,14 @@ async def test_a_target_that_fails_is_a_screen_and_r_reads_it_anew():
 
 
 @asynchronous
+async def test_a_frame_that_comes_while_the_app_closes_is_dropped():
+    async with app_of(make_loader) as (app, pilot):
+        await until(pilot, lambda: table(app).count() > 3)
+    app.tick(at_once=True)
+    app._tick_preview()
+
+
+@asynchronous
 async def test_the_end_of_a_run_is_told_and_space_starts_it_again():
     async with app_of(lambda: make_loader(end_at=("batch", 4), validation=None)) as (app, pilot):
         await until(pilot, lambda: shown(app, "✓ done") and shown(app, "at its end"))
