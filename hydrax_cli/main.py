@@ -2,7 +2,7 @@
 
 Promise: ``hydrax --help`` imports no command, so it answers at once. What is expected to go wrong (usage, targets,
 ``HydraxError``) is shown without a traceback of ours; anything else is a defect and shows one. Exit codes: 0 done, 1
-failed, 2 wrong usage, 130 interrupted.
+failed, 2 wrong usage, 130 interrupted; a command whose terminal goes away ends by SIGHUP (129 in a shell).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from hydrax_cli.shared.errors import TargetError
+from hydrax_cli.shared.hangup import end_with_terminal
 from hydrax_cli.shared.options import HintingGroup
 from hydrax_cli.shared.text import clean_lines
 from hydrax_core.errors import HydraxError
@@ -112,6 +113,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
+    end_with_terminal()
     if logging.lastResort is not None:  # what shows warnings where TARGET has not set up its own logging
         logging.lastResort.setFormatter(_CleanFormatter())
     try:

@@ -5,9 +5,11 @@ import signal
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
-# A job in the background starts with Ctrl-C ignored, and so would the programs that tests start and interrupt.
+# A job in the background starts with Ctrl-C ignored, one of nohup with SIGHUP; so would the programs that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import HealthCheck, settings
 

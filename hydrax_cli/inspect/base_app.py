@@ -1,14 +1,11 @@
 """What every app of ``hydrax inspect`` is: themes, help, signals, and a word where the terminal is too small.
 
-Promise: it draws first and begins then. ``q``, Ctrl-C and signals leave the terminal as it was. Where the terminal is
-gone it ends, also when no signal says so.
+Promise: it draws first and begins then. ``q``, Ctrl-C and signals leave the terminal as it was.
 """
 
 from __future__ import annotations
 
-import select
 import signal
-import sys
 import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,7 +28,6 @@ __all__ = ["BaseApp", "Throttle"]
 
 _LEAST = (60, 18)
 _LONGEST_NOTE = 2000
-_HANG_UP_SECONDS = 0.5
 
 
 class BaseApp(App[None]):
@@ -69,8 +65,6 @@ class BaseApp(App[None]):
 
     def on_mount(self) -> None:
         self._handle_signals()
-        if not self.is_headless and sys.__stdin__ is not None:
-            self.set_interval(_HANG_UP_SECONDS, self._end_without_terminal)
         self.call_after_refresh(self._begin)
 
     def _begin(self) -> None:
@@ -87,14 +81,6 @@ class BaseApp(App[None]):
                 loop.add_signal_handler(number, self.exit)
             except (RuntimeError, ValueError):
                 return  # only the main thread gets signals
-
-    def _end_without_terminal(self) -> None:
-        """Only the leader of a session gets SIGHUP, and Textual reads the end of a terminal's input for ever."""
-        assert sys.__stdin__ is not None
-        poll = select.poll()
-        poll.register(sys.__stdin__.fileno(), 0)
-        if any(event & select.POLLHUP for _, event in poll.poll(0)):
-            self.exit()
 
     def notify(
         self,

@@ -92,8 +92,9 @@ def run(
     After the run a few items of each group are loaded again, in a worker, to find values that do not fit into their
     dtype, arrays that are not filled, and randomness without the seed; --no-check leaves that out.
 
-    Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. Exit codes: 0 done, 1 failed, 2
-    wrong usage, 130 interrupted.
+    Ctrl-C finishes the batch in hand and shows the result, a second one stops at once. A run whose standard output is a
+    terminal ends with it; with nohup, or written to a file or a pipe, it goes on. Exit codes: 0 done, 1 failed, 2 wrong
+    usage, 129 its terminal is gone, 130 interrupted.
     """
     changes = replace(asked.changes, cache=cache, allow_pickle=allow_pickle, hosts=hosts)
     with own_output() if json_file == "-" else nullcontext(sys.stdout) as output:

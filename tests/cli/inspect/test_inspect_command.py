@@ -207,7 +207,8 @@ def test_however_it_ends_the_terminal_is_sane_and_no_process_is_left(terminal, t
 
 
 def test_it_ends_with_its_terminal_and_leaves_nothing(terminal, target):
-    started = terminal(target, "-p", "sleep=0.002", "--workers", "1")
+    program = "from hydrax_cli.main import main; main()"
+    started = terminal("inspect", target, "-p", "sleep=0.002", "--workers", "1", program=program)
     started.shows(b"running")
     workers = descendants(started.process.pid)
     started.hang_up()
