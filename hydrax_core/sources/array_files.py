@@ -11,28 +11,26 @@ import functools
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.checks import choice
-from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
-from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.blocks import BlockSource, Shuffle, check_shuffle, window_rows
+from hydrax_core.sources.paths import local_path
 from hydrax_core.sources.row_source import (
     Arrays,
+    Chosen,
     Columns,
     Rows,
     choose,
     gather,
     make_rows,
-    narrow,
+    one_length,
     put,
-    refuse_remote,
     require,
+    value_spec,
 )
 
 __all__ = ["StoredRows", "hdf5", "zarr"]
@@ -45,7 +43,7 @@ def hdf5(
     path: str | os.PathLike[str],
     datasets: Columns = None,
     *,
-    shuffle: Literal["rows", "block"] | None = None,
+    shuffle: Shuffle | None = None,
     window: int | str | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -76,14 +74,15 @@ def hdf5(
         ValueError: It is damaged or no HDF5 file, or a dataset asked for cannot be an array.
     """
     require("h5py", "hdf5", "reading HDF5")
-    return _open_rows(Hdf5File, "datasets", path, datasets, shuffle, window, additional, batch_size, seed, labels)
+    source = Hdf5File.of(path, "datasets", datasets, additional, shuffle, window)
+    return make_rows(source, batch_size, seed, labels)
 
 
 def zarr(
     path: str | os.PathLike[str],
     arrays: Columns = None,
     *,
-    shuffle: Literal["rows", "block"] | None = None,
+    shuffle: Shuffle | None = None,
     window: int | str | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -108,59 +107,40 @@ def zarr(
         ValueError: It is damaged or nothing of Zarr, or an array asked for cannot be loaded.
     """
     require("zarr", "zarr", "reading Zarr")
-    return _open_rows(ZarrFolder, "arrays", path, arrays, shuffle, window, additional, batch_size, seed, labels)
-
-
-def _open_rows(
-    kind: type[StoredRows],
-    argument: str,
-    path: str | os.PathLike[str],
-    columns: Columns,
-    shuffle: str | None,
-    window: int | str | None,
-    additional: Iterable[str],
-    batch_size: int,
-    seed: int,
-    labels: Iterable[str],
-) -> Rows:
-    if shuffle is not None:
-        choice("shuffle", shuffle, ("rows", "block"))
-    refuse_remote("path", path, "HDF5 or Zarr")
-    file = os.path.realpath(path)
-    if not Path(file).exists():
-        raise FileNotFoundError(f"path: there is no {path}")
-    expect_format(kind.source, [file])
-    opened = kind.open(file)
-    found = {name: _spec(array) for name, array in opened.items()}
-    specs, texts, left_out = choose(argument, found, columns, additional)
-    lengths = {name: opened[name].shape[0] for name in (*specs, *texts)}
-    if len(set(lengths.values())) != 1:
-        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"{file}: {argument}: expected arrays of one length; {told}; name those to load")
-    size = next(iter(lengths.values()))
-    chunks = [rows for name in lengths if (rows := kind.chunk_rows(opened[name]))]
-    block = min(size, max(chunks, default=_BLOCK))
-    rows = window_rows("window", window, size, row_bytes(specs))
-    shuffled = shuffle != "rows" and bool(chunks or shuffle)
-    return make_rows(kind(file, size, block, specs, texts, rows, shuffled), batch_size, seed, labels, left_out)
+    source = ZarrFolder.of(path, "arrays", arrays, additional, shuffle, window)
+    return make_rows(source, batch_size, seed, labels)
 
 
 class StoredRows(BlockSource):
     source: str
     """The function that reads it."""
 
-    def __init__(
-        self,
-        path: str,
-        size: int,
-        block: int,
-        specs: Mapping[str, ArraySpec],
-        additional: tuple[str, ...],
-        window: int,
-        shuffled: bool,
-    ) -> None:
+    def __init__(self, path: str, size: int, block: int, chosen: Chosen, window: int, *, shuffled: bool) -> None:
         sizes = [block] * (size // block) + ([size % block] if size % block else [])
-        super().__init__([path], sizes, specs, additional, window, shuffled=shuffled)
+        super().__init__([path], sizes, chosen, window, shuffled=shuffled)
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike[str],
+        argument: str,
+        columns: Columns,
+        additional: Iterable[str],
+        shuffle: Shuffle | None,
+        window: int | str | None,
+    ) -> Self:
+        """The rows of a path; ``argument`` is what the function calls its columns."""
+        check_shuffle(shuffle)
+        file = local_path("path", path, cls.source, "HDF5 or Zarr")
+        opened = cls.open(file)
+        found = {name: value_spec(array.shape, array.dtype) for name, array in opened.items()}
+        chosen = choose(argument, found, columns, additional)
+        names = (*chosen.specs, *chosen.additional)
+        size = one_length(f"{file}: {argument}", {name: opened[name].shape[0] for name in names})
+        chunks = [rows for name in names if (rows := cls.chunk_rows(opened[name]))]
+        block = min(size, max(chunks, default=_BLOCK))
+        rows = window_rows("window", window, size, chosen.specs)
+        return cls(file, size, block, chosen, rows, shuffled=shuffle != "rows" and bool(chunks or shuffle))
 
     @staticmethod
     @abstractmethod
@@ -251,17 +231,6 @@ class ZarrFolder(StoredRows):
     def _files(self) -> Iterable[str]:
         root = self.paths[0]
         return sorted(os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names)  # noqa: PTH118  many chunks
-
-
-def _spec(array: Any) -> ArraySpec | str:
-    if not array.shape:
-        return "it is a single value"
-    if array.dtype.kind not in "biufc" or array.dtype.hasobject:
-        return f"jax has no dtype {array.dtype}"
-    if 0 in array.shape:
-        return f"its shape is {array.shape}"
-    dtype = narrow(array.dtype)
-    return ArraySpec(tuple(array.shape[1:]), dtype, dtype)
 
 
 def _texts(array: Any, span: slice) -> list[Any]:

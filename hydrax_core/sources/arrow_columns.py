@@ -18,7 +18,17 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.row_source import OWN_LOADER, Arrays, Columns, choose, gather, narrow, put, require
+from hydrax_core.sources.row_source import (
+    OWN_LOADER,
+    Arrays,
+    Chosen,
+    Columns,
+    choose,
+    gather,
+    put,
+    require,
+    spec_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,15 +52,16 @@ def pyarrow() -> Any:
 
 def choose_columns(
     found: Mapping[str, Column], columns: Columns, additional: Iterable[str], others: Mapping[str, Any] = _NOTHING
-) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
+) -> Chosen:
     """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths.
 
     Args:
         others: What becomes of a column instead of what it says itself.
     """
     known = {name: others.get(name) or column.spec for name, column in found.items()}
-    specs, texts, left_out = choose("columns", known, columns, additional, ragged=True)
-    for name, spec in list(specs.items()):
+    chosen = choose("columns", known, columns, additional, ragged=True)
+    specs = dict(chosen.specs)
+    for name, spec in chosen.specs.items():
         if spec.ragged is not None:
             if isinstance(others.get(name), ArraySpec) or found[name].lists != 1 or isinstance(found[name].dtype, str):
                 why = found[name].dtype if isinstance(found[name].dtype, str) else "it has no lists of any length"
@@ -60,8 +71,8 @@ def choose_columns(
             and found[name].lists
             and (found[name].ragged or spec.shape != getattr(known[name], "shape", None))
         ):
-            specs.setdefault(f"{name}{LENGTH}", ArraySpec((), np.dtype(np.int32), np.dtype(np.int32)))
-    return specs, texts, left_out
+            specs.setdefault(f"{name}{LENGTH}", spec_of((), np.int32))
+    return chosen._replace(specs=specs)
 
 
 def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays) -> None:
@@ -156,13 +167,12 @@ class Column:
             return self.dtype
         if self.lists > 1:
             return "lists of lists that differ in their lengths"
-        dtype = narrow(self.dtype)
         shape = self.shape
         if self.lists:
             given = 0 if self._missing is None else len(self._missing)
             longest = max((int(lengths.max(initial=0)) for lengths in map(_lengths, self._chunks)), default=0)
             shape = (max(longest, given), *shape)
-        return f"its shape is {shape}" if 0 in shape else ArraySpec(shape, dtype, dtype)
+        return f"its shape is {shape}" if 0 in shape else spec_of(shape, self.dtype)
 
     @property
     def ragged(self) -> bool:

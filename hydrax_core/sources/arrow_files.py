@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import xxhash
 
-from hydrax_core.data.checks import choice
 from hydrax_core.data.portable import PORTABLE
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import (
@@ -33,18 +32,19 @@ from hydrax_core.sources.arrow_columns import (
     open_columns,
     pyarrow,
 )
-from hydrax_core.sources.blocks import BlockSource, row_bytes, window_rows
-from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.blocks import BlockSource, Shuffle, check_shuffle, window_rows
 from hydrax_core.sources.partitions import Partitions, partitions_of
+from hydrax_core.sources.paths import Paths, find_files
 from hydrax_core.sources.remote import RemoteFile
 from hydrax_core.sources.remote_files import RemoteReader
 from hydrax_core.sources.row_source import (
     Arrays,
+    Chosen,
     Columns,
+    Extra,
     FileSource,
-    Paths,
     Rows,
-    find_files,
+    columns_of,
     make_rows,
     require,
 )
@@ -69,7 +69,7 @@ def arrow(
     data: Paths | pa.Table,
     columns: Columns = None,
     *,
-    shuffle: Literal["rows", "block"] | None = None,
+    shuffle: Shuffle | None = None,
     window: int | str | None = None,
     missing: Mapping[str, Any] | None = None,
     batch_size: int = 64,
@@ -108,32 +108,24 @@ def arrow(
         FileNotFoundError: There is no such file.
         ValueError: A file is damaged or of another schema, or a column asked for cannot be an array.
     """
-    module = pyarrow()
-    if shuffle is not None:
-        choice("shuffle", shuffle, ("rows", "block"))
+    check_shuffle(shuffle)
     filling = dict(missing or {})
-    if isinstance(data, module.Table):
-        return _mapped_rows(ArrowTable([], data, filling), columns, additional, batch_size, seed, labels)
+    if isinstance(data, pyarrow().Table):
+        table = ArrowTable([], data, filling)
+        table.choose(columns, additional)
+        return make_rows(table, batch_size, seed, labels)
     given = [data] if isinstance(data, str | os.PathLike) else list(data)
-    paths = find_files("data", given, SUFFIXES)
-    expect_format("arrow", paths)
+    paths = find_files("data", given, SUFFIXES, "arrow")
+    source: FileSource
     with _named(paths):
         partitions = partitions_of(given, paths)
         formats = [_format(path) for path in paths]
-        if "parquet" not in formats and "compressed" not in formats:
-            table = ArrowTable(paths, None, filling, partitions)
-            return _mapped_rows(table, columns, additional, batch_size, seed, labels)
-        source, left_out, classes = _open_blocks(
-            paths, formats, partitions, columns, additional, filling, window, shuffled=shuffle != "rows"
-        )
-    return make_rows(source, batch_size, seed, labels, left_out, classes)
-
-
-def _mapped_rows(
-    table: ArrowTable, columns: Columns, additional: Iterable[str], batch_size: int, seed: int, labels: Iterable[str]
-) -> Rows:
-    left_out = table.choose(columns, additional)
-    return make_rows(table, batch_size, seed, labels, left_out, table.classes)
+        if "parquet" in formats or "compressed" in formats:
+            source = _open_blocks(paths, formats, partitions, columns, additional, filling, window, shuffle)
+        else:
+            source = ArrowTable(paths, None, filling, partitions)
+            source.choose(columns, additional)
+    return make_rows(source, batch_size, seed, labels)
 
 
 class ArrowTable(FileSource):
@@ -160,8 +152,7 @@ class ArrowTable(FileSource):
         self._size: int = self._table.num_rows
         self._loaded: tuple[str, ...] = ()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
-        self.specs: dict[str, ArraySpec] = {}
-        self.classes: Mapping[str, tuple[str, ...]] = {}
+        self.specs: Mapping[str, ArraySpec] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A large table in memory travels as the place of a copy that all processes map, where the system has such."""
@@ -173,16 +164,13 @@ class ArrowTable(FileSource):
         state["_shared"] = None
         return state
 
-    def choose(
-        self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING
-    ) -> Mapping[str, str]:
-        """Decide which columns become what, but for others that a subclass fills; returns those left out."""
+    def choose(self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING) -> None:
+        """Decide which columns become what, but for others that a subclass fills."""
         found = open_columns(self._where, self._table, self._table.column_names, self._missing)
-        self.specs, self.additional, left_out = choose_columns(found, columns, additional, others)
+        self.specs, self.additional, self.left_out = choose_columns(found, columns, additional, others)
         self._loaded = tuple(name for name in found if name in self.specs and name not in others)
         self._shapes = {name: found[name].shape for name in self._loaded if found[name].is_extension}
         self.classes = {name: found[name].classes for name in self._loaded if found[name].classes}
-        return left_out
 
     def __len__(self) -> int:
         return self._size
@@ -215,12 +203,9 @@ class ArrowTable(FileSource):
     def _objects(self) -> dict[str, ObjectColumn]:
         return {name: ObjectColumn(self._table.column(name)) for name in self.additional}
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         fill_columns(self._columns, indices, arrays)
-        if not self.additional:
-            return None
-        columns = [column.take(indices) for column in self._objects.values()]
-        return [dict(zip(self.additional, row, strict=True)) for row in zip(*columns, strict=True)]
+        return columns_of(self.additional, (column.take(indices) for column in self._objects.values()))
 
     def fingerprint(self) -> str:
         """Of a table in memory, its content."""
@@ -239,7 +224,7 @@ class ArrowBlocks(BlockSource):
         self,
         paths: Sequence[str],
         places: Sequence[_Place],
-        chosen: tuple[dict[str, ArraySpec], tuple[str, ...]],
+        chosen: Chosen,
         loaded: Sequence[str],
         partitions: Partitions,
         missing: Mapping[str, Any],
@@ -248,7 +233,7 @@ class ArrowBlocks(BlockSource):
         shuffled: bool,
     ) -> None:
         sizes = [place.rows for place in places]
-        super().__init__(paths, sizes, *chosen, window, missing, partitions, shuffled=shuffled)
+        super().__init__(paths, sizes, chosen, window, missing, partitions, shuffled=shuffled)
         self._places, self._loaded, self._missing = tuple(places), tuple(loaded), missing
         self._partitions = partitions
 
@@ -342,9 +327,8 @@ def _open_blocks(
     additional: Iterable[str],
     missing: Mapping[str, Any],
     window: int | str | None,
-    *,
-    shuffled: bool,
-) -> tuple[ArrowBlocks, Mapping[str, str], Mapping[str, tuple[str, ...]]]:
+    shuffle: Shuffle | None,
+) -> ArrowBlocks:
     if "mapped" in formats or "stream" in formats:
         raise ValueError("expected files that are all compressed, or none of them; split them into two calls")
     places: list[_Place] = []
@@ -355,8 +339,7 @@ def _open_blocks(
         places.extend(_Place(path, number, rows) for number, rows in enumerate(reader.sizes()) if rows)
     if schema is None or not places:
         raise ValueError("it has no rows")
-    texts = tuple(additional)
-    unknown = ArrowBlocks(paths, places, ({}, ()), (), partitions, missing, 1, shuffled=False)
+    unknown = ArrowBlocks(paths, places, Chosen({}, (), {}), (), partitions, missing, 1, shuffled=False)
     asked = schema.names if columns is None else list(columns)
     lists = [name for name in schema.names if name in asked and is_list(schema.field(name).type)]
     keys = partitions.missing_in(schema.names)
@@ -369,18 +352,18 @@ def _open_blocks(
         if found[name].ragged
     }
     reasons.update(dict.fromkeys(_dictionaries(schema), "its names are numbered anew in each block"))
-    specs, texts, left_out = choose_columns(found, columns, texts, reasons)
-    open_ended = next((name for name, spec in specs.items() if spec.ragged is not None), None)
+    chosen = choose_columns(found, columns, additional, reasons)
+    open_ended = next((name for name, spec in chosen.specs.items() if spec.ragged is not None), None)
     if open_ended is not None:
         raise ValueError(
             f"columns: {open_ended!r} cannot be Ragged: files of blocks are not read row by row; read the table whole: "
             "arrow(pyarrow.parquet.read_table(path), columns), of Feather pyarrow.feather.read_table(path)"
         )
-    rows = window_rows("window", window, sum(place.rows for place in places), row_bytes(specs))
-    loaded = [name for name in names if name in specs]
-    classes = {name: found[name].classes for name in keys if name in specs and found[name].classes}
-    source = ArrowBlocks(paths, places, (specs, texts), loaded, partitions, missing, rows, shuffled=shuffled)
-    return source, left_out, classes
+    rows = window_rows("window", window, sum(place.rows for place in places), chosen.specs)
+    loaded = [name for name in names if name in chosen.specs]
+    source = ArrowBlocks(paths, places, chosen, loaded, partitions, missing, rows, shuffled=shuffle != "rows")
+    source.classes = {name: found[name].classes for name in keys if name in chosen.specs and found[name].classes}
+    return source
 
 
 def open_tables(paths: Sequence[str], partitions: Partitions | None = None) -> pa.Table:

@@ -13,16 +13,16 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.data.checks import integer
-from hydrax_core.data.group import DataGroup
-from hydrax_core.sources.folders import FolderItem, find_sides, open_tree
+from hydrax_core.sources.folders import FolderGroups, FolderItem, find_sides, open_tree
 from hydrax_core.sources.index import regular_file
-from hydrax_core.sources.row_source import refuse_remote, require
+from hydrax_core.sources.paths import refuse_remote
+from hydrax_core.sources.row_source import require
 
 __all__ = ["SOUNDS", "AudioFolder", "audio_folder"]
 
@@ -33,17 +33,8 @@ _UNKNOWN_SIZES = {0, 0xFFFFFFFF}
 """What programs write that do not know the size in advance."""
 
 
-class AudioFolder(NamedTuple):
-    """A folder of sound, ready for a ``Dataloader``.
-
-    ``classes[n]`` is the sub-folder that label ``n`` stands for; empty where the folder has no sub-folders.
-    ``validation`` is ``None`` where nothing is split off.
-    """
-
-    loader_func: AudioLoader
-    training: DataGroup[FolderItem]
-    classes: tuple[str, ...]
-    validation: DataGroup[FolderItem] | None = None
+class AudioFolder(FolderGroups):
+    """A folder of sound, ready for a ``Dataloader``; see ``ImageFolder``."""
 
 
 def audio_folder(
@@ -90,8 +81,7 @@ def audio_folder(
     loader = AudioLoader(root.place, rate, channels)
     shape = (samples,) if channels == 1 else (samples, channels)
     arrays = {"audio": (shape, "float32"), "length": ((), "int32")}
-    training, validation = sides.groups(root, loader, arrays, f"{samples} {rate} {channels}", batch_size, seed)
-    return AudioFolder(loader, training, sides.classes, validation)
+    return AudioFolder(*sides.groups(root, loader, arrays, f"{samples} {rate} {channels}", batch_size, seed))
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,19 @@ import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.checks import integer
+from hydrax_core.data.checks import choice, integer
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.row_source import Arrays, FileSource, gather, put
+from hydrax_core.sources.row_source import Arrays, Chosen, FileSource, gather, put
 
-__all__ = ["WINDOW_BYTES", "BlockSource", "row_bytes", "window_rows"]
+__all__ = ["WINDOW_BYTES", "BlockSource", "Shuffle", "check_shuffle", "window_rows"]
+
+Shuffle: TypeAlias = Literal["rows", "block"]
 
 WINDOW_BYTES = 64 << 20
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -46,15 +48,14 @@ class BlockSource(FileSource):
         self,
         paths: Sequence[str],
         sizes: Sequence[int],
-        specs: Mapping[str, ArraySpec],
-        additional: tuple[str, ...],
+        chosen: Chosen,
         window: int,
         *reading: Any,
         shuffled: bool = True,
     ) -> None:
         super().__init__(paths, *reading)
         self.blocks = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.specs, self.additional = specs, additional
+        self.specs, self.additional, self.left_out = chosen
         self._kept_rows = window
         self.window = window if shuffled else None
 
@@ -142,24 +143,26 @@ class _Kept:
         return [self._places[number] for number in numbers]
 
 
-def row_bytes(specs: Mapping[str, ArraySpec]) -> int:
-    return sum(spec.numpy_dtype.itemsize * math.prod(spec.shape) for spec in specs.values())
+def check_shuffle(shuffle: str | None) -> None:
+    if shuffle is not None:
+        choice("shuffle", shuffle, get_args(Shuffle))
 
 
-def window_rows(argument: str, window: int | str | None, size: int, bytes_a_row: int) -> int:
+def window_rows(argument: str, window: int | str | None, size: int, specs: Mapping[str, ArraySpec]) -> int:
     """The rows of a window, given in rows, or in bytes as ``"64MB"``.
 
     Raises:
         TypeError: It is neither.
         ValueError: It is not at least one row, or no number of bytes.
     """
+    bytes_a_row = max(1, sum(spec.numpy_dtype.itemsize * math.prod(spec.shape) for spec in specs.values()))
     if window is None:
-        return max(1, min(size, int(WINDOW_BYTES / max(1, bytes_a_row))))
+        return max(1, min(size, WINDOW_BYTES // bytes_a_row))
     if isinstance(window, str):
         text = window.strip().lower().replace(" ", "")
         unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
         number = text.removesuffix(unit)
         if not unit or not number.replace(".", "", 1).isdigit():
             raise ValueError(f"{argument}: expected rows, or bytes such as '64MB', got {window!r}")
-        return max(1, min(size, int(float(number) * _UNITS[unit] / max(1, bytes_a_row))))
+        return max(1, min(size, int(float(number) * _UNITS[unit] / bytes_a_row)))
     return min(size, integer(argument, window, minimum=1))

@@ -33,14 +33,37 @@ from hydrax_core.sources.remote import (
     remote_fingerprint,
     shown_address,
 )
+from hydrax_core.sources.row_source import Reopened
 
-__all__ = ["FolderItem", "FolderItems", "LocalTree", "RemoteTree", "Sides", "content", "find_sides", "open_tree"]
+__all__ = [
+    "FolderGroups",
+    "FolderItem",
+    "FolderItems",
+    "LocalTree",
+    "RemoteTree",
+    "content",
+    "find_sides",
+    "open_tree",
+]
 
 TRAINING, VALIDATION, TEST = {"train", "training"}, {"val", "valid", "validation", "dev", "eval"}, {"test", "testing"}
 """Sub-folders of these names, in upper or lower case, are the sides of a split; the last are not read."""
 
 FolderItem: TypeAlias = tuple[str, int]
 """Path within the folder, with forward slashes, and the label's number."""
+
+
+class FolderGroups(NamedTuple):
+    """A folder of files, ready for a ``Dataloader``.
+
+    ``classes[n]`` is the sub-folder that label ``n`` stands for; empty where the folder has no sub-folders.
+    ``validation`` is ``None`` where nothing is split off.
+    """
+
+    loader_func: Any
+    training: DataGroup[FolderItem]
+    classes: tuple[str, ...]
+    validation: DataGroup[FolderItem] | None = None
 
 
 class Sides(NamedTuple):
@@ -52,7 +75,7 @@ class Sides(NamedTuple):
 
     def groups(
         self, root: Tree, loader_func: Any, arrays: Mapping[str, Any], reading: str, batch_size: int, seed: int
-    ) -> tuple[DataGroup[FolderItem], DataGroup[FolderItem] | None]:
+    ) -> FolderGroups:
         """The groups of the sides; ``reading`` says what else decides what a row holds."""
         label = {"label": ((), "int32")} if self.classes else {}
         training: DataGroup[FolderItem] = DataGroup(
@@ -67,7 +90,7 @@ class Sides(NamedTuple):
             zeroed=False,
         )
         validation = training.replace(data=root.items(self.validation, reading)) if self.validation else None
-        return training, validation
+        return FolderGroups(loader_func, training, self.classes, validation)
 
 
 def find_sides(
@@ -102,7 +125,7 @@ def find_sides(
     return Sides(training, validation, names)
 
 
-class FolderItems(Source[FolderItem]):
+class FolderItems(Reopened, Source[FolderItem]):
     """Paths and labels, which travel to each worker once.
 
     A slice of them, as in ``items[::10]``, is known by the same files, of which it has some.
@@ -122,9 +145,6 @@ class FolderItems(Source[FolderItem]):
     def paths(self) -> list[str]:
         """Path of each item within the folder."""
         return self._paths.split("\0")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "paths"}
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -187,8 +207,8 @@ class LocalTree:
         self.path = Path(folder)
         if not self.path.is_dir():
             kind = file_format(self.path) if self.path.is_file() else None
-            told = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
-            raise NotADirectoryError(f"folder: {self.path} is no folder{told}")
+            but = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
+            raise NotADirectoryError(f"folder: {self.path} is no folder{but}")
         self.place = str(self.path.resolve())
 
     def __str__(self) -> str:
@@ -279,18 +299,18 @@ def _find(root: Tree, suffixes: tuple[str, ...], what: str, *, shared: bool) -> 
     others = next(beside, None) if sides else None
     if not sides or (others and not (train and (valid or test))):
         return _Found(_labelled(root, "", suffixes, what), [])
-    told = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
+    found = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
     if others:
         raise ValueError(
-            f"{told}, and {what}s in {others} beside them; move that elsewhere, or give one of the folders"
+            f"{found}, and {what}s in {others} beside them; move that elsewhere, or give one of the folders"
         )
     if len(train) != 1 or len(valid) > 1:
         raise ValueError(
-            f"{told}; expected one folder for training and at most one for validation; give one, as {root}/{sides[0]}"
+            f"{found}; expected one folder for training and at most one for validation; give one, as {root}/{sides[0]}"
         )
     if test and not valid and not shared:
         raise ValueError(
-            f"{told}, and none for validation; split=0.1 (--split 0.1) takes a share of {train[0]}/ for it and leaves "
+            f"{found}, and none for validation; split=0.1 (--split 0.1) takes a share of {train[0]}/ for it and leaves "
             f"{test[0]}/ unread; or give one of the folders, such as {root}/{train[0]}"
         )
     training, *validation = (_labelled(root, name, suffixes, what) for name in (*train, *valid))
@@ -350,8 +370,8 @@ def _names(found: _Found, classes: Sequence[str] | None) -> tuple[str, ...]:
         raise ValueError(f"classes: a name is given twice: {names}")
     unknown = [label for label in there if label not in names]
     if unknown or not there:
-        told = f"the sub-folder {unknown[0]!r} is none of them" if unknown else "the folder has no sub-folders"
-        raise ValueError(f"classes: {told}; given are {', '.join(map(repr, names))}")
+        problem = f"the sub-folder {unknown[0]!r} is none of them" if unknown else "the folder has no sub-folders"
+        raise ValueError(f"classes: {problem}; given are {', '.join(map(repr, names))}")
     return names
 
 

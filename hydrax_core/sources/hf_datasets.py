@@ -22,7 +22,7 @@ from hydrax_core.sources.arrow_columns import ObjectColumn
 from hydrax_core.sources.arrow_files import ArrowTable, open_tables
 from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.image_decoding import Picture
-from hydrax_core.sources.row_source import Arrays, Columns, Rows, make_rows, require
+from hydrax_core.sources.row_source import Arrays, Columns, Extra, Rows, make_rows, require, spec_of
 
 __all__ = ["HuggingFaceRows", "hugging_face"]
 
@@ -78,13 +78,12 @@ def hugging_face(
         columns = [name for name in shown if name not in set(additional)]
     features = dataset.features
     images = {name for name, feature in features.items() if isinstance(feature, module.Image)}
-    height, width = (size, size) if isinstance(size, int) else size
-    source = HuggingFaceRows(dataset, images, (height, width), missing or {})
-    left_out = source.choose(columns, additional)
-    classes = {
+    source = HuggingFaceRows(dataset, images, Picture.sized(size), missing or {})
+    source.choose(columns, additional)
+    source.classes = {
         name: tuple(features[name].names) for name in source.specs if isinstance(features.get(name), module.ClassLabel)
     }
-    return make_rows(source, batch_size, seed, labels, left_out, classes)
+    return make_rows(source, batch_size, seed, labels)
 
 
 class HuggingFaceRows(ArrowTable):
@@ -97,8 +96,8 @@ class HuggingFaceRows(ArrowTable):
 
     content = None  # the dataset's own fingerprint
 
-    def __init__(self, dataset: Any, images: Iterable[str], size: tuple[int, int], missing: Mapping[str, Any]) -> None:
-        self._images, self._picture = frozenset(images), Picture(*size)
+    def __init__(self, dataset: Any, images: Iterable[str], picture: Picture, missing: Mapping[str, Any]) -> None:
+        self._images, self._picture = frozenset(images), picture
         self._name = dataset._fingerprint  # noqa: SLF001  the only name that a dataset has of its content
         indices = dataset._indices  # noqa: SLF001  what select(), shuffle() and the like chose
         self._indices: Indices | None = None
@@ -121,12 +120,10 @@ class HuggingFaceRows(ArrowTable):
             return self._dataset_table.table  # it travels as its files and what is done to them
         return super()._table
 
-    def choose(
-        self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING
-    ) -> Mapping[str, str]:
+    def choose(self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING) -> None:
         """See ``ArrowTable``; encoded images become arrays of pixels."""
-        pixels = ArraySpec(self._picture.shape, np.dtype(np.uint8), np.dtype(np.uint8))
-        return super().choose(columns, additional, {**others, **dict.fromkeys(self._images, pixels)})
+        pixels = spec_of(self._picture.shape, np.uint8)
+        super().choose(columns, additional, {**others, **dict.fromkeys(self._images, pixels)})
 
     def __len__(self) -> int:
         return super().__len__() if self._indices is None else len(self._indices)
@@ -138,7 +135,7 @@ class HuggingFaceRows(ArrowTable):
     def lengths(self) -> Indices:
         return super().lengths() if self._indices is None else super().lengths()[self._indices]
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         rows = indices if self._indices is None else self._indices[indices]
         extra = super().fill(rows, arrays)
         for name, column in self._encoded.items():
@@ -157,11 +154,11 @@ class HuggingFaceRows(ArrowTable):
 
 def _one_split(module: Any, dataset: Any, split: str | None) -> Any:
     if isinstance(dataset, module.DatasetDict):
-        told = ", ".join(map(repr, dataset))
+        names = ", ".join(map(repr, dataset))
         if split is None and len(dataset) != 1:
-            raise ValueError(f"split: the dataset has several; name one of {told}")
+            raise ValueError(f"split: the dataset has several; name one of {names}")
         if split is not None and split not in dataset:
-            raise ValueError(f"split: expected one of {told}, got {split!r}")
+            raise ValueError(f"split: expected one of {names}, got {split!r}")
         dataset = dataset[next(iter(dataset)) if split is None else split]
     elif split is not None and isinstance(dataset, module.Dataset) and split != str(dataset.split):
         raise ValueError(f"split: this dataset is the split {str(dataset.split)!r}, got {split!r}")

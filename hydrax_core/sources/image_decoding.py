@@ -102,6 +102,13 @@ class Picture:
     background: tuple[int, int, int] = (255, 255, 255)
     augment: Augment | None = None
 
+    @classmethod
+    def sized(cls, size: int | tuple[int, int], augment: bool | Augment = False, **others: Any) -> Picture:
+        """Pictures of a height and width, or one number for both; ``augment`` may be ``True`` for the usual changes."""
+        height, width = (size, size) if isinstance(size, int) else size
+        how = augment if isinstance(augment, Augment) else Augment() if augment else None
+        return cls(height, width, augment=how, **others)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the array of one picture."""
@@ -175,8 +182,8 @@ class Picture:
             _refuse_oversized(image.height, image.width)
             deep = _is_deep(image)
             if deep and (self.bits == 8 or not image.mode.startswith("I")):  # noqa: PLR2004
-                told = "give bits=16" if image.mode.startswith("I") else "Pillow reads 16 bits of gray images only"
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel; {told}")
+                hint = "give bits=16" if image.mode.startswith("I") else "Pillow reads 16 bits of gray images only"
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel; {hint}")
             profile = image.info.get("icc_profile")
             upright = pil.ImageOps.exif_transpose(image)
             upright = upright if deep else self._to_rgb(upright, profile)

@@ -10,14 +10,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy.typing as npt
 
 from hydrax_core.data.function import batched
-from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Items
-from hydrax_core.sources.folders import FolderItem, FolderItems, RemoteTree, content, find_sides, open_tree
+from hydrax_core.sources.folders import (
+    FolderGroups,
+    FolderItem,
+    FolderItems,
+    RemoteTree,
+    content,
+    find_sides,
+    open_tree,
+)
 from hydrax_core.sources.image_decoding import Augment, Picture, Resize
 from hydrax_core.sources.row_source import FETCHED_AT_ONCE, require
 
@@ -27,17 +34,12 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 """What counts as an image, in upper or lower case; other files are left alone."""
 
 
-class ImageFolder(NamedTuple):
-    """A folder of images, ready for a ``Dataloader``.
+class ImageFolder(FolderGroups):
+    """A folder of images, ready for a ``Dataloader``: its loader, the groups, and the names of the labels.
 
     ``classes[n]`` is the sub-folder that label ``n`` stands for; empty where the folder has no sub-folders.
     ``validation`` is ``None`` where nothing is split off.
     """
-
-    loader_func: ImageLoader
-    training: DataGroup[FolderItem]
-    classes: tuple[str, ...]
-    validation: DataGroup[FolderItem] | None = None
 
 
 def image_folder(
@@ -84,9 +86,7 @@ def image_folder(
         ValueError: It holds no image, or some in sub-folders and some not, or an argument has a wrong value.
     """
     require("PIL", "image", "reading images")
-    height, width = (size, size) if isinstance(size, int) else size
-    how = augment if isinstance(augment, Augment) else Augment() if augment else None
-    picture = Picture(height, width, resize, gray, bits, background, how)
+    picture = Picture.sized(size, augment, resize=resize, gray=gray, bits=bits, background=background)
     picture.check()
     root = open_tree(folder)
     sides = find_sides(root, SUFFIXES, "image", split, classes, seed)
@@ -94,8 +94,7 @@ def image_folder(
     if isinstance(root, RemoteTree):
         loader = batched(least=FETCHED_AT_ONCE)(loader.load_many)
     arrays = {"image": (picture.shape, picture.dtype)}
-    training, validation = sides.groups(root, loader, arrays, repr(picture), batch_size, seed)
-    return ImageFolder(loader, training, sides.classes, validation)
+    return ImageFolder(*sides.groups(root, loader, arrays, repr(picture), batch_size, seed))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,12 @@ import xxhash
 
 from hydrax_core.sources.remote import RemoteFile, Span, read_ranges
 
-__all__ = ["KEPT_FROM", "FileIndex", "IndexedFiles", "Parts", "check_regular", "regular_file"]
+__all__ = ["KEPT_FROM", "FileIndex", "Folder", "IndexedFiles", "Parts", "check_regular", "regular_file"]
 
 KEPT_FROM = 32 << 20
 """Bytes of data; an index of less is made in the time that it takes to look for it."""
 
-_Header = Mapping[str, Any]
+Folder: TypeAlias = str | os.PathLike[str] | None
 _MAGIC = b"hydrax-index-1\0\0"
 _ALIGNMENT = 64
 _TAIL = len(_MAGIC) + 8
@@ -61,10 +61,10 @@ class IndexedFiles:
         folder: Where to keep it; ``None`` as the module says.
     """
 
-    def __init__(self, paths: tuple[str, ...], kind: str, folder: str | None) -> None:
-        self.paths = paths
+    def __init__(self, paths: Sequence[str], kind: str, folder: Folder) -> None:
+        self.paths = tuple(paths)
         self.kind = kind
-        self.folder = folder
+        self.folder = None if folder is None else os.fspath(folder)
         self._identity: list[list[Any]] | None = None
         self._descriptors: dict[int, int] = {}
 
@@ -216,8 +216,8 @@ def _write(path: Path, index: Parts, header: Mapping[str, Any]) -> None:
         with os.fdopen(descriptor, "wb") as file:
             digest = xxhash.xxh3_128()
             arrays = {array: _write_array(file, digest, parts) for array, parts in index.arrays.items()}
-            told = {"header": header, "arrays": arrays, "words": index.words, "digest": digest.hexdigest()}
-            text = json.dumps(told).encode()
+            what = {"header": header, "arrays": arrays, "words": index.words, "digest": digest.hexdigest()}
+            text = json.dumps(what).encode()
             file.write(text + len(text).to_bytes(8, "little") + _MAGIC)
         Path(name).replace(path)
     except BaseException:
@@ -245,17 +245,17 @@ def _read(path: Path, header: Mapping[str, Any]) -> FileIndex | None:
         length = int.from_bytes(tail[:8], "little")
         if len(tail) != _TAIL or tail[8:] != _MAGIC or length > len(data) - _TAIL:
             return None
-        told = json.loads(data[len(data) - _TAIL - length : len(data) - _TAIL].tobytes())
-        if told["header"] != json.loads(json.dumps(header)):
+        what = json.loads(data[len(data) - _TAIL - length : len(data) - _TAIL].tobytes())
+        if what["header"] != json.loads(json.dumps(header)):
             return None
         arrays = {}
         digest = xxhash.xxh3_128()
-        for name, (start, count, dtype) in told["arrays"].items():
+        for name, (start, count, dtype) in what["arrays"].items():
             stop = start + count * np.dtype(dtype).itemsize
             arrays[name] = data[start:stop].view(np.dtype(dtype)).view(np.ndarray)
             digest.update(data[start:stop].data)
-        if digest.hexdigest() != told["digest"]:
+        if digest.hexdigest() != what["digest"]:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return FileIndex(arrays, told["words"])
+    return FileIndex(arrays, what["words"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hydrax_core.sources.formats import refuse_binary
-from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
+from hydrax_core.sources.index import Folder, IndexedFiles, Parts
 from hydrax_core.sources.remote import RemoteFile
+from hydrax_core.sources.row_source import Reopened
 
 __all__ = ["LineFiles"]
 
@@ -52,7 +53,7 @@ class _Segment(NamedTuple):
     shortest: int
 
 
-class LineFiles:
+class LineFiles(Reopened):
     """Lines by number.
 
     Args:
@@ -62,22 +63,16 @@ class LineFiles:
         folder: Where to keep the index, see ``IndexedFiles``.
     """
 
-    def __init__(self, paths: tuple[str, ...], kind: Kind, *, header: bool = False, folder: str | None = None) -> None:
+    def __init__(self, paths: Sequence[str], kind: Kind, *, header: bool = False, folder: Folder = None) -> None:
         self.kind: Kind = kind
         self.files = IndexedFiles(paths, f"lines {kind} {header}", folder)
         self.header = header
-        self._index: FileIndex | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_index": None}
 
     def __len__(self) -> int:
-        return int(self._first()[-1])
+        return int(self._index["first"][-1])
 
     def read(self, indices: npt.NDArray[np.int64]) -> list[bytes]:
-        first = self._first()
-        assert self._index is not None
-        starts = self._index.arrays["starts"]
+        first, starts = self._index["first"], self._index["starts"]
         files = np.searchsorted(first, indices, "right") - 1
         places = indices + files  # each file has one start more than lines: its end
         begins, ends = starts[places], starts[places + 1]
@@ -88,20 +83,18 @@ class LineFiles:
         return [line.rstrip(b"\r\n") for line in found]
 
     def place(self, index: int) -> str:
-        file = int(np.searchsorted(self._first(), index, "right")) - 1
-        assert self._index is not None
-        return f"{self.files.paths[file]} at byte {self._index.arrays['starts'][index + file]}"
+        file = int(np.searchsorted(self._index["first"], index, "right")) - 1
+        return f"{self.files.paths[file]} at byte {self._index['starts'][index + file]}"
 
     def first_lines(self, file: int, count: int) -> list[bytes]:
         """The first records of a file, its header included."""
         text = self.files.read(file, 0, min(_BLOCK, self.files.identity[file][1])).removeprefix(_BOM)
         return [line for line in text.splitlines() if line][:count]
 
-    def _first(self) -> npt.NDArray[np.int64]:
-        """The number of the first line of each file, and of all lines."""
-        if self._index is None:
-            self._index = self.files.open(self._build)
-        return self._index.arrays["first"]
+    @functools.cached_property
+    def _index(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Where lines start, and the number of the first line of each file and of all lines."""
+        return self.files.open(self._build).arrays
 
     def _build(self) -> Parts:
         starts: list[npt.NDArray[np.int64]] = []

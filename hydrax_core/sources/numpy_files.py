@@ -18,28 +18,31 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.paths import find_file
 from hydrax_core.sources.remote import RemoteFile, is_remote
 from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
 from hydrax_core.sources.row_source import (
     Arrays,
+    Chosen,
     Columns,
+    Extra,
     FileSource,
     Rows,
     choose,
-    find_file,
+    columns_of,
     gather,
     make_rows,
-    narrow,
+    one_length,
     put,
+    value_spec,
 )
 
 __all__ = ["NumpyFile", "numpy_rows"]
 
 _Opened: TypeAlias = Mapping[str, npt.NDArray[Any] | RemoteArray]
 
+_NO_PICKLES = "it holds Python objects, which are not loaded as unpickling runs code"
 _LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member; then come the name and the extra field of these lengths
 _LONGEST_HEADER = 1 << 16
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -72,24 +75,24 @@ def numpy_rows(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, is damaged, or an array asked for cannot be batched; the text names the array.
     """
-    file = find_file("path", path)
-    expect_format("numpy_rows", [file])
+    file = find_file("path", path, "numpy_rows")
     opened = _open(file)
     try:
-        specs, texts, left_out = choose("arrays", {n: _spec(a) for n, a in opened.items()}, arrays, additional)
-        lengths = {name: len(opened[name]) for name in (*specs, *texts)}
-        if len(set(lengths.values())) != 1:
-            told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            raise ValueError(f"arrays: expected arrays of one length; {told}; name those to load")  # noqa: TRY301  as those
+        found = {
+            name: _NO_PICKLES if array.dtype.hasobject else value_spec(array.shape, array.dtype)
+            for name, array in opened.items()
+        }
+        chosen = choose("arrays", found, arrays, additional)
+        size = one_length("arrays", {name: len(opened[name]) for name in (*chosen.specs, *chosen.additional)})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{file if is_remote(path) else path}: {error}") from None
-    return make_rows(NumpyFile(file, lengths[next(iter(specs))], specs, texts), batch_size, seed, labels, left_out)
+    return make_rows(NumpyFile(file, size, chosen), batch_size, seed, labels)
 
 
 class NumpyFile(FileSource):
-    def __init__(self, path: str, size: int, specs: Mapping[str, ArraySpec], additional: tuple[str, ...]) -> None:
+    def __init__(self, path: str, size: int, chosen: Chosen) -> None:
         super().__init__([path])
-        self.specs, self.additional = specs, additional
+        self.specs, self.additional, self.left_out = chosen
         self._size = size
 
     def __len__(self) -> int:
@@ -109,7 +112,7 @@ class NumpyFile(FileSource):
                 raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {self._size} rows")
         return opened
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         opened = self.arrays
         for name, array in arrays.items():
             found, where = opened[name], f"{self.paths[0]}: {name!r}"
@@ -117,22 +120,7 @@ class NumpyFile(FileSource):
                 put(where, array, found[indices])
             else:
                 gather(where, found, indices, array)
-        if not self.additional:
-            return None
-        columns = [opened[name][indices].tolist() for name in self.additional]
-        return [dict(zip(self.additional, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _spec(array: npt.NDArray[Any] | RemoteArray) -> ArraySpec | str:
-    if array.dtype.hasobject:
-        return "it holds Python objects, which are not loaded as unpickling runs code"
-    if not array.shape:
-        return "it is a single value"
-    if array.dtype.kind not in "biufc":
-        return f"jax has no dtype {array.dtype}"
-    if 0 in array.shape:
-        return f"its shape is {array.shape}"
-    return ArraySpec(array.shape[1:], narrow(array.dtype), narrow(array.dtype))
+        return columns_of(self.additional, (opened[name][indices].tolist() for name in self.additional))
 
 
 def _open(path: str, names: Collection[str] | None = None) -> _Opened:

@@ -22,12 +22,12 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
-from hydrax_core.sources.row_source import Arrays, Columns, Found, choose, narrow, put
+from hydrax_core.sources.row_source import Arrays, Chosen, Columns, Extra, Found, choose, put, spec_of
 
 __all__ = [
     "LENGTH",
     "SAMPLED",
-    "Chosen",
+    "additional_of",
     "choose_columns",
     "fill_columns",
     "read_json",
@@ -52,12 +52,10 @@ _MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}"), re.compile(rb"\d{%d}" % _LONG)
 """Exponents, and digits: one pattern of both takes as long as to parse a line."""
 
 _log = logging.getLogger("hydrax")
-_told: set[str] = set()
+_warned: set[str] = set()
 
 Record = Mapping[str, Any]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-Chosen = tuple[Mapping[str, ArraySpec], tuple[str, ...], Mapping[str, str]]
-"""The arrays, the names of the additional columns, and what is left out, with the reason."""
 
 
 def sampled(size: int) -> list[int]:
@@ -106,16 +104,21 @@ def choose_columns(
         found.update(dict.fromkeys(texts, "text; name it in columns for its bytes, or in additional"))
     if columns is None and parse is not None:
         found.update({name: why for name in texts if (why := _mixed(values[name], parse)) is not None})
-    specs, texts_too, left_out = choose("columns", found, columns, more, ragged=ragged)
+    chosen = choose("columns", found, columns, more, ragged=ragged)
     arrays: dict[str, ArraySpec] = {}
-    for name, spec in specs.items():
+    for name, spec in chosen.specs.items():
         arrays[name] = spec
         if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values.get(name, ())):
-            arrays[name + _SUFFIX] = ArraySpec((), np.dtype(np.int32), np.dtype(np.int32))
-        _told.discard(name)
+            arrays[name + _SUFFIX] = spec_of((), np.int32)
+        _warned.discard(name)
         if name in texts and spec.shape == (LENGTH,):
             warn_cut(name, max(len(_encoded(value)) for value in values[name] if isinstance(value, str)))
-    return arrays, texts_too, left_out
+    return chosen._replace(specs=arrays)
+
+
+def additional_of(records: Sequence[Record], names: Sequence[str]) -> Extra:
+    """The additional columns of records, as far as they have them; ``None`` without any."""
+    return [{name: record[name] for name in names if name in record} for record in records] if names else None
 
 
 def fill_columns(
@@ -136,22 +139,22 @@ def fill_columns(
         if name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) in arrays:
             continue
         values = [record.get(name) for record in records]
-        told = f"{where}{name!r}"
+        place = f"{where}{name!r}"
         if target.ndim == 1 and not target.dtype.hasobject:
-            put(told, target, _numbers(told, values, target.dtype, parse, missing.get(name)))
+            put(place, target, _numbers(place, values, target.dtype, parse, missing.get(name)))
             continue
         if name in missing:
             values = [missing[name] if value is None else value for value in values]
         if target.dtype.hasobject:
             for row, value in enumerate(values):
-                target[row] = _elements(name, told, value)
+                target[row] = _elements(name, place, value)
             continue
         lengths = arrays.get(name + _SUFFIX)
         if lengths is None and (many := _stacked(values, target)) is not None:
-            put(told, target, many)
+            put(place, target, many)
             continue
         for row, value in enumerate(values):
-            filled = _fill(name, told, target[row], value, padded=lengths is not None)
+            filled = _fill(name, place, target[row], value, padded=lengths is not None)
             if lengths is not None:
                 lengths[row] = filled
 
@@ -203,8 +206,8 @@ def _finite(text: str) -> float:
 
 def warn_cut(name: str, longest: int) -> None:
     """Warn, once in a process, that texts of a column are longer than what is kept without a given length."""
-    if longest > LENGTH and name not in _told:
-        _told.add(name)
+    if longest > LENGTH and name not in _warned:
+        _warned.add(name)
         _log.warning(
             "%r holds text of %d bytes, of which the first %d are kept; length=%d (--length) keeps them all; %d is "
             "only the greatest seen so far",
@@ -216,7 +219,7 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _elements(name: str, told: str, value: Any) -> npt.NDArray[Any]:
+def _elements(name: str, where: str, value: Any) -> npt.NDArray[Any]:
     """A list, or the UTF-8 bytes of a text, as it is."""
     if isinstance(value, str):
         return np.frombuffer(_encoded(value), np.uint8)
@@ -224,44 +227,44 @@ def _elements(name: str, told: str, value: Any) -> npt.NDArray[Any]:
         wrong = (
             f"is missing; missing={{{name!r}: []}} says what it is" if value is None else f"holds {shorten(value, 60)}"
         )
-        raise TypeError(f"{told} {wrong}; expected a list")
+        raise TypeError(f"{where} {wrong}; expected a list")
     try:
         found = np.asarray(value)
     except ValueError as error:
-        raise TypeError(f"{told} holds {shorten(value, 60)}: {error}") from error
+        raise TypeError(f"{where} holds {shorten(value, 60)}: {error}") from error
     if found.dtype.kind not in "biufc":
-        raise TypeError(f"{told} holds {shorten(value, 60)}, which are no numbers")
+        raise TypeError(f"{where} holds {shorten(value, 60)}, which are no numbers")
     return found
 
 
-def _fill(name: str, told: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> int:
+def _fill(name: str, where: str, target: npt.NDArray[Any], value: Any, *, padded: bool) -> int:
     if isinstance(value, str) and target.dtype == np.uint8:
         data = _encoded(value)
         if target.shape[0] == LENGTH < len(data):
             warn_cut(name, len(data))
         given = np.frombuffer(data[: target.shape[0]], np.uint8)
     elif value is None:
-        raise TypeError(f"{told} is missing; missing={{{name!r}: value}} says what it is")
+        raise TypeError(f"{where} is missing; missing={{{name!r}: value}} says what it is")
     else:
         given = np.asarray(value)
         if given.dtype.kind not in "biufc" or (target.dtype.kind in "biu" and given.dtype.kind in "fc" and given.size):
-            raise TypeError(f"{told} holds {shorten(value, 60)}, which {target.dtype} cannot hold")
-        refuse_rounded(told, given, value, target.dtype)
+            raise TypeError(f"{where} holds {shorten(value, 60)}, which {target.dtype} cannot hold")
+        refuse_rounded(where, given, value, target.dtype)
     if not padded:
-        put(told, target[None], given[None])
+        put(where, target[None], given[None])
         return 0
     length = given.shape[0] if given.ndim == 1 else 0
     if given.ndim != 1 or length > target.shape[0]:
         raise ValueError(
-            f"{told} has the shape {given.shape}, its array {target.shape}; give columns with (shape, dtype)"
+            f"{where} has the shape {given.shape}, its array {target.shape}; give columns with (shape, dtype)"
         )
-    put(told, target[:length], given if length else target[:0])
+    put(where, target[:length], given if length else target[:0])
     target[length:] = 0
     return length
 
 
 def _numbers(
-    told: str, values: list[Any], dtype: np.dtype[Any], parse: Callable[[str], Any] | None, missing: Any
+    where: str, values: list[Any], dtype: np.dtype[Any], parse: Callable[[str], Any] | None, missing: Any
 ) -> npt.NDArray[Any]:
     texts = values
     if parse is not None:
@@ -275,19 +278,19 @@ def _numbers(
         right = (bool, int) if dtype.kind in "biu" else (bool, int, float, complex)
         wrong = next((value for value in values if not isinstance(value, right)), values)
         if wrong is None:
-            name = told.rpartition(": ")[2]
+            name = where.rpartition(": ")[2]
             raise TypeError(
-                f"{told} is missing; expected {dtype}; missing={{{name}: 0}} says what it is, "
+                f"{where} is missing; expected {dtype}; missing={{{name}: 0}} says what it is, "
                 f'columns={{{name}: "float32"}} makes it NaN'
             )
-        raise TypeError(f"{told} holds {shorten(wrong, 60)}; expected {dtype}")
+        raise TypeError(f"{where} holds {shorten(wrong, 60)}; expected {dtype}")
     if found.dtype.kind in "fc" and np.isinf(found).any():
-        _refuse_overflow(told, texts, found)
-    refuse_rounded(told, found, values, dtype)
+        _refuse_overflow(where, texts, found)
+    refuse_rounded(where, found, values, dtype)
     return found
 
 
-def refuse_rounded(told: str, found: npt.NDArray[Any], value: Any, dtype: np.dtype[Any]) -> None:
+def refuse_rounded(where: str, found: npt.NDArray[Any], value: Any, dtype: np.dtype[Any]) -> None:
     """Refuse whole numbers for an array of floats that even float64, which NumPy makes of both, does not hold.
 
     Raises:
@@ -296,7 +299,7 @@ def refuse_rounded(told: str, found: npt.NDArray[Any], value: Any, dtype: np.dty
     if dtype.kind not in "fc" or not _beyond(found) or (wrong := _rounded(value)) is None:
         return
     raise OverflowError(
-        f"{told} holds {wrong}, which floats round to {float(wrong):.0f}; name it in additional to have it as it is"
+        f"{where} holds {wrong}, which floats round to {float(wrong):.0f}; name it in additional to have it as it is"
     )
 
 
@@ -312,12 +315,12 @@ def _rounded(value: Any) -> int | None:
     return value if type(value) is int and abs(value) > _EXACT and int(float(value)) != value else None
 
 
-def _refuse_overflow(told: str, texts: list[Any], values: npt.NDArray[Any]) -> None:
+def _refuse_overflow(where: str, texts: list[Any], values: npt.NDArray[Any]) -> None:
     """Refuse numbers in digits that Python read as infinity, as they are beyond all floats."""
     for row in np.flatnonzero(np.isinf(values)).tolist():
         text = texts[row]
         if isinstance(text, str) and any(map(str.isdigit, text)):
-            raise OverflowError(f"{told}: {shorten(text, 60)} does not fit into float64")
+            raise OverflowError(f"{where}: {shorten(text, 60)} does not fit into float64")
 
 
 def _mixed(values: list[Any], parse: Callable[[str], Any]) -> str | None:
@@ -351,7 +354,7 @@ def _kind(values: list[Any], length: int) -> ArraySpec | str:
     if not present:
         return "always missing"
     if all(isinstance(value, str) for value in present):
-        return _spec((length,), np.dtype(np.uint8))
+        return spec_of((length,), np.uint8)
     try:
         arrays = [np.asarray(value) for value in present]
     except ValueError:
@@ -373,9 +376,5 @@ def _kind(values: list[Any], length: int) -> ArraySpec | str:
         problem = f"of floats and a whole number that these round, {rounded}"
     if problem is not None:
         return problem
-    dtype = narrow(np.result_type(*{array.dtype for array in arrays if array.size}))
-    return _spec((max(len(a) for a in arrays),) if arrays[0].ndim == 1 else arrays[0].shape, dtype)
-
-
-def _spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
-    return ArraySpec(shape, dtype, dtype)
+    shape = (max(len(a) for a in arrays),) if arrays[0].ndim == 1 else arrays[0].shape
+    return spec_of(shape, np.result_type(*{array.dtype for array in arrays if array.size}))

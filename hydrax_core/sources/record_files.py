@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.source import Source
-from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.row_source import Columns, Paths, Rows, find_files, refuse_remote, require
+from hydrax_core.sources.paths import Paths, files_name, find_files, local_path, refuse_remote
+from hydrax_core.sources.row_source import Columns, Reopened, Rows, check_indices, require
 from hydrax_core.sources.wrapped import torch_dataset
 
 __all__ = ["Records", "array_record", "lmdb"]
@@ -53,11 +52,8 @@ def lmdb(
         ValueError: It is damaged or empty, or an item becomes no array.
     """
     require("lmdb", "lmdb", "reading LMDB")
-    refuse_remote("path", path, "LMDB")
-    if not Path(path).exists():
-        raise FileNotFoundError(f"path: there is no {path}")
-    expect_format("lmdb", [os.fspath(path)])
-    return torch_dataset(LmdbRecords(os.path.realpath(path), database, decode), columns, **options)
+    file = local_path("path", path, "lmdb", "LMDB")
+    return torch_dataset(LmdbRecords(file, database, decode), columns, **options)
 
 
 def array_record(
@@ -79,12 +75,11 @@ def array_record(
     require("array_record", "array-record", "reading ArrayRecord")
     for path in [paths] if isinstance(paths, str | os.PathLike) else (paths := list(paths)):
         refuse_remote("paths", path, "ArrayRecord")
-    files = find_files("paths", paths, (".array_record", ".arrayrecord"))
-    expect_format("array_record", files)
+    files = find_files("paths", paths, (".array_record", ".arrayrecord"), "array_record")
     return torch_dataset(ArrayRecords(files, decode), columns, **options)
 
 
-class Records(Source[Any]):
+class Records(Reopened, Source[Any]):
     content = False
     """See ``FileSource``."""
 
@@ -99,26 +94,16 @@ class Records(Source[Any]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        for index in indices:
-            if not 0 <= index < len(self):
-                raise IndexError(f"record {index} of {len(self)}")
+        check_indices("record", indices, len(self))
         decode = self._decode or (lambda value: np.frombuffer(value, np.uint8))
         return [decode(value) for value in self.read(indices)]
 
     def fingerprint(self) -> str:
         """The files by path, size and time of change."""
-        root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
-        return files_fingerprint(self.files(), root, self.content)
+        return files_name(self.files(), self.paths, content=self.content)
 
     def files(self) -> Iterable[str]:
         return self.paths
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if not isinstance(getattr(type(self), name, None), functools.cached_property)
-        }
 
 
 class _Environment:

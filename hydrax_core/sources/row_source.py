@@ -11,12 +11,9 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
-import glob
 import logging
-import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -25,7 +22,6 @@ import numpy.typing as npt
 import xxhash
 
 from hydrax_core.data.checks import require
-from hydrax_core.data.fingerprint import files_fingerprint
 from hydrax_core.data.function import batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, array_specs, length_name
@@ -33,37 +29,39 @@ from hydrax_core.data.ragged import put
 from hydrax_core.data.source import Items, Source
 from hydrax_core.plan.blocks import BlockRows
 from hydrax_core.plan.permutation import Indices, derive_key, permute
-from hydrax_core.sources.remote import REQUESTS, RemoteFile, find_remote, is_remote, remote_fingerprint, shown_address
+from hydrax_core.sources.paths import files_name
+from hydrax_core.sources.remote import REQUESTS, RemoteFile
 
 __all__ = [
     "FETCHED_AT_ONCE",
     "OWN_LOADER",
     "Arrays",
+    "Chosen",
     "Columns",
     "FileSource",
     "Found",
-    "Paths",
+    "Reopened",
     "RowSource",
     "Rows",
     "by_content",
+    "check_indices",
     "choose",
-    "find_file",
-    "find_files",
+    "columns_of",
     "gather",
     "load_rows",
-    "loading_of",
     "make_rows",
     "narrow",
+    "one_length",
     "put",
-    "refuse_remote",
     "require",
+    "spec_of",
+    "value_spec",
 ]
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Columns: TypeAlias = Iterable[str] | Mapping[str, Any] | None
 """Names of the columns that become arrays; or name -> dtype, or (shape, dtype[, jax dtype]), or ``None`` for what is
 found out."""
-Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Found: TypeAlias = Mapping[str, ArraySpec | str]
 """What is known of each column: the array of one row, or why it is none."""
 D = TypeVar("D")
@@ -82,7 +80,26 @@ _NARROW = {"f8": "float32", "i8": "int32", "u8": "uint32", "c16": "complex64"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class RowSource(Source[dict[str, Any]]):
+class Chosen(NamedTuple):
+    """What becomes of columns: the arrays, the names of those in the additional data, and why others are left out."""
+
+    specs: Mapping[str, ArraySpec]
+    additional: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+class Reopened:
+    """What opens its files anew in each process: they are cached properties, which do not travel."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not isinstance(getattr(type(self), name, None), functools.cached_property)
+        }
+
+
+class RowSource(Reopened, Source[dict[str, Any]]):
     """Rows with named columns, read many at once; a row is a dict of its arrays and additional columns.
 
     The array of a ``Ragged`` column has in each row as many elements as there are.
@@ -90,6 +107,8 @@ class RowSource(Source[dict[str, Any]]):
     Attributes:
         specs: The arrays of one row.
         additional: Names of the columns that become additional data.
+        left_out: Columns that are neither -> why.
+        classes: Arrays of class numbers -> the names that 0, 1, ... stand for.
         blocks: Where the runs of rows start that are cheap to read together, and the number of rows at the end;
             ``None`` where every row costs the same.
         window: Rows that the order shuffles together, blocks being whole; ``None`` to shuffle all.
@@ -97,6 +116,8 @@ class RowSource(Source[dict[str, Any]]):
 
     specs: Mapping[str, ArraySpec]
     additional: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = _NOTHING
+    classes: Mapping[str, tuple[str, ...]] = _NOTHING
     blocks: Indices | None = None
     window: int | None = None
 
@@ -106,6 +127,11 @@ class RowSource(Source[dict[str, Any]]):
 
         The array of a ragged column is one of objects: each becomes the array of a row's elements, in any dtype.
         """
+
+    def fill_seeded(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
+        """The same where rows have a part that is random; without seeds they have none."""
+        del seeds
+        return self.fill(indices, arrays)
 
     @property
     def ragged(self) -> tuple[str, ...]:
@@ -150,14 +176,8 @@ class RowSource(Source[dict[str, Any]]):
         rows = self.fill(indices, {**arrays, **ragged}) or [{} for _ in indices]
         return [{**{name: many[row] for name, many in ragged.items()}, **rest} for row, rest in enumerate(rows)]
 
-    def origin(self, indices: Indices) -> tuple[RowSource, Indices]:
-        """The source that has these rows, and their numbers there: where this one is a part of another."""
-        return self, indices
-
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        for index in indices:
-            if not 0 <= index < len(self):
-                raise IndexError(f"row {index} of {len(self)}")
+        check_indices("row", indices, len(self))
         apart = {*self.ragged, *map(length_name, self.ragged)}
         arrays = {
             name: np.zeros((len(indices), *spec.shape), spec.numpy_dtype)
@@ -169,14 +189,6 @@ class RowSource(Source[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but what is opened, which are cached properties."""
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if not isinstance(getattr(type(self), name, None), functools.cached_property)
-        }
 
 
 class FileSource(RowSource):
@@ -197,11 +209,7 @@ class FileSource(RowSource):
     def fingerprint(self) -> str:
         """The files by path, size and time of change (elsewhere: ETag), and how they are read."""
         reading = xxhash.xxh3_128_hexdigest(self._reading.encode())
-        remote = [path for path in self.paths if isinstance(path, RemoteFile)]
-        if remote:
-            return f"{remote_fingerprint(remote)} {reading}"
-        root = os.path.commonpath([os.path.dirname(path) for path in self.paths])  # noqa: PTH120  many paths
-        return f"{files_fingerprint(self._files(), root, content=bool(self.content))} {reading}"
+        return f"{files_name(self._files(), self.paths, content=bool(self.content))} {reading}"
 
     def _files(self) -> Iterable[str]:
         return self.paths
@@ -228,11 +236,11 @@ class _Part(RowSource):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def origin(self, indices: Indices) -> tuple[RowSource, Indices]:
-        return self._source.origin(self._indices[indices])
-
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         return self._source.fill(self._indices[indices], arrays)
+
+    def fill_seeded(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
+        return self._source.fill_seeded(self._indices[indices], arrays, seeds)
 
     def lengths(self) -> Indices:
         return self._source.lengths()[self._indices]
@@ -311,9 +319,7 @@ def _order(source: RowSource) -> BlockRows | None:
 
 @batched
 def load_rows(
-    items: Items[dict[str, Any]] | list[dict[str, Any]],
-    arrays: Arrays,
-    seeds: Sequence[int] | None,  # noqa: ARG001  a loader has three parameters
+    items: Items[dict[str, Any]] | list[dict[str, Any]], arrays: Arrays, seeds: Sequence[int] | None
 ) -> Extra:
     """Fill the arrays with the rows of a ``RowSource``, or, where documents are packed, with rows that were read."""
     if not isinstance(items, Items):
@@ -321,7 +327,7 @@ def load_rows(
     source = items.source
     assert isinstance(source, RowSource)
     if not source.ragged:
-        return source.fill(items.indices, arrays)
+        return source.fill_seeded(items.indices, arrays, seeds)
     apart = {*source.ragged, *map(length_name, source.ragged)}
     return source.read(items.indices, {name: array for name, array in arrays.items() if name not in apart})
 
@@ -333,16 +339,10 @@ def _take_row(row: int, item: Mapping[str, Any], arrays: Arrays) -> dict[str, An
     return {name: value for name, value in item.items() if name not in arrays}
 
 
-def make_rows(
-    source: RowSource,
-    batch_size: int,
-    seed: int,
-    labels: Iterable[str],
-    left_out: Mapping[str, str] = _NOTHING,
-    classes: Mapping[str, tuple[str, ...]] = _NOTHING,
-) -> Rows:
-    """The group of a source."""
-    loader_func = loading_of(source, load_rows)
+def make_rows(source: RowSource, batch_size: int, seed: int, labels: Iterable[str] = ()) -> Rows:
+    """The group of a source, whose files elsewhere are asked for enough rows at once for many requests."""
+    remote = any(isinstance(path, RemoteFile) for path in getattr(source, "paths", ()))
+    loader_func = batched(least=FETCHED_AT_ONCE)(functools.partial(load_rows)) if remote else load_rows
     group = DataGroup(
         batch_size,
         source,
@@ -355,24 +355,15 @@ def make_rows(
         zeroed=False,
         rows=_order(source),
     )
-    return Rows(loader_func, group, left_out, classes)
-
-
-def loading_of(source: RowSource, loader_func: Any) -> Any:
-    """A batched loader for a source; of files elsewhere it gets enough rows at once for many requests."""
-    remote = any(isinstance(path, RemoteFile) for path in getattr(source, "paths", ()))
-    return batched(least=FETCHED_AT_ONCE)(functools.partial(loader_func)) if remote else loader_func
+    return Rows(loader_func, group, MappingProxyType(source.left_out), MappingProxyType(source.classes))
 
 
 def choose(
     argument: str, found: Found, columns: Columns, additional: Iterable[str] = (), *, ragged: bool = False
-) -> tuple[dict[str, ArraySpec], tuple[str, ...], Mapping[str, str]]:
+) -> Chosen:
     """Which columns become arrays, as asked for or, without ``columns``, all that can.
 
-    ``ragged`` tells whether the source's ``fill`` takes the arrays of objects of ragged columns.
-
-    Returns:
-        The arrays, the names of the additional columns, and what is left out.
+    ``ragged`` says whether the source's ``fill`` takes the arrays of objects of ragged columns.
 
     Raises:
         TypeError: ``columns`` or ``additional`` is a string, or a dtype is none.
@@ -384,8 +375,8 @@ def choose(
             name: None for name, spec in found.items() if isinstance(spec, ArraySpec) and name not in texts
         }
         if not wanted:
-            told = "; ".join(f"{name!r}: {why}" for name, why in found.items())
-            raise ValueError(f"{argument}: nothing can become an array; it holds {told or 'none'}")
+            reasons = "; ".join(f"{name!r}: {why}" for name, why in found.items())
+            raise ValueError(f"{argument}: nothing can become an array; it holds {reasons or 'none'}")
     else:
         names = _names(argument, columns, found)
         wanted = {name: columns[name] if isinstance(columns, Mapping) else None for name in names}
@@ -411,7 +402,7 @@ def choose(
         listed = [f"{name!r} ({why})" for name, why in list(left_out.items())[:_SHOWN]]
         more = f"; {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         _log.warning("%s: no arrays are made of %s%s", argument, "; ".join(listed), more)
-    return specs, texts, MappingProxyType(left_out)
+    return Chosen(specs, texts, left_out)
 
 
 def _names(argument: str, columns: Iterable[str], found: Found) -> list[str]:
@@ -438,6 +429,45 @@ def _wanted(argument: str, name: str, found: ArraySpec | str, ask: Any) -> Any:
     return found.shape, ask
 
 
+def one_length(argument: str, lengths: Mapping[str, int]) -> int:
+    """The rows that all arrays of a file have.
+
+    Raises:
+        ValueError: They have different ones.
+    """
+    if len(set(lengths.values())) != 1:
+        found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"{argument}: expected arrays of one length; {found}; name those to load")
+    return next(iter(lengths.values()))
+
+
+def columns_of(names: Sequence[str], columns: Iterable[Iterable[Any]]) -> Extra:
+    """Additional columns as a dict a row; ``None`` without any."""
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] if names else None
+
+
+def check_indices(what: str, indices: Iterable[int], size: int) -> None:
+    """Refuse, with an IndexError, what is not in ``range(size)``."""
+    for index in indices:
+        if not 0 <= index < size:
+            raise IndexError(f"{what} {index} of {size}")
+
+
+def spec_of(shape: tuple[int, ...], dtype: Any) -> ArraySpec:
+    """An array of a dtype as ``narrow`` has it, in memory and on the device."""
+    narrowed = narrow(np.dtype(dtype))
+    return ArraySpec(shape, narrowed, narrowed)
+
+
+def value_spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec | str:
+    """The array of a row of an array of rows, or why it is none."""
+    if not shape:
+        return "it is a single value"
+    if dtype.kind not in "biufc" or dtype.hasobject:
+        return f"jax has no dtype {dtype}"
+    return f"its shape is {shape}" if 0 in shape else spec_of(tuple(shape[1:]), dtype)
+
+
 def narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The native dtype of at most 32 bits a number, as in jax's default mode."""
     return np.dtype(_NARROW.get(dtype.newbyteorder("=").str[1:], dtype.newbyteorder("=")))
@@ -449,63 +479,3 @@ def gather(where: str, values: npt.NDArray[Any], indices: Indices, target: npt.N
         np.take(values, indices, axis=0, out=target, mode="clip")  # other modes fill a buffer first
     else:
         put(where, target, values[indices])
-
-
-def find_file(argument: str, path: str | os.PathLike[str]) -> str:
-    """The absolute path of a file, or a ``RemoteFile``.
-
-    Raises:
-        FileNotFoundError: There is none elsewhere; here, opening it tells.
-    """
-    if not is_remote(path):
-        return os.path.realpath(path)
-    (file,) = find_remote(argument, str(path), ())
-    return file
-
-
-def refuse_remote(argument: str, path: Any, what: str) -> None:
-    """Refuse the address of a file elsewhere, for a source that reads files of this machine.
-
-    Raises:
-        ValueError: It is one.
-    """
-    if is_remote(path):
-        raise ValueError(f"{argument}: {shown_address(path)}: {what} cannot be read elsewhere; copy it to a disk")
-
-
-def find_files(argument: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
-    """Absolute paths of files, given as paths, folders and patterns such as ``part-*.parquet``; those of each sorted.
-
-    Addresses such as ``s3://bucket/part-*.parquet`` are found as ``RemoteFile``.
-
-    Raises:
-        FileNotFoundError: One of them is no file, or a folder or pattern holds none.
-    """
-    found: list[str] = []
-    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        if is_remote(given):
-            found.extend(find_remote(argument, str(given), suffixes))
-            continue
-        path = Path(os.path.abspath(os.fspath(given)))  # noqa: PTH100  links keep their names
-        if path.is_dir():
-            below = sorted(_below(str(path), tuple(suffixes)))
-        elif path.exists() or not glob.has_magic(str(path)):
-            below = [str(path)] if path.is_file() else []
-        else:
-            below = sorted(file for file in glob.glob(str(path), recursive=True) if Path(file).is_file())  # noqa: PTH207  absolute
-        if not below:
-            looked = f"; looked for {', '.join(suffixes)}" if path.is_dir() else ""
-            raise FileNotFoundError(f"{argument}: {given} is no file, nor a folder or pattern with files{looked}")
-        found.extend(below)
-    if not found:
-        raise ValueError(f"{argument}: no file is given")
-    if len({isinstance(file, RemoteFile) for file in found}) > 1:
-        raise ValueError(f"{argument}: some files are here and some elsewhere; give them to two groups")
-    return found
-
-
-def _below(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """The files below a folder, but for hidden ones."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (f"{parent}/{name}" for name in names if name.endswith(suffixes) and not name.startswith("."))

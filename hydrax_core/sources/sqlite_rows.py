@@ -11,7 +11,6 @@ import functools
 import sqlite3
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -21,9 +20,9 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.formats import expect_format
+from hydrax_core.sources.paths import local_path
 from hydrax_core.sources.record_columns import refuse_rounded
-from hydrax_core.sources.row_source import Arrays, Columns, FileSource, Rows, choose, make_rows, put, refuse_remote
+from hydrax_core.sources.row_source import Arrays, Columns, Extra, FileSource, Rows, choose, make_rows, put, spec_of
 
 if TYPE_CHECKING:
     import os
@@ -34,7 +33,6 @@ _ASKED = 500
 """Keys in one statement; SQLite takes 999 in its oldest versions."""
 
 _SAMPLED = 100
-_DTYPES = {"int": np.dtype(np.int32), "float": np.dtype(np.float32)}
 
 
 def sqlite(
@@ -72,14 +70,10 @@ def sqlite(
         FileNotFoundError: There is no such file.
         ValueError: It is no database, the query fails or yields no ``key``, or a column asked for cannot be an array.
     """
-    refuse_remote("path", path, "SQLite")
-    file = Path(path).absolute()
-    if not file.is_file():
-        raise FileNotFoundError(f"path: there is no file {path}")
-    expect_format("sqlite", [str(file)])
-    source = SqliteRows(str(file), query, key, missing or {})
-    left_out = source.choose(columns, additional)
-    return make_rows(source, batch_size, seed, labels, left_out)
+    file = local_path("path", path, "sqlite", "SQLite", folder=False)
+    source = SqliteRows(file, query, key, missing or {})
+    source.choose(columns, additional)
+    return make_rows(source, batch_size, seed, labels)
 
 
 class SqliteRows(FileSource):
@@ -89,7 +83,7 @@ class SqliteRows(FileSource):
         is_select = single.split(None, 1)[0].lower() in {"select", "with"}
         self._query = single if is_select else f"SELECT rowid, * FROM {_quoted(single)}"  # noqa: S608  the user's own
         super().__init__([path], self._query, key, missing)
-        self.specs: dict[str, ArraySpec] = {}
+        self.specs: Mapping[str, ArraySpec] = {}
         self._numbers = self._read_keys()
 
     def _read_keys(self) -> range | npt.NDArray[np.int64]:
@@ -104,15 +98,14 @@ class SqliteRows(FileSource):
             raise ValueError(f"{self.paths[0]}: key: {self._key!r} is the same in several rows")
         return range(int(keys[0]), int(keys[-1]) + 1) if keys[-1] - keys[0] == len(keys) - 1 else keys
 
-    def choose(self, columns: Columns, additional: Iterable[str]) -> Mapping[str, str]:
-        """Decide which columns become what; returns those left out."""
+    def choose(self, columns: Columns, additional: Iterable[str]) -> None:
+        """Decide which columns become what."""
         sample = list(self._rows(f"SELECT * FROM ({self._query}) LIMIT {_SAMPLED}", ()))  # noqa: S608  same
         names = self._names
         found = {name: _spec([row[place] for row in sample]) for place, name in enumerate(names) if name != self._key}
         if columns is not None and self._key in columns:
-            found[self._key] = ArraySpec((), _DTYPES["int"], _DTYPES["int"])
-        self.specs, self.additional, left_out = choose("columns", found, columns, additional)
-        return left_out
+            found[self._key] = spec_of((), np.int32)
+        self.specs, self.additional, self.left_out = choose("columns", found, columns, additional)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -141,7 +134,7 @@ class SqliteRows(FileSource):
         except sqlite3.Error as error:
             raise ValueError(f"{self.paths[0]}: {error}") from error
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         keys = [int(self._numbers[index]) for index in indices.tolist()]
         names = list(dict.fromkeys([self._key, *arrays, *self.additional]))
         select = f"SELECT {', '.join(map(_quoted, names))} FROM ({self._query}) WHERE {_quoted(self._key)} IN "  # noqa: S608  same
@@ -191,8 +184,7 @@ def _spec(values: Sequence[Any]) -> ArraySpec | str:
     if not kinds:
         return "its first rows have no value"
     if kinds <= {int, float}:
-        dtype = _DTYPES["float" if float in kinds else "int"]
-        return ArraySpec((), dtype, dtype)
+        return spec_of((), np.float32 if float in kinds else np.int32)
     if bytes in kinds:
         return "it holds blobs; give columns={name: (shape, dtype)}"
     return f"it holds {', '.join(sorted(kind.__name__ for kind in kinds))}"
@@ -200,6 +192,6 @@ def _spec(values: Sequence[Any]) -> ArraySpec | str:
 
 def _put_blob(where: str, target: npt.NDArray[Any], value: Any) -> None:
     if not isinstance(value, bytes) or len(value) != target.nbytes:
-        told = f"{len(value)} bytes" if isinstance(value, bytes) else shorten(value, 40)
-        raise ValueError(f"{where}: expected a blob of {target.nbytes} bytes, got {told}")
+        given = f"{len(value)} bytes" if isinstance(value, bytes) else shorten(value, 40)
+        raise ValueError(f"{where}: expected a blob of {target.nbytes} bytes, got {given}")
     target[...] = np.frombuffer(value, target.dtype).reshape(target.shape)

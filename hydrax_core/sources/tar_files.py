@@ -10,32 +10,20 @@ from __future__ import annotations
 import functools
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.function import batched
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.image_decoding import Augment, Picture, Resize
-from hydrax_core.sources.index import FileIndex, IndexedFiles, Parts
-from hydrax_core.sources.record_columns import LENGTH, choose_columns, fill_columns, read_json, sampled
-from hydrax_core.sources.row_source import (
-    Arrays,
-    Columns,
-    Extra,
-    FileSource,
-    Paths,
-    Rows,
-    find_files,
-    loading_of,
-    make_rows,
-)
+from hydrax_core.sources.index import FileIndex, Folder, IndexedFiles, Parts
+from hydrax_core.sources.paths import Paths, find_files
+from hydrax_core.sources.record_columns import LENGTH, additional_of, choose_columns, fill_columns, read_json, sampled
+from hydrax_core.sources.row_source import Arrays, Columns, Extra, FileSource, Rows, make_rows, spec_of
 from hydrax_core.sources.tar_members import Members, walk
 
 __all__ = ["TAR", "TarSamples", "tar"]
@@ -49,7 +37,6 @@ _LOOKED_AT = 50
 _AHEAD = 256 << 10
 _NPY_1, _HEADER_END = b"\x93NUMPY\x01\x00", 10
 
-Folder: TypeAlias = str | os.PathLike[str] | None
 Sample: TypeAlias = Mapping[str, bytes]
 
 
@@ -95,24 +82,10 @@ def tar(
         ImportError: There are images, and Pillow is not installed.
         ValueError: It is no such file, is damaged, or has no such columns.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    how = augment if isinstance(augment, Augment) else Augment() if augment else None
-    picture = Picture(height, width, resize, gray, augment=how)
-    files = find_files("paths", paths, TAR)
-    expect_format("tar", files)
-    source = TarSamples(files, picture, index_folder, dict(missing or {}))
-    left_out = source.choose(columns, additional, length)
-    rows = make_rows(source, batch_size, seed, labels, left_out)
-    loader_func = loading_of(source, load_samples)
-    return rows._replace(loader_func=loader_func, training=rows.training.replace(loader_func=loader_func))
-
-
-@batched
-def load_samples(items: Any, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
-    """Fill the arrays with samples, whose images may change at random."""
-    source, indices = items.source.origin(items.indices)
-    assert isinstance(source, TarSamples)
-    return source.fill(indices, arrays, seeds)
+    picture = Picture.sized(size, augment, resize=resize, gray=gray)
+    source = TarSamples(find_files("paths", paths, TAR, "tar"), picture, index_folder, dict(missing or {}))
+    source.choose(columns, additional, length)
+    return make_rows(source, batch_size, seed, labels)
 
 
 class TarSamples(FileSource):
@@ -121,27 +94,20 @@ class TarSamples(FileSource):
     ) -> None:
         super().__init__(paths, picture, missing)
         self.picture, self.missing = picture, missing
-        folder = None if index_folder is None else os.fspath(index_folder)
-        self.files = IndexedFiles(tuple(paths), "tar", folder)
-        self._index: FileIndex | None = None
+        self.files = IndexedFiles(paths, "tar", index_folder)
         self._images: tuple[str, ...] = ()
         self._needed: set[str] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_index": None}
 
     def __len__(self) -> int:
         return len(self.index.arrays["first"]) - 1
 
-    @property
+    @functools.cached_property
     def index(self) -> FileIndex:
         """Where the members of each sample are."""
-        if self._index is None:
-            self._index = self.files.open(self._build)
-        return self._index
+        return self.files.open(self._build)
 
-    def choose(self, columns: Columns, additional: Iterable[str], length: int) -> Mapping[str, str]:
-        """Say what to fill; returns what is left out."""
+    def choose(self, columns: Columns, additional: Iterable[str], length: int) -> None:
+        """Say what to fill."""
         if not len(self):
             raise ValueError(f"{self.paths[0]}: it has no files")
         tried = sampled(len(self))
@@ -149,10 +115,10 @@ class TarSamples(FileSource):
             self._record(index, sample) for index, sample in self._samples(tried[:: -(-len(tried) // _LOOKED_AT)])
         ]
         kinds = self.index.words["kinds"]
-        spec = ArraySpec(self.picture.shape, np.dtype(self.picture.dtype), np.dtype(self.picture.dtype))
+        spec = spec_of(self.picture.shape, self.picture.dtype)
         given: dict[str, ArraySpec | str] = {_name(kind): spec for kind in kinds if _suffix(kind) in _IMAGES}
         given["key"] = "text; name it in additional"
-        self.specs, self.additional, left_out = choose_columns(
+        self.specs, self.additional, self.left_out = choose_columns(
             records, columns, additional, length, given=given, missing=self.missing
         )
         self._images = tuple(name for name in self.specs if isinstance(given.get(name), ArraySpec))
@@ -163,9 +129,11 @@ class TarSamples(FileSource):
             raise ValueError(f"columns: {wrong!r} is {spec.numpy_dtype} {spec.shape}, as size and gray say")
         names = {*self.specs, *self.additional}
         self._needed = {kind for kind in kinds if any(f"{name}.".startswith(f"{kind}.") for name in names)}
-        return left_out
 
-    def fill(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None = None) -> Extra:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
+        return self.fill_seeded(indices, arrays, None)
+
+    def fill_seeded(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
         records = []
         for row, (index, sample) in enumerate(self._samples(indices.tolist())):
             images = {_name(k): data for k, data in sample.items() if _suffix(k) in _IMAGES} if self._images else {}
@@ -177,9 +145,7 @@ class TarSamples(FileSource):
             records.append(self._record(index, sample))
         others = {name: array for name, array in arrays.items() if name not in self._images}
         fill_columns(records, others, f"{self.paths[0]}: ", missing=self.missing)
-        if not self.additional:
-            return None
-        return [{name: record[name] for name in self.additional if name in record} for record in records]
+        return additional_of(records, self.additional)
 
     def _samples(self, indices: Sequence[int]) -> Iterable[tuple[int, Sample]]:
         arrays, kinds = self.index.arrays, self.index.words["kinds"]
@@ -211,8 +177,8 @@ class TarSamples(FileSource):
                 value = _decode(_suffix(kind), data)
             except Exception as error:
                 # Damage shows as whatever it makes NumPy and json stumble over.
-                told = f"{type(error).__name__}: {error}"
-                raise ValueError(f"{self._where(index)}.{kind} cannot be read ({told})") from error
+                reason = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{self._where(index)}.{kind} cannot be read ({reason})") from error
             record[kind] = value
             if isinstance(value, dict):
                 record.update({f"{kind}.{field}": entry for field, entry in value.items()})
@@ -252,8 +218,8 @@ def _group(members: Members, path: str, shard: int, kinds: dict[bytes, int], par
         if dot == base:
             continue
         if dot < 0:
-            told = repr(name.decode("utf-8", "replace"))
-            raise ValueError(f"{path}: {told} has no suffix, so it can be part of no sample")
+            shown = repr(name.decode("utf-8", "replace"))
+            raise ValueError(f"{path}: {shown} has no suffix, so it can be part of no sample")
         numbers.append(samples.setdefault(name[:dot], len(samples)))
         kind_of.append(kinds.setdefault(name[dot + 1 :].lower(), len(kinds)))
         kept.append(place)

@@ -7,7 +7,6 @@ files it is about is named by path, size and time of change.
 from __future__ import annotations
 
 import csv as csv_format
-import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,13 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hydrax_core.data.checks import integer
-from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.formats import expect_format
-from hydrax_core.sources.index import regular_file
+from hydrax_core.sources.index import Folder, regular_file
 from hydrax_core.sources.lines import Kind, LineFiles
+from hydrax_core.sources.paths import Paths, find_files
 from hydrax_core.sources.record_columns import (
     LENGTH,
+    additional_of,
     choose_columns,
     fill_columns,
     read_json,
@@ -31,7 +30,7 @@ from hydrax_core.sources.record_columns import (
     warn_cut,
 )
 from hydrax_core.sources.remote import RemoteFile
-from hydrax_core.sources.row_source import Arrays, Columns, Extra, FileSource, Paths, Rows, find_files, make_rows, put
+from hydrax_core.sources.row_source import Arrays, Columns, Extra, FileSource, Rows, make_rows, put, spec_of
 
 __all__ = ["CSV", "JSONL", "TEXT", "csv", "jsonl", "text_lines"]
 
@@ -41,7 +40,6 @@ JSONL, CSV, TEXT = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt",)
 _DELIMITERS = ",\t;|"
 _HEAD = 20
 
-Folder: TypeAlias = str | os.PathLike[str] | None
 Encode: TypeAlias = Callable[[str], Sequence[int]]
 
 
@@ -79,8 +77,9 @@ def jsonl(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, or has no such columns.
     """
-    source = JsonLines(_find("jsonl", paths, JSONL), index_folder, dict(missing or {}))
-    return _rows(source, columns, additional, length, batch_size, seed, labels)
+    source = JsonLines(find_files("paths", paths, JSONL, "jsonl"), index_folder, dict(missing or {}))
+    source.choose(columns, additional, length)
+    return make_rows(source, batch_size, seed, labels)
 
 
 def csv(
@@ -123,8 +122,10 @@ def csv(
         FileNotFoundError: There is no such file.
         ValueError: It is no such file, its columns differ from those of the first one, or it has no such columns.
     """
-    source = CsvRecords(_find("csv", paths, CSV), index_folder, names, delimiter, quotes, dict(missing or {}))
-    return _rows(source, columns, additional, length, batch_size, seed, labels)
+    files = find_files("paths", paths, CSV, "csv")
+    source = CsvRecords(files, index_folder, names, delimiter, quotes, dict(missing or {}))
+    source.choose(columns, additional, length)
+    return make_rows(source, batch_size, seed, labels)
 
 
 def text_lines(
@@ -156,16 +157,10 @@ def text_lines(
         ValueError: It is no such file, or an argument has a wrong value.
     """
     integer("length", length, minimum=1)
-    source = TextLines(_find("text_lines", paths, TEXT), length, encode, additional, index_folder)
+    source = TextLines(find_files("paths", paths, TEXT, "text_lines"), length, encode, additional, index_folder)
     if not len(source):
         raise ValueError(f"{source.what}: it has no lines")
-    return make_rows(source, batch_size, seed, ())
-
-
-def _find(source: str, paths: Paths, suffixes: Sequence[str]) -> list[str]:
-    files = find_files("paths", paths, suffixes)
-    expect_format(source, files)
-    return files
+    return make_rows(source, batch_size, seed)
 
 
 class _Lines(FileSource):
@@ -176,8 +171,7 @@ class _Lines(FileSource):
             if not isinstance(path, RemoteFile):
                 regular_file(path)
         super().__init__(paths, *reading)
-        folder = None if index_folder is None else os.fspath(index_folder)
-        self.lines = LineFiles(tuple(paths), kind, header=header, folder=folder)
+        self.lines = LineFiles(paths, kind, header=header, folder=index_folder)
         self.what = paths[0] if len(paths) == 1 else f"{len(paths)} files, of which the first is {paths[0]}"
 
     def __len__(self) -> int:
@@ -209,8 +203,8 @@ class TextLines(_Lines):
         self, paths: Sequence[str], length: int, encode: Encode | None, additional: bool, index_folder: Folder
     ) -> None:
         super().__init__(paths, "all", index_folder, length, getattr(encode, "__qualname__", encode and type(encode)))
-        dtype, count = np.dtype(np.uint8 if encode is None else np.int32), np.dtype(np.int32)
-        self.specs = {"text": ArraySpec((length,), dtype, dtype), "length": ArraySpec((), count, count)}
+        dtype = np.uint8 if encode is None else np.int32
+        self.specs = {"text": spec_of((length,), dtype), "length": spec_of((), np.int32)}
         self.additional = ("line",) if additional else ()
         self.encode = encode
 
@@ -237,23 +231,20 @@ class _Records(_Lines):
     parse: Callable[[str], Any] | None = None
     missing: Mapping[str, Any]
 
-    def choose(self, columns: Columns, additional: Sequence[str], length: int) -> Mapping[str, str]:
-        """Say what to fill; returns what is left out."""
+    def choose(self, columns: Columns, additional: Sequence[str], length: int) -> None:
+        """Say what to fill."""
         if not len(self):
             raise ValueError(f"{self.what}: it has no rows")
         integer("length", length, minimum=1)
         records = self.decoded(np.array(sampled(len(self))))
-        self.specs, self.additional, left_out = choose_columns(
+        self.specs, self.additional, self.left_out = choose_columns(
             records, columns, additional, length, self.parse, missing=self.missing, ragged=True
         )
-        return left_out
 
     def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         records = self.decoded(indices)
         fill_columns(records, arrays, f"{self.what}: ", self.parse, self.missing)
-        if not self.additional:
-            return None
-        return [{name: record[name] for name in self.additional if name in record} for record in records]
+        return additional_of(records, self.additional)
 
 
 class JsonLines(_Records):
@@ -318,19 +309,6 @@ class CsvRecords(_Records):
         except csv_format.Error as error:
             raise ValueError(f"no row of CSV: {error}") from error
         return rows[0] if rows else []
-
-
-def _rows(
-    source: _Records,
-    columns: Columns,
-    additional: Sequence[str],
-    length: int,
-    batch_size: int,
-    seed: int,
-    labels: Iterable[str],
-) -> Rows:
-    left_out = source.choose(columns, additional, length)
-    return make_rows(source, batch_size, seed, labels, left_out)
 
 
 def _delimiter(lines: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ may be larger than memory.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,12 @@ import numpy.typing as npt
 
 from hydrax_core.data.checks import boolean, integer
 from hydrax_core.data.group import DataGroup
-from hydrax_core.data.layout import ArraySpec
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.formats import expect_format
 from hydrax_core.sources.index import regular_file
+from hydrax_core.sources.paths import find_file
 from hydrax_core.sources.remote import RemoteFile, is_remote
 from hydrax_core.sources.remote_files import RemoteArray, RemoteReader, open_array
-from hydrax_core.sources.row_source import Arrays, FileSource, find_file, make_rows, put
+from hydrax_core.sources.row_source import Arrays, FileSource, make_rows, put, spec_of
 
 __all__ = ["Tokens", "tokens"]
 
@@ -72,12 +72,9 @@ def tokens(
     stride = length if stride is None else integer("stride", stride, minimum=1)
     if vocabulary is not None:
         integer("vocabulary", vocabulary, minimum=1)
-    if is_remote(path):
-        file = find_file("path", path)
-    else:
-        file = os.path.abspath(os.fspath(path))  # noqa: PTH100  links keep their names
-        regular_file(file)
-    expect_format("tokens", [file])
+    if not is_remote(path):
+        regular_file(os.fspath(path))
+    file = find_file("path", path, "tokens")
     source = TokenWindows(file, length, None if dtype is None else np.dtype(dtype), stride, targets, vocabulary)
     rows = make_rows(source, batch_size, seed, ("targets",) if targets else ())
     return Tokens(rows.loader_func, rows.training, source.unused)
@@ -98,8 +95,7 @@ class TokenWindows(FileSource):
         super().__init__([path], length, str(dtype), stride, targets)
         self.length, self.stride, self.targets = length, stride, boolean("targets", targets)
         self.dtype, self.vocabulary = dtype, vocabulary
-        self._stream: npt.NDArray[Any] | RemoteArray | None = None
-        spec = ArraySpec((length,), np.dtype(np.int32), np.dtype(np.int32))
+        spec = spec_of((length,), np.int32)
         self.specs = {"tokens": spec, "targets": spec} if targets else {"tokens": spec}
         needed = length + targets
         total = len(self.stream)
@@ -108,17 +104,12 @@ class TokenWindows(FileSource):
         self._size = (total - needed) // stride + 1
         self.unused = total - ((self._size - 1) * stride + needed)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_stream": None}
-
     def __len__(self) -> int:
         return self._size
 
-    @property
+    @functools.cached_property
     def stream(self) -> npt.NDArray[Any] | RemoteArray:
-        if self._stream is None:
-            self._stream = _open(self.paths[0], self.dtype)
-        return self._stream
+        return _open(self.paths[0], self.dtype)
 
     def fill(self, indices: Indices, arrays: Arrays) -> None:
         rows = _windows(self.stream, indices * self.stride, self.length + self.targets)
@@ -155,8 +146,10 @@ def _open(path: str, dtype: np.dtype[Any] | None) -> npt.NDArray[Any] | RemoteAr
         if dtype is None:
             raise ValueError(f"dtype: {path} does not say of what its numbers are; give it, as in dtype='uint16'")
         if size % dtype.itemsize:
-            told = f"its size is no multiple of the {dtype.itemsize} bytes of {dtype}"
-            raise ValueError(f"{path}: {told}; it was cut, or is of another dtype")
+            raise ValueError(
+                f"{path}: its size is no multiple of the {dtype.itemsize} bytes of {dtype}; it was cut, or is of "
+                "another dtype"
+            )
         if isinstance(path, RemoteFile):
             found = RemoteArray(path, 0, (size // dtype.itemsize,), dtype)
         else:

@@ -20,7 +20,20 @@ from hydrax_core.data.layout import ArraySpec
 from hydrax_core.data.source import Source
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.row_source import Arrays, Columns, Rows, RowSource, choose, make_rows, narrow, put, require
+from hydrax_core.sources.row_source import (
+    Arrays,
+    Chosen,
+    Columns,
+    Extra,
+    Rows,
+    RowSource,
+    check_indices,
+    choose,
+    make_rows,
+    put,
+    require,
+    spec_of,
+)
 
 __all__ = ["Wrapped", "grain_source", "tfds_source", "torch_dataset", "wrap"]
 
@@ -39,8 +52,7 @@ class Wrapped(Source[D]):
         return self._size
 
     def __getitem__(self, index: int) -> D:
-        if not 0 <= index < self._size:
-            raise IndexError(f"item {index} of {self._size}")
+        check_indices("item", [index], self._size)
         return cast("D", self.wrapped[index])
 
     def __getitems__(self, indices: Sequence[int]) -> list[D]:
@@ -121,8 +133,8 @@ def torch_dataset(
     if len(source) == 0:
         raise ValueError("dataset: it is empty; expected at least one item")
     leaves = leaves_of(source[example], tuple(names))
-    specs, texts, left_out = choose("columns", leaf_specs(leaves), columns, additional, ragged=True)
-    return make_rows(ItemRows(source, tuple(names), specs, texts), batch_size, seed, labels, left_out)
+    chosen = choose("columns", leaf_specs(leaves), columns, additional, ragged=True)
+    return make_rows(ItemRows(source, tuple(names), chosen), batch_size, seed, labels)
 
 
 def grain_source(source: Any, columns: Columns = None, **options: Any) -> Rows:
@@ -159,16 +171,14 @@ def tfds_source(name: str, split: str, columns: Columns = None, *, data_dir: str
 class ItemRows(RowSource):
     """Rows of arrays made of the items of a source."""
 
-    def __init__(
-        self, source: Source[Any], names: tuple[str, ...], specs: Mapping[str, ArraySpec], additional: tuple[str, ...]
-    ) -> None:
+    def __init__(self, source: Source[Any], names: tuple[str, ...], chosen: Chosen) -> None:
         self._source, self._names = source, names
-        self.specs, self.additional = dict(specs), additional
+        self.specs, self.additional, self.left_out = chosen
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def fill(self, indices: Indices, arrays: Arrays) -> list[dict[str, Any]] | None:
+    def fill(self, indices: Indices, arrays: Arrays) -> Extra:
         numbers = indices.tolist()
         items = self._source.__getitems__(numbers)
         if len(items) != len(numbers):
@@ -183,18 +193,19 @@ class ItemRows(RowSource):
 
 def fill_items(
     where: Sequence[str] | str, items: Sequence[Any], names: tuple[str, ...], arrays: Arrays, additional: Sequence[str]
-) -> list[dict[str, Any]] | None:
+) -> Extra:
     """Fill arrays with the values of items, and return the others that are asked for; ``where`` is for errors."""
     extra: list[dict[str, Any]] = []
     for row, item in enumerate(items):
-        leaves, told = leaves_of(item, names), where if isinstance(where, str) else where[row]
+        leaves, place = leaves_of(item, names), where if isinstance(where, str) else where[row]
         for name, array in arrays.items():
             if name not in leaves or (value := _array(leaves[name])) is None:
-                raise ValueError(f"{told}: no array {name!r}; it holds {_told(leaves)}")
+                held = ", ".join(f"{name!r}: {shorten(leaf, 40)}" for name, leaf in leaves.items())
+                raise ValueError(f"{place}: no array {name!r}; it holds {held}")
             if array.dtype.hasobject:
                 array[row] = value
             else:
-                put(f"{told}: {name!r}", array[row : row + 1], value[None])
+                put(f"{place}: {name!r}", array[row : row + 1], value[None])
         extra.append({name: leaves.get(name) for name in additional})
     return extra if additional else None
 
@@ -249,9 +260,4 @@ def _spec(leaf: Any) -> ArraySpec | str:
         return f"a {type(leaf).__name__} is no array of numbers"
     if 0 in array.shape:
         return f"its shape is {array.shape}"
-    dtype = narrow(array.dtype)
-    return ArraySpec(array.shape, dtype, dtype)
-
-
-def _told(leaves: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name!r}: {shorten(leaf, 40)}" for name, leaf in leaves.items())
+    return spec_of(array.shape, array.dtype)

@@ -318,7 +318,7 @@ def test_text_that_is_cut_later_on_is_told_too(tmp_path, caplog):
 
 
 def test_lines_that_are_cut_by_nobodys_choice_are_told_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(records_module, "_told", set())
+    monkeypatch.setattr(records_module, "_warned", set())
     (tmp_path / "a.txt").write_text("a" * 300 + "\n" + "b" * 300)
     epoch(text_lines(tmp_path / "a.txt").training)
     assert caplog.text.count("'text' holds text of 300") == 1
