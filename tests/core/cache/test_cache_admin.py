@@ -9,6 +9,7 @@ import pytest
 
 from hydrax_core.cache import Cleared, clear, info, verify
 from hydrax_core.cache.format.folder import INDEX, MANIFEST, OLD_INDEX
+from hydrax_core.data.portable import PORTABLE
 from hydrax_core.errors import CacheBusyError, CacheError, NotACacheError
 
 
@@ -310,7 +311,8 @@ def test_clear_of_old_entries_keeps_the_new_and_frees_their_room(tmp_path, monke
     before = used(tmp_path)
     assert clear(tmp_path, older_than=3600, dry_run=True).entries == 1
     assert clear(tmp_path, older_than=3600) == Cleared(1, (), ones["x"].nbytes)
-    assert before - used(tmp_path) >= ones["x"].nbytes - 8192
+    if not PORTABLE:  # elsewhere only whole files give room back
+        assert before - used(tmp_path) >= ones["x"].nbytes - 8192
     with kit.open_store(tmp_path, loader_arrays=arrays) as store:
         assert store.read(0, 1) is None
         assert kit.equal(store.read(0, 2).arrays, ones)

@@ -11,8 +11,13 @@ import hydrax_core.cache.format.arrays
 import hydrax_core.cache.format.folder
 import hydrax_core.cache.format.manifest
 import hydrax_core.cache.store.locks
+import hydrax_core.cache.store.record_locks
 from hydrax_core.cache import verify
+from hydrax_core.data.portable import PORTABLE
 from hydrax_core.errors import CacheError
+
+LOCKS = hydrax_core.cache.store.record_locks if PORTABLE else hydrax_core.cache.store.locks
+SYNC = "fsync" if PORTABLE else "fdatasync"
 
 
 def failing(function, code, after):
@@ -39,7 +44,7 @@ class PatchedOs:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 @pytest.mark.parametrize("after", [0, 7, 20])
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "ftruncate", "mkdir"])
+@pytest.mark.parametrize("call", ["pwrite", SYNC, "ftruncate", "mkdir"])
 def test_an_error_of_the_disk_ends_caching_and_nothing_else(tmp_path, monkeypatch, caplog, call, after, code):
     patched = PatchedOs(call, failing(getattr(os, call), code, after))
     monkeypatch.setattr(hydrax_core.cache.format.arrays, "os", patched)
@@ -103,21 +108,21 @@ def test_a_cache_that_cannot_be_created_because_the_disk_is_full_is_done_without
 
 
 def test_a_place_where_nothing_may_be_created_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(hydrax_core.cache.store.locks, "open_regular", failing(None, errno.EACCES, 0))
+    monkeypatch.setattr(LOCKS, "open_regular", failing(None, errno.EACCES, 0))
     with pytest.raises(CacheError, match="cannot be created: Permission denied"):
         kit.open_store(tmp_path / "c")
 
 
 def test_a_folder_that_may_not_be_written_is_read(tmp_path, monkeypatch, caplog):
     kit.fill(tmp_path)
-    real = hydrax_core.cache.store.locks.open_regular
+    real = LOCKS.open_regular
 
     def open_regular(name, flags, **named):
         if flags & os.O_RDWR:
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(name, flags, **named)
 
-    monkeypatch.setattr(hydrax_core.cache.store.locks, "open_regular", open_regular)
+    monkeypatch.setattr(LOCKS, "open_regular", open_regular)
     found, _ = kit.served(tmp_path)
     assert len(found) == kit.BATCHES
     assert "cannot be written" in caplog.text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hydrax_core import Dataloader
+from hydrax_core.data.portable import PORTABLE
 from hydrax_core.errors import CacheMismatchError, LoaderError
 from hydrax_core.sources import arrow
 from hydrax_core.sources.digits import _data
@@ -304,6 +305,7 @@ def test_a_split_keeps_the_order_by_row_groups(tmp_path):
     assert training.fingerprint() != validation.fingerprint()
 
 
+@pytest.mark.skipif(PORTABLE, reason="each worker has a copy")
 def test_a_large_table_in_memory_is_shared_by_the_workers():
     count = 40_000
     values = np.arange(count * 64, dtype=np.float32).reshape(count, 64)
