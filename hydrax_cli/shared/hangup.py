@@ -44,13 +44,13 @@ def _watch(poll: select.poll, watched: dict[int, bool]) -> None:
 
 
 def _hang_up(*, ends: bool) -> None:
-    if ends:
-        os.kill(os.getpid(), signal.SIGHUP)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (_STDOUT, _STDERR):
         if _is_gone(descriptor):
             os.dup2(nowhere, descriptor)
     os.close(nowhere)
+    if ends:
+        os.kill(os.getpid(), signal.SIGHUP)
 
 
 def _is_gone(descriptor: int) -> bool:

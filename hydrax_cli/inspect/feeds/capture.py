@@ -7,6 +7,7 @@ come, memory is bounded; lines that had to go are counted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -177,7 +178,8 @@ class Capture:
             for kept_fd, fd in zip(kept, (1, 2), strict=True):
                 os.dup2(kept_fd, fd)
                 os.close(kept_fd)
-            terminal.close()
+            with contextlib.suppress(OSError):  # it is gone
+                terminal.close()
 
         self._undo.append(undo)
 

@@ -212,7 +212,7 @@ def test_it_ends_with_its_terminal_and_leaves_nothing(terminal, target):
     started.shows(b"running")
     workers = descendants(started.process.pid)
     started.hang_up()
-    started.process.wait(TIMEOUT)
+    assert started.process.wait(TIMEOUT) == 0
     wait_until(lambda: alive(workers) == set(), TIMEOUT)
 
 
