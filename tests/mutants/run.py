@@ -1,65 +1,109 @@
 """Changes one thing in a module at a time and looks whether its tests notice; see README.md beside this file.
 
 Promise: the working tree is not touched, as all happens in a copy. The same seed and code give the same mutants.
+A fork that has imported everything but hydrax tries each of them; worker processes are fresh and import the mutant.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
+import os
 import random
 import re
+import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+os.environ["JAX_PLATFORMS"] = "cpu"  # as tests/conftest.py says too late for a jax that is imported already
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # some take seconds
+
+import jax  # noqa: F401  for the forks
+import pytest
+from cosmic_ray.commands.init import init
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
+from cosmic_ray.work_item import MutationSpec
+from hypothesis import HealthCheck, Phase, settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-CONFIG = """[cosmic-ray]
-module-path = {module!r}
-timeout = {timeout}
-test-command = {command!r}
-[cosmic-ray.distributor]
-name = "local"
-"""
+MOST_MEMORY = 8 << 30
+"""Bytes of its own that a mutant may take; some never stop."""
+OPTIONS = shlex.split(
+    "-x -q -p no:cacheprovider -p pytest_timeout -p _hypothesis_pytestplugin --hypothesis-profile=mutants "
+    "-W ignore::pytest.PytestAssertRewriteWarning"
+)
+settings.register_profile(  # the same examples for each mutant, and none made small
+    "mutants",
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@dataclass
+class Row:
+    module: str
+    mutants: int = 0
+    tried: int = 0
+    killed: int = 0
+    late: int = 0
+    explained: int = 0
+    survived: int = 0
+
+    def text(self) -> str:
+        share = f"{100 * self.killed / self.tried:.0f} %" if self.tried else "-"
+        return (
+            f"{self.module:42} {self.mutants:5} mutants, {self.tried:4} tried, {self.killed:4} killed ({self.late} by "
+            f"their time), {self.explained:3} explained, {self.survived:3} survived  {share}"
+        )
 
 
 def main() -> None:
     known = tomllib.loads((HERE / "modules.toml").read_text())
+    explained = {
+        (module, entry["change"])
+        for module, entries in tomllib.loads((HERE / "survivors.toml").read_text()).items()
+        for entry in entries
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", metavar="WORDS", default="", help="modules whose path has one of these, by commas")
     parser.add_argument("--sample", type=int, default=60, metavar="N", help="mutants of a module; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="chooses them")
     asked = parser.parse_args()
-    words = asked.only.split(",")
     skips = [re.compile(skip) for skip in known["skip"]]
     rows = []
     with tempfile.TemporaryDirectory(prefix="hydrax-mutants-") as folder:
         copy(Path(folder))
+        os.chdir(folder)
+        sys.path.insert(0, folder)
         for module, tests in known["tests"].items():
-            if any(word in module for word in words):
-                rows.append((module, *trial(Path(folder), module, tests, skips, asked.sample, asked.seed)))
-                say(line(*rows[-1]))
-    say("\n" + "\n".join(line(*row) for row in rows))
-    killed, survived = (sum(row[column] for row in rows) for column in (2, 3))
-    say(line("all", sum(row[1] for row in rows), killed, survived))
+            if any(word in module for word in asked.only.split(",")):
+                rows.append(trial(module, shlex.split(tests), skips, explained, asked.sample, asked.seed))
+                say(rows[-1].text())
+    total = Row("all", *(sum(column) for column in zip(*(astuple(row)[1:] for row in rows), strict=True)))
+    say("\n" + "\n".join(row.text() for row in [*rows, total]))
 
 
 def say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def line(module: str, mutants: int, killed: int, survived: int) -> str:
-    share = f"{100 * killed / (killed + survived):.0f} %" if killed + survived else "-"
-    return f"{module:45} {mutants:5} mutants, {killed:4} killed, {survived:3} survived  {share}"
 
 
 def copy(folder: Path) -> None:
@@ -73,44 +117,118 @@ def copy(folder: Path) -> None:
 
 
 def trial(
-    folder: Path, module: str, tests: str, skips: list[re.Pattern[str]], sample: int, seed: int
-) -> tuple[int, int, int]:
-    """Mutants that there are, and of those tried how many were killed and survived; survivors are printed."""
-    command = shlex.join([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)])
-    started = time.monotonic()
-    subprocess.run(shlex.split(command), cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    timeout = 10 + 5 * (time.monotonic() - started)
-    (folder / "mutants.toml").write_text(CONFIG.format(module=module, timeout=timeout, command=command))
-    session = folder / f"{module.replace('/', '.')}.sqlite"
-    tool = [str(Path(sys.executable).parent / "cosmic-ray")]
-    subprocess.run([*tool, "init", "mutants.toml", session.name], cwd=folder, check=True)
-    source = (folder / module).read_text().split("\n")
-    with use_db(str(session), WorkDB.Mode.open) as database:
-        items = list(database.work_items)
-        wanted = [item for item in items if not any(skip.search(described(item, source)) for skip in skips)]
-        wanted.sort(key=lambda item: described(item, source))
-        chosen = random.Random(seed).sample(wanted, min(sample or len(wanted), len(wanted)))
-        left = {item.job_id for item in items} - {item.job_id for item in chosen}
-        database.set_multiple_results(left, WorkResult(worker_outcome=WorkerOutcome.SKIPPED))
-    subprocess.run([*tool, "exec", "mutants.toml", session.name], cwd=folder, check=True)
-    with use_db(str(session), WorkDB.Mode.open) as database:
-        results = [result for _, result in database.results if result.worker_outcome == WorkerOutcome.NORMAL]
-    survived = [result for result in results if result.test_outcome == TestOutcome.SURVIVED]
-    for result in survived:
-        say(changed(module, result.diff or ""))
-    return len(wanted), len(results) - len(survived), len(survived)
+    module: str, tests: list[str], skips: list[re.Pattern[str]], explained: set[tuple[str, str]], sample: int, seed: int
+) -> Row:
+    """Survivors that are not explained are printed."""
+    runner = Runner(tests)
+    path, source = Path(module), Path(module).read_text()
+    wanted = sorted(described(mutation, source) for mutation in mutations(path))
+    wanted = [each for each in wanted if not any(skip.search(each) for skip in skips)]
+    row = Row(module, len(wanted))
+    for number, each in enumerate(random.Random(seed).sample(wanted, min(sample or len(wanted), len(wanted)))):
+        operator, occurrence = each.split()[:2]
+        mutant = mutate_code(source, get_operator(operator)(), int(occurrence))
+        row.tried += 1
+        what = change(source, mutant)
+        if (module, what) in explained:
+            row.explained += 1
+            continue
+        with written(path, mutant, source, number):
+            outcome = runner.run()
+        row.killed += outcome != "survived"
+        row.late += outcome == "late"
+        row.survived += outcome == "survived"
+        if outcome == "survived":
+            say(f"{module}: {what}")
+    return row
 
 
-def described(item: WorkItem, source: list[str]) -> str:
+def mutations(path: Path) -> list[MutationSpec]:
+    database = Path("mutants.sqlite")
+    with use_db(str(database), WorkDB.Mode.create) as opened:
+        init([path], opened, {})
+        return [item.mutations[0] for item in opened.work_items]
+
+
+def described(mutation: MutationSpec, source: str) -> str:
     """An operator, its occurrence, and the line that it changes: what ``skip`` is matched with."""
-    (mutation,) = item.mutations
-    return f"{mutation.operator_name} {mutation.occurrence:05} | {source[mutation.start_pos[0] - 1]}"
+    line = source.split("\n")[mutation.start_pos[0] - 1]
+    return f"{mutation.operator_name} {mutation.occurrence:05} | {line}"
 
 
-def changed(module: str, diff: str) -> str:
-    where = re.search(r"^@@ -(\d+)", diff, re.MULTILINE)
-    lines = [row for row in diff.split("\n") if re.match(r"[-+](?![-+])", row)]
-    return "\n".join([f"{module}, near line {int(where[1]) + 3 if where else 0}:", *lines])
+def change(source: str, mutant: str) -> str:
+    diff = list(difflib.unified_diff(source.split("\n"), mutant.split("\n"), lineterm="", n=0))[2:]
+    before, after = ([line[1:].strip() for line in diff if line[0] == sign] for sign in "-+")
+    return f"{' '.join(before)} -> {' '.join(after)}"
+
+
+@contextlib.contextmanager
+def written(path: Path, mutant: str, source: str, number: int) -> Iterator[None]:
+    path.write_text(mutant)
+    os.utime(path, (number, number))  # compiled files go by size and whole seconds
+    try:
+        yield
+    finally:
+        path.write_text(source)
+
+
+class Runner:
+    """Runs tests in forks: those first that are fast, or have killed before."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self._tests = tests
+        self._kills: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+        self._limit = 600.0
+        for _ in range(2):  # as they stand, and in the order that mutants get
+            started = time.monotonic()
+            if self.run(measured=True) != "survived":
+                raise SystemExit(f"the tests fail without a change: {shlex.join(tests)}\n{Path('output').read_text()}")
+            limit = 10 + 4 * (time.monotonic() - started)
+        self._limit = limit
+
+    def run(self, *, measured: bool = False) -> str:
+        """``killed``, ``late`` or ``survived``."""
+        child = os.fork()
+        if child == 0:
+            self._child()
+        deadline = time.monotonic() + self._limit
+        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # its worker processes as well
+        if not ended[0]:
+            os.waitpid(child, 0)
+            return "late"
+        for line in Path("reports").read_text().splitlines():
+            name, outcome, seconds = line.rsplit("\t", 2)
+            self._kills[name] += outcome == "failed" and not measured
+            if measured:
+                self._seconds[name] = float(seconds)
+        return "survived" if ended[1] == 0 else "killed"
+
+    def _child(self) -> None:
+        code = 1
+        try:
+            os.setsid()
+            resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
+            for number in (1, 2):
+                os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            with Path("reports").open("w") as self._reports:
+                code = pytest.main([*OPTIONS, *self._tests], plugins=[self])
+        except BaseException:  # noqa: BLE001  nothing may go on as the parent
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._seconds.get(item.nodeid, 0.0) / (1 + self._kills[item.nodeid]))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.failed:
+            self._reports.write(f"{report.nodeid}\t{report.outcome}\t{report.duration}\n")
 
 
 if __name__ == "__main__":

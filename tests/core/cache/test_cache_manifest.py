@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import random
@@ -9,8 +10,15 @@ import pytest
 import xxhash
 
 from hydrax_core.cache import CacheStore, clear, info
+from hydrax_core.cache.format import manifest as manifest_module
 from hydrax_core.cache.format.folder import MANIFEST, array_file_name, caches
-from hydrax_core.cache.format.manifest import DamagedManifestError, Manifest, read_manifest
+from hydrax_core.cache.format.manifest import (
+    DamagedManifestError,
+    Manifest,
+    read_manifest,
+    side_by_side,
+    write_manifest,
+)
 from hydrax_core.errors import CacheError, CacheMismatchError, NotACacheError
 from hydrax_core.plan.order import group_order
 
@@ -161,6 +169,204 @@ def test_a_manifest_of_nonsense_is_damaged(tmp_path, content):
         read_manifest(tmp_path)
     with pytest.raises(CacheError, match="damaged"):
         info(tmp_path)
+
+
+ARRAY = {"shape": [8], "dtype": "float32", "jax_dtype": "float32", "stored": "<f4"}
+
+
+def forged(folder, **changes):
+    """The manifest of what somebody wrote who knows the format; a value that is ``...`` is left out."""
+    write_manifest(folder, manifest_of(folder))
+    content = {**json.loads((folder / MANIFEST).read_text()), "entries": 12, "arrays": {"x": ARRAY}, **changes}
+    content = {key: value for key, value in content.items() if key != "checksum" and value is not ...}
+    coded = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    content["checksum"] = xxhash.xxh3_128_hexdigest(coded)
+    (folder / MANIFEST).write_text(json.dumps(content, sort_keys=True, indent=1) + "\n")
+    return read_manifest(folder)
+
+
+def array(**changes):
+    return {"arrays": {"x": {**ARRAY, **changes}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entries": 1},
+        {"entries": 2**57 - 1},  # of 32 bytes
+        {"kind": "validation", "group_index": None},
+        {"group_index": 2**31 - 1},
+        {"cache_by": "item", "arrays": {"x": ARRAY, "y": {**ARRAY, "shape": []}}},
+        {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": [8, 3]}}},
+        array(shape=[8, *[1] * 31]),
+        {"entries": 1, **array(shape=[2**38])},
+        {"cache_by": "item", **array(stored="|u1", shape=[])},
+        {"settings": {"a": "b", "c": 1, "d": 1.5, "e": True, "f": None}},
+        {"made": {}, "code": {}, "settings": {}},
+        {"code": {"load": "1234"}},
+        {"arrays": {f"x{n}": ARRAY for n in range(10_000)}},
+    ],
+    ids=lambda changes: ascii(changes)[:50],
+)
+def test_a_manifest_within_the_bounds_is_read_as_it_was_written(tmp_path, changes):
+    found = forged(tmp_path, **changes)
+    for field in {"entries", "kind", "group_index", "cache_by", "settings", "made", "code"} & changes.keys():
+        assert getattr(found, field) == changes[field]
+    arrays = changes.get("arrays", {"x": ARRAY})
+    assert found.identity()["arrays"] == arrays
+    assert [array.name for array in found.arrays] == sorted(arrays)
+    write_manifest(tmp_path, found)
+    assert read_manifest(tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "other"},
+        {"format": ...},
+        {"entries": 0},
+        {"entries": -1},
+        {"entries": True},
+        {"entries": 12.0},
+        {"entries": 2**57},
+        {"kind": "testing"},
+        {"group_index": -1},
+        {"group_index": 2**31},
+        {"group_index": True},
+        {"cache_by": "epoch"},
+        {"settings": []},
+        {"settings": {"seed": [1]}},
+        {"made": []},
+        {"made": {"at": 1}},
+        {"code": 1},
+        {"code": {"load": 1}},
+        {"arrays": {}},
+        {"arrays": []},
+        {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": [4]}}},
+        {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": []}}},
+        {"arrays": {f"x{n}": ARRAY for n in range(10_001)}},
+        {
+            "entries": 1,
+            "arrays": {
+                "x": {**ARRAY, "shape": [8, 2**34]},
+                "y": {**ARRAY, "shape": [8, 2**34 - 1]},
+                "z": ARRAY,
+                "zz": {**ARRAY, "stored": "|u1"},
+            },
+        },
+        array(shape=[]),
+        array(shape=[0]),
+        array(shape=[-1]),
+        array(shape=[True]),
+        array(shape=[8.0]),
+        array(shape="12"),
+        array(shape=8),
+        array(shape=[8, *[1] * 32]),
+        array(shape=[2**38 + 1]),
+        array(dtype=5),
+        array(jax_dtype=None),
+        array(stored=4),
+        array(stored="float32"),
+        array(stored="<f32"),
+        array(stored="|O8"),
+        array(stored="|c1"),
+        array(stored="<f4 "),
+        *(
+            {field: ...}
+            for field in ("kind", "group_index", "cache_by", "entries", "settings", "arrays", "made", "code")
+        ),
+        *({"arrays": {"x": {k: v for k, v in ARRAY.items() if k != gone}}} for gone in ARRAY),
+    ],
+    ids=lambda changes: ascii(changes)[:50],
+)
+def test_a_manifest_beyond_the_bounds_is_damaged(tmp_path, changes):
+    with pytest.raises(DamagedManifestError):
+        forged(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("version", [0, 2, True, 1.0, None, [1], ...])
+def test_only_the_version_that_is_known_is_read(tmp_path, version):
+    with pytest.raises(CacheMismatchError, match="has the format version"):
+        forged(tmp_path, version=version)
+
+
+def test_a_manifest_that_is_too_long_or_too_deep_is_damaged(tmp_path, monkeypatch):
+    deep = 1
+    for _ in range(500):
+        deep = {"a": deep}
+    with pytest.raises(DamagedManifestError):
+        forged(tmp_path, settings=deep)
+    write_manifest(tmp_path, manifest_of(tmp_path))
+    size = (tmp_path / MANIFEST).stat().st_size
+    monkeypatch.setattr(manifest_module, "_LARGEST", size)
+    assert read_manifest(tmp_path) is not None
+    monkeypatch.setattr(manifest_module, "_LARGEST", size - 1)
+    with pytest.raises(DamagedManifestError, match="does not say"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
+    (tmp_path / MANIFEST).mkdir()
+    with pytest.raises(OSError, match=MANIFEST):
+        write_manifest(tmp_path, manifest_of(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
+    assert read_manifest(tmp_path / "missing") is None
+
+
+def test_a_manifest_says_for_people_who_made_it_and_when(tmp_path, monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: "ada")
+    made = manifest_of(tmp_path).made
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["at"])
+    assert made["by"].startswith("ada@")
+
+    def unknown(*_):
+        raise importlib.metadata.PackageNotFoundError
+
+    def nameless():
+        raise KeyError("uid")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("importlib.metadata.version", unknown)
+    made = manifest_of(tmp_path).made
+    assert made["by"].startswith(f"{os.getuid()}@")
+    assert made["hydrax"] == "unknown"
+
+
+def test_what_decides_content_is_part_of_the_identity_of_a_cache_and_what_does_not_is_not(tmp_path):
+    def settings(kind="training", by="batch", **changes):
+        made = kit.group(tmp_path, cache_by=by, **changes)
+        return set(Manifest.of(made, kind=kind, group_index=2, cache_by=by).settings)
+
+    assert settings() >= {
+        "items",
+        "data",
+        "batch_size",
+        "seed",
+        "shuffle_first",
+        "shuffle_later",
+        "remainder",
+        "version",
+    }
+    assert settings(by="item") == {"items", "data", "seed", "version"}
+    assert settings("validation") == {"items", "data", "batch_size", "remainder", "version"}
+    assert settings("validation", by="item") == {"items", "data", "version"}
+    batches = Manifest.of(kit.group(tmp_path), kind="training", group_index=2, cache_by="batch")
+    items = Manifest.of(kit.group(tmp_path, cache_by="item"), kind="validation", group_index=2, cache_by="item")
+    assert (batches.entries, batches.group_index, batches.arrays[-1].shape) == (kit.BATCHES, 2, (kit.BATCH, 4, 4))
+    assert (items.entries, items.group_index, items.arrays[-1].shape) == (kit.ITEMS, None, (4, 4))
+    assert [array.name for array in items.arrays] == ["half", "label", "x"]
+    assert [array.stored for array in items.arrays] == ["<u2", "<i8", "<f4"]
+    assert [array.nbytes for array in batches.arrays] == [kit.BATCH * 6, kit.BATCH * 8, kit.BATCH * 64]
+
+
+def test_what_differs_is_shown_in_columns_without_control_codes():
+    table = side_by_side([("settings.seed", "0", "123"), ("kind", "training", "validation")], "group")
+    assert table.splitlines() == [
+        "                 cache     group",
+        "  settings.seed  0         123",
+        "  kind           training  validation",
+    ]
+    assert side_by_side([("settings.data", "a", "b")], "group").splitlines()[3].startswith("settings.data is ")
 
 
 def test_one_of_several_creators_at_once_makes_the_cache(tmp_path):

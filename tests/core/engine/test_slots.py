@@ -140,3 +140,68 @@ def test_a_limit_of_file_sizes_limits_the_slots(kind):
         Dataloader(load, too_large, loader_kind=kind, depth=3, end_at=("epoch", 1)) as loader,
     ):
         next(loader)
+
+
+def test_a_slot_that_cannot_be_mapped_is_an_error_that_says_how_much():
+    pool = SlotPool(1000, limit=64, workers=1, base=2)
+    pool.memory.locate(0)
+    pool.close()
+    assert pool.memory.locate(1) == (pool.memory.locate(0)[0], pool.memory.stride)
+    with pytest.raises(MemoryError, match=f"{32 * pool.memory.stride:,} bytes for 32 batches cannot be mapped"):
+        pool.memory.locate(40)
+
+
+def test_places_lie_side_by_side_and_a_mapping_doubles_those_before_it():
+    pool = SlotPool(5000, limit=23, workers=3, base=3)
+    memory = pool.memory
+    assert memory.stride % 4096 == 0
+    assert memory.stride - 4096 < 5000 <= memory.stride
+    assert os.fstat(memory.fd).st_size == memory.length(23) == memory.length(0) + 20 * memory.stride
+    found = [memory.locate(slot) for slot in range(23)]
+    sizes = [len(mapping) // memory.stride for mapping, _ in found]
+    assert sizes == [3] * 3 + [3] * 3 + [6] * 6 + [11] * 11
+    assert [offset // memory.stride for _, offset in found] == [*range(3), *range(3), *range(6), *range(11)]
+    assert len({id(mapping) for mapping, _ in found}) == 4
+    pool.close()
+
+
+def test_the_slot_used_last_is_taken_first_and_more_are_made_only_then():
+    pool = SlotPool(1000, limit=4, workers=1, base=2)
+    assert [pool.acquire(1) for _ in range(3)] == [0, 1, 2]
+    pool.release(1)
+    pool.release(0)
+    assert [pool.acquire(1) for _ in range(2)] == [0, 1]
+    assert pool.count == 3
+    assert (pool.acquire(1), pool.acquire(1), pool.count) == (3, None, 4)
+    pool.close()
+
+
+def test_memory_is_looked_for_among_garbage_before_more_of_it_is_taken():
+    pool = SlotPool(1000, limit=4, workers=1, base=2)
+    held = [array_over(pool, pool.acquire(5))]
+    held.append(held)
+    del held
+    assert pool.acquire(2) == 1
+    assert pool.acquire(2) == 0, "the third would be more than the soft limit"
+    pool.close()
+
+
+def test_notes_are_of_what_was_handed_out_and_holders_may_go_before_their_lease(pool):
+    class Holder:
+        pass
+
+    slots = [pool.acquire(1) for _ in range(3)]
+    arrays = [array_over(pool, slot) for slot in slots]
+    holders = [Holder(), Holder()]
+    for slot, note in ((slots[2], "first"), (slots[0], "second")):
+        pool.annotate(slot, note, tuple(map(weakref.ref, holders)))
+    assert pool.held() == pool.notes() == ["second", "first"]
+    holders.pop()
+    gc.collect()
+    assert pool.held() == ["second", "first"]
+    holders.clear()
+    gc.collect()
+    assert pool.held() == []
+    assert pool.notes() == ["second", "first"]
+    del arrays[1]
+    assert pool.leased() == {slots[0], slots[2]}

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_core.plan.order import GroupOrder
+from hydrax_core import DataGroup
+from hydrax_core.plan import order as order_module
+from hydrax_core.plan.order import GroupOrder, group_order
 from hydrax_core.plan.permutation import derive_key, few_seeds, permute, seeds_of
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -124,6 +126,7 @@ def test_batchwise_serves_the_same_batches_and_seeds_in_another_order():
     first, second, third = (contents(epoch_of(order(later="batchwise"), epoch)) for epoch in range(3))
     assert first != second != third
     assert sorted(first) == sorted(second) == sorted(third)
+    assert first == contents(epoch_of(order(later="repeat"), 0))
 
 
 def test_validation_has_the_order_of_the_data_and_no_seeds():
@@ -150,6 +153,7 @@ def test_substitutes_are_other_items_each_once(size, epoch, data):
     group = order(size=size, batch_size=1)
     found = [group.substitute(epoch, index, attempt) for attempt in range(size - 1)]
     assert sorted(other.item for other in found) == [other for other in range(size) if other != index]
+    assert [group.substitute(epoch, index, attempt + size - 1) for attempt in range(size - 1)] == found
     assert found == [order(size=size, batch_size=1).substitute(epoch, index, attempt) for attempt in range(size - 1)]
 
 
@@ -168,6 +172,58 @@ def test_where_a_cache_keeps_items_each_has_the_seed_of_the_first_epoch_in_all(l
     assert seed == first[other]
 
 
+@pytest.mark.parametrize("later", ["repeat", "reseed", "itemwise", "batchwise"])
+def test_augmented_rows_have_seeds_that_no_other_epoch_has_where_nothing_repeats(later):
+    def made(augmented):
+        more = {"first_seeds_only": True, "augmented": augmented}
+        return GroupOrder(100, 8, 12, 7, shuffle_first=True, shuffle_later=later, **more)
+
+    group = made(augmented=True)
+    fresh = [np.concatenate(flat(epoch_of(group, epoch), "fresh")).tolist() for epoch in range(3)]
+    assert len({*fresh[0], *fresh[1], *fresh[2]}) == 96 * (1 if later == "repeat" else 3)
+    batch, plain = group.batch(2, 3), made(augmented=False).batch(2, 3)
+    assert contents([batch]) == contents([plain])
+    assert plain.fresh is None
+    assert batch.shown_seeds.tolist() == batch.fresh.tolist() != plain.shown_seeds.tolist() == plain.seeds.tolist()
+    other = group.substitute(2, int(batch.indices[0]), 0)
+    where = {index: seed for each in epoch_of(group, 2) for index, seed in zip(each.indices, each.fresh, strict=True)}
+    assert other.fresh == where.get(other.item, other.fresh)
+    assert other.seed == made(augmented=False).substitute(2, int(batch.indices[0]), 0).seed
+
+
+def test_a_lone_item_stands_in_for_itself():
+    assert order(size=1, batch_size=1).substitute(0, 0, 3).item == 0
+
+
+def test_neighbours_are_computed_together(monkeypatch):
+    asked = []
+
+    def counted(key, size, positions):
+        asked.append(len(positions))
+        return permute(key, size, positions)
+
+    monkeypatch.setattr(order_module, "permute", counted)
+    group = order(size=10_000, batch_size=10)
+    for _ in range(2):
+        epoch_of(group, 1, count=409)
+        assert asked == [4096]
+    epoch_of(group, 1, count=1000)
+    assert asked == [4096, 4096, 10_000 - 2 * 4090]
+
+
+@pytest.mark.parametrize("batch_size", [7, 5000])
+def test_the_last_batch_may_be_short_and_batches_may_be_longer_than_what_is_computed_at_once(batch_size):
+    size = 2 * batch_size + 3
+    group = GroupOrder(size, batch_size, 3, 7, shuffle_first=True, shuffle_later="itemwise")
+    batches = [group.batch(1, place) for place in (2, 0, 1)]
+    assert (
+        [len(batch.indices) for batch in batches] == [len(batch.seeds) for batch in batches] == [3, *[batch_size] * 2]
+    )
+    assert sorted(np.concatenate(flat(batches, "indices")).tolist()) == list(range(size))
+    again = GroupOrder(size, batch_size, 3, 7, shuffle_first=True, shuffle_later="itemwise")
+    assert contents([again.batch(1, place) for place in (2, 0, 1)]) == contents(batches)
+
+
 def test_orders_and_seeds_are_those_of_every_version():
     """Saved states and caches of earlier versions count on them: change them only with the version of both."""
     assert derive_key("key", 1) == 0x156DBE4752DA45F0
@@ -183,3 +239,9 @@ def test_orders_and_seeds_are_those_of_every_version():
     assert batch.seed == 1084601638
     assert order(later="batchwise").content(3, 0) == (0, 1)
     assert order().substitute(2, 5, 1) == (74, 433862914, None)
+    assert order(key=None).substitute(0, 5, 1) == (41, None, None)
+    augmented = GroupOrder(100, 8, 12, 7, shuffle_first=True, shuffle_later="itemwise", augmented=True)
+    assert augmented.batch(2, 3).fresh.tolist()[:3] == [4113291812, 235941530, 1918666443]
+    group = DataGroup(4, range(10), loader_arrays={"x": ((), "int32")}, seed=5, shuffle_first=True)
+    assert group_order(group, "training", 3).batch(0, 1).indices.tolist() == [7, 1, 2, 0]
+    assert group_order(group, "validation", 3).batch(0, 1).indices.tolist() == [4, 5, 6, 7]

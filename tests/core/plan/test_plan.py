@@ -81,5 +81,27 @@ def test_a_validation_run_half_way_goes_on_only_in_its_own_order():
         return Plan(groups([4], 1), groups([3, 2], None), 4, interleave=interleave)
 
     assert plan("least_used").resumed(plan(True).saved(), 9).batches_per_validation == 5
+    for number in (4, 9):  # before it, behind it
+        assert plan(True).resumed(plan("least_used").saved(), number).saved() == plan(True).saved()
+    with pytest.raises(StateMismatchError, match="by None, those of this loader by 'spread'"):
+        plan(True).resumed(None, 5)
     with pytest.raises(StateMismatchError, match="by 'spread', those of this loader by 'least_used'"):
         plan("least_used").resumed(plan(True).saved(), 5)
+
+
+def test_a_batch_of_validation_and_its_substitutes_are_of_its_group_whatever_the_run():
+    plan = Plan(groups([4], 1), groups([3, 2], None), 2, interleave=False)
+    for run in range(3):
+        batch = plan.batch(7 * run + 2 + 3)
+        assert batch.address.group_index == 1
+        assert batch.address.epoch == run
+        assert (batch.content.indices.tolist(), batch.content.seeds) == ([0], None)
+        assert plan.substitute(batch.address, 0, 0).item == 1
+        assert plan.substitute(plan.batch(7 * run + 2).address, 0, 0).item in {1, 2}
+
+
+def test_the_turns_of_both_passes_are_saved():
+    two = [4, 3]
+    assert Plan(groups(two, 1), [], 0, interleave=True).saved() == {"training": "spread", "validation": None}
+    plan = Plan(groups([4], 1), groups(two, None), 4, interleave="least_used")
+    assert plan.saved() == {"training": None, "validation": "least_used"}
