@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=60, metavar="N", help="mutants of a module; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="chooses them")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the copy goes
     skips = [re.compile(skip) for skip in known["skip"]]
     rows = []
     with tempfile.TemporaryDirectory(prefix="hydrax-mutants-") as folder:
@@ -192,13 +193,17 @@ class Runner:
         child = os.fork()
         if child == 0:
             self._child()
-        deadline = time.monotonic() + self._limit
-        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # its worker processes as well
+        deadline, ended = time.monotonic() + self._limit, (0, 0)
+        try:
+            while not ended[0] and time.monotonic() < deadline:
+                time.sleep(0.01)
+                ended = os.waitpid(child, os.WNOHANG)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # its worker processes as well
+            if not ended[0]:
+                os.waitpid(child, 0)
         if not ended[0]:
-            os.waitpid(child, 0)
             return "late"
         for line in Path("reports").read_text().splitlines():
             name, outcome, seconds = line.rsplit("\t", 2)
@@ -211,6 +216,7 @@ class Runner:
         code = 1
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
             for number in (1, 2):
                 os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)

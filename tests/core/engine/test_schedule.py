@@ -1,5 +1,6 @@
 """Chunks and what becomes of them, without workers."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,17 +24,17 @@ def schedule(*, workers=1, **group):
     return Schedule([found], workers, "raise", lambda address, index, attempt: (0, None), reader)
 
 
-def job(number):
+def job(number, rows=ROWS):
     address = BatchAddress("training", 0, 0, number, number)
     planned = SimpleNamespace(number=number, address=address, content=None)
-    return BatchJob(planned, 0, 0, np.arange(ROWS), None)
+    return BatchJob(planned, 0, 0, np.arange(rows), None)
 
 
-def run(found, batches, cost):
+def run(found, batches, cost, rows=ROWS):
     """Sizes of the chunks of each batch, where a chunk of n items takes ``cost(n)``."""
     sizes = []
     for number in range(batches):
-        found.add(job(number))
+        found.add(job(number, rows))
         sizes.append([])
         while (chunk := found.next_chunk()) is not None:
             sizes[-1].append(chunk.size)
@@ -62,6 +63,63 @@ def test_a_calls_fixed_cost_is_told_from_what_its_items_cost(call, item):
 def test_with_a_fixed_cost_a_batched_loader_gets_whole_batches():
     sizes = run(schedule(batched=True), 100, lambda count: 0.005 + 1e-6 * count)
     assert sum(len(batch) for batch in sizes[10:]) <= 1.2 * len(sizes[10:])
+
+
+def test_of_the_first_calls_every_second_is_of_half_the_size_and_later_every_sixteenth():
+    sizes = run(schedule(batched=True), 60, lambda count: 1e-9 * count, 1023)
+    made = [size for batch in sizes for size in batch]
+    left, expected = 0, []
+    for call in range(1, len(made) + 1):
+        left = left or 1023
+        size = 512 if call == 1 else left  # of the first one nothing is known, so that two for each worker are made
+        expected.append(math.ceil(size / 2) if call % (2 if call <= 8 else 16) == 0 else size)
+        left -= expected[-1]
+    assert made == expected
+
+
+def test_what_is_not_known_yet_is_cut_for_all_workers_and_then_into_even_parts():
+    assert run(schedule(workers=3), 1, lambda count: 1e-4 * count)[0][:1] == [171]
+    sizes = run(schedule(workers=3), 3, lambda count: 1e-4 * count, 90)
+    assert sizes == [[15, 19, 19, 19, 18], [23, 23, 22, 22], [23, 23, 22, 22]]
+
+
+def test_what_a_batch_takes_is_that_of_the_costliest_group_that_is_known():
+    found = schedule(batch_size=100)
+    assert found.batch_seconds == math.inf
+    assert found.estimate(SimpleNamespace(group=0, size=50)) == 0
+    run(found, 1, lambda count: 1e-3 * count)
+    assert found.batch_seconds == pytest.approx(0.1)
+    assert found.estimate(SimpleNamespace(group=0, size=50)) == pytest.approx(0.05)
+
+
+def test_batches_of_a_shard_go_to_one_worker_each():
+    found = schedule(workers=2, shards=3)
+    assert found.in_shards
+    assert not schedule().in_shards
+    for number in range(6):
+        found.add(job(number, 1))
+    rows = [[], []]
+    for worker in (1, 0):
+        while (chunk := found.next_chunk(worker)) is not None:
+            rows[worker].append(found.describe(chunk.number, 0)[0].epoch_batch)
+    assert rows == [[0, 2, 3, 5], [1, 4]]
+    assert not found.has_uncut
+
+
+def test_a_row_in_work_is_described_until_its_chunk_is_back():
+    found = schedule()
+    found.add(job(3, 5))
+    chunk = found.next_chunk()
+    for row in range(5):
+        assert found.describe(chunk.number, row) == (BatchAddress("training", 0, 0, 3, 3), row)
+    assert (
+        found.describe(chunk.number, -1)
+        is found.describe(chunk.number, 5)
+        is found.describe(chunk.number + 1, 0)
+        is None
+    )
+    found.accept(ChunkResult(chunk.number, 1.0, chunk.size, None, (), ()))
+    assert found.describe(chunk.number, 0) is None
 
 
 def test_a_fixed_cost_that_is_small_against_the_items_leaves_chunks_small():
@@ -180,3 +238,12 @@ def test_when_no_substitute_is_left_the_error_says_which_failed_and_how():
     assert f"failed: ValueError: bad item {error.index}; 8 substitutes failed, too: item " in str(error)
     assert str(error).count("ValueError: bad item") >= 9
     assert f"bad item {error.index}" in error.worker_traceback
+
+
+def test_of_a_few_items_each_is_tried_once_as_a_substitute():
+    with (
+        loader_of({0, 1, 2, 3}, count=4, on_error="substitute", loader_kind="inline") as loader,
+        pytest.raises(LoaderError, match="bad item 0; 3 substitutes failed, too: ") as caught,
+    ):
+        next(loader)
+    assert sorted(number for number in range(4) if f"item {number}:" in str(caught.value)) == [1, 2, 3]
