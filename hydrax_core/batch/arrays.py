@@ -6,7 +6,7 @@ takes this, and gives back the same kind. It is known to jax as soon as a batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,16 @@ class Arrays(Mapping[str, "jax.Array"]):
 
     def __len__(self) -> int:
         return len(self._arrays)
+
+    # A mapping's own views go through the methods above, one call an array.
+    def keys(self) -> KeysView[str]:
+        return self._arrays.keys()
+
+    def values(self) -> ValuesView[jax.Array]:
+        return self._arrays.values()
+
+    def items(self) -> ItemsView[str, jax.Array]:
+        return self._arrays.items()
 
     def __reversed__(self) -> Iterator[str]:
         return reversed(self._arrays)

@@ -282,9 +282,23 @@ class _Shape(NamedTuple):
     cached: bool
     lengths: tuple[int, ...]
 
-    def by_name(self, group: DataGroup[Any]) -> dict[str, int]:
-        """The lengths by the names of the arrays."""
-        return dict(zip((trim.name for trim in group.trims), self.lengths, strict=True)) if self.lengths else {}
+
+class _Kind(NamedTuple):
+    """What is known of all batches of a shape.
+
+    Attributes:
+        lengths: Of the arrays that are trimmed, by name.
+        masked: Whether they have a mask.
+        stored: Whether they may be stored in the cache.
+    """
+
+    placer: Placer
+    rows: int
+    lengths: Mapping[str, int]
+    total: int | None
+    labels: tuple[str, ...]
+    masked: bool
+    stored: bool
 
 
 class Placement:
@@ -296,7 +310,7 @@ class Placement:
 
     Args:
         groups: Training before validation.
-        totals: Batches of an epoch, and of a validation run.
+        totals: Of each group, the batches of an epoch, or of a validation run.
         placement_func: The user's, or ``None``.
         shares: What this host has of each group's batches.
 
@@ -307,7 +321,7 @@ class Placement:
     def __init__(
         self,
         groups: Sequence[DataGroup[Any]],
-        totals: tuple[int, int],
+        totals: Sequence[int],
         placement_func: PlacementFunc | None,
         shares: Sequence[Share],
     ) -> None:
@@ -322,23 +336,23 @@ class Placement:
         """Stores a batch in the cache of the engine that runs, see ``GroupCaches.store``."""
         self._placement_func = placement_func
         self._trimmed = [tuple(trim.name for trim in group.trims) for group in groups]
-        self._placers: dict[_Shape, Placer] = {}
+        self._kinds: dict[_Shape, _Kind] = {}
         with self._settings.applied():
             self._default = jax.device_put(np.zeros(1, np.float32))
             for ordinal, group in enumerate(groups):
                 for cached, layouts in zip((False, True), group.batch_layouts, strict=True):
                     if layouts:
                         lengths = tuple(trim.most for trim in group.trims)
-                        placer = self._placer(_Shape(ordinal, cached, lengths))
+                        placer = self._kind(_Shape(ordinal, cached, lengths)).placer
                         if isinstance(placer, DevicePlacer):
                             placer.warm()
-        most = max((placer.bytes_ahead for placer in self._placers.values()), default=0)
+        most = max((kind.placer.bytes_ahead for kind in self._kinds.values()), default=0)
         self.most_ahead = max(1, min(_MOST_AHEAD, _BYTES_AHEAD // max(1, most)))
         """Batches that may be placed ahead."""
 
     def ahead(self, host: HostBatch) -> TrainingBatch[Any] | ValidationBatch[Any] | None:
         """Make a batch for a consumer in another thread; ``None`` where that is left to it."""
-        if not self._places_ahead or self._shape(host) not in self._placers:
+        if not self._places_ahead or self._shape(host) not in self._kinds:
             return None
         try:
             batch = self.make(host)
@@ -353,40 +367,44 @@ class Placement:
         Raises:
             PlacementError: ``placement_func`` returned something else than declared.
         """
-        group, share, kind = self._groups[host.group], self._shares[host.group], host.planned.address.kind
-        shape, spread = self._shape(host), self._spread[host.group]
-        size = len(host.planned.content.indices if share.rows is not None else host.indices)
+        group, own, spread = self._groups[host.group], self._shares[host.group].rows, self._spread[host.group]
+        size = len(host.indices if own is None else host.planned.content.indices)
         with self._settings.applied():
-            placer = self._placer(shape)
-            arrays = placer.place(host.arrays, host.additional)
-            mask = placer.mask(size) if group.remainder == "pad" else None
-        bare, store = host._replace(arrays={}), None
-        if not host.cached and group.batch_layouts[True] and not group.cache_readonly and self.store is not None:
-            store = partial(self.store, bare)
-        rows = group.batch_size if share.rows is None or spread else len(share.rows)
-        total = None if group.shards else self._totals[kind == "validation"]
-        lengths = shape.by_name(group)
-        known = Known(bare, group, rows, share.rows, spread, lengths, total, partial(placer.mask, size), store)
-        made = TrainingBatch if kind == "training" else ValidationBatch
-        return made(Arrays(arrays), known, labels=group.labels, mask=mask)
+            kind = self._kind(self._shape(host))
+            arrays = kind.placer.place(host.arrays, host.additional)
+            mask = kind.placer.mask(size) if kind.masked else None
+        bare = host._replace(arrays={})
+        store = partial(self.store, bare) if kind.stored and self.store is not None else None
+        later_mask = partial(kind.placer.mask, size)
+        known = Known(bare, group, kind.rows, own, spread, kind.lengths, kind.total, later_mask, store)
+        made = TrainingBatch if host.planned.address.kind == "training" else ValidationBatch
+        return made(Arrays(arrays), known, labels=kind.labels, mask=mask)
 
     def _shape(self, host: HostBatch) -> _Shape:
         names = self._trimmed[host.group]
         lengths = tuple(host.arrays[name].shape[1] for name in names) if names else ()
         return _Shape(host.group, host.cached, lengths)
 
-    def _placer(self, shape: _Shape) -> Placer:
-        """What places batches of a shape, made for the first of them."""
-        placer = self._placers.get(shape)
-        if placer is None:
-            group, share = self._groups[shape.group], self._shares[shape.group]
-            layouts = trimmed_layouts(group.batch_layouts[shape.cached], shape.by_name(group))
-            if self._placement_func is None:
-                placer = DevicePlacer(layouts, share, self._default)
-            else:
-                placer = UserPlacer(self._placement_func, layouts, share, group)
-            self._placers[shape] = placer
-        return placer
+    def _kind(self, shape: _Shape) -> _Kind:
+        """What is known of batches of a shape, found out for the first of them."""
+        kind = self._kinds.get(shape)
+        if kind is None:
+            kind = self._kinds[shape] = self._new_kind(shape)
+        return kind
+
+    def _new_kind(self, shape: _Shape) -> _Kind:
+        group, share = self._groups[shape.group], self._shares[shape.group]
+        lengths = dict(zip(self._trimmed[shape.group], shape.lengths, strict=True))
+        layouts = trimmed_layouts(group.batch_layouts[shape.cached], lengths)
+        placer: Placer
+        if self._placement_func is None:
+            placer = DevicePlacer(layouts, share, self._default)
+        else:
+            placer = UserPlacer(self._placement_func, layouts, share, group)
+        rows = group.batch_size if share.rows is None or self._spread[shape.group] else len(share.rows)
+        stored = not shape.cached and bool(group.batch_layouts[True]) and not group.cache_readonly
+        total = None if group.shards else self._totals[shape.group]
+        return _Kind(placer, rows, lengths, total, group.labels, group.remainder == "pad", stored)
 
 
 def _is_narrowed(layout: ArrayLayout) -> bool:

@@ -112,21 +112,19 @@ class Admission:
             self._next += 1
 
     def _take(self, planned: PlannedBatch, group: int, soft_limit: int) -> BatchJob | HostBatch | NoBatch:
-        caches, layouts, augmented = self._caches, self._groups[group].layouts, self._groups[group].augmented
-        if caches.keeps_batches(group) and not (augmented or self._groups[group].trims):
+        caches, found = self._caches, self._groups[group]
+        by_batch = caches.keeps_batches(group)
+        if by_batch and not (found.augmented or found.trims):
             batch = caches.batch(planned, group)
-            if batch is not None or not layouts:
+            if batch is not None or not found.layouts:
                 return batch or "not cached"
         slot = self._pool.acquire(soft_limit)
         if slot is None:
             return "no free slot"
-        own = self._groups[group].own(planned.content)
+        own = found.own(planned.content)
         job = BatchJob(planned, group, slot, own.indices, own.seeds, own.fresh)
-        self._clear_padding(job, layouts)
-        self._clear_padding(job, augmented)
-        if caches.keeps_items(group) or caches.keeps_batches(group):
-            return self._gather(job)
-        return job
+        self._clear_padding(job, found.layouts, found.augmented)
+        return self._gather(job) if by_batch or caches.keeps_items(group) else job
 
     def _gather(self, job: BatchJob) -> BatchJob | HostBatch | NoBatch:
         """A batch of which the cache holds all items, some or none."""
@@ -176,9 +174,11 @@ class Admission:
         first = self._training_groups if planned.address.kind == "validation" else 0
         return first + planned.address.group_index
 
-    def _clear_padding(self, job: BatchJob, layouts: Layouts) -> None:
-        if len(job.indices) < self._groups[job.group].batch_size:
-            group = self._groups[job.group]
+    def _clear_padding(self, job: BatchJob, *parts_of_slot: Layouts) -> None:
+        group = self._groups[job.group]
+        if len(job.indices) == group.batch_size:
+            return
+        for layouts in parts_of_slot:
             parts = group.parts if layouts is group.layouts else WHOLE
             for array in views(self._block(job.slot), layouts, parts=parts).values():
                 clear_rows(array, len(job.indices), group.batch_size)

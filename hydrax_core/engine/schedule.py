@@ -59,7 +59,7 @@ class LoadCost:
         """Seconds an item."""
         self.call = 0.0
         """Seconds a call, whatever it has to load."""
-        self._sums = [0.0] * 5
+        self._sums = 0.0, 0.0, 0.0, 0.0, 0.0
         """Of weights, items, squares of items, seconds, items times seconds."""
 
     def seconds(self, items: int) -> float:
@@ -73,10 +73,11 @@ class LoadCost:
             self.known = True
             return
         self.known = True
-        fresh = (1.0, items, items * items, seconds, items * seconds)
         keep = 1 - 1 / _CALLS_REMEMBERED
-        self._sums = [keep * old + new for old, new in zip(self._sums, fresh, strict=True)]
         weight, n, nn, t, nt = self._sums
+        weight, n, nn = keep * weight + 1, keep * n + items, keep * nn + items * items
+        t, nt = keep * t + seconds, keep * nt + items * seconds
+        self._sums = weight, n, nn, t, nt
         spread = weight * nn - n * n  # least squares: a line through (items, seconds)
         if spread > _LEAST_SPREAD * n * n:
             self.item = max(0.0, (weight * nt - n * t) / spread)

@@ -465,10 +465,10 @@ class Dataloader(Generic[D]):
     def _prepare_placement(self, engine: Engine) -> None:
         from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
-        totals = (self._arguments.plan.batches_per_epoch, self.batches_per_validation)
-        share = self._arguments.share
-        shares = list(map(Share, share.rows, share.shardings))
-        self._placement = Placement(self._groups, totals, self._arguments.placement_func, shares)
+        arguments, plan = self._arguments, self._arguments.plan
+        totals = [plan.batches_per_epoch] * len(self.training) + [plan.batches_per_validation] * len(self.validation)
+        shares = list(map(Share, arguments.share.rows, arguments.share.shardings))
+        self._placement = Placement(self._groups, totals, arguments.placement_func, shares)
         self._placement.store = engine.caches.store
         engine.loop.make_ahead(self._placement.ahead, self._placement.most_ahead)
 

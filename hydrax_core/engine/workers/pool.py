@@ -6,6 +6,7 @@ workers end again and again without doing any work is given up.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import time
@@ -152,11 +153,12 @@ class WorkerPool:
 
     def least_busy(self, but: Collection[int] = ()) -> WorkerHandle | None:
         """The worker with the least work in hand, or ``None`` when all have enough, but for these numbers."""
-        return min(
-            (handle for handle in self.handles if handle.has_room and handle.worker.number not in but),
-            key=lambda handle: (handle.backlog, len(handle.sent)),
-            default=None,
-        )
+        found, least = None, (math.inf, 0)
+        for handle in self.handles:
+            load = (handle.backlog, len(handle.sent))
+            if load < least and handle.has_room and handle.worker.number not in but:
+                found, least = handle, load
+        return found
 
     def progress(self) -> None:
         """Take note that some work was done."""

@@ -275,6 +275,8 @@ class DescriptorEncoder:
 
     def encode(self, chunk: Chunk) -> tuple[bytes, bytes | None]:
         """The chunk's frame, and a frame of definitions to send to every worker before it, or ``None``."""
+        if isinstance(chunk.items, bytes):
+            return pickle.dumps(chunk, protocol=5), None  # nothing of the user's is in it
         if self._plain:
             try:
                 return self._encode_plain(chunk)

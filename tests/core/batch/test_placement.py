@@ -25,7 +25,7 @@ GROUP_PLAN = Plan([(group_order(GROUP, "training", 0), GROUP.batch_count)], [], 
 
 
 def placement_of(group, placement_func=None):
-    return Placement([group], (2, 0), placement_func, [Share()])
+    return Placement([group], [2], placement_func, [Share()])
 
 
 def placed(placement, host):
