@@ -465,10 +465,10 @@ class Dataloader(Generic[D]):
     def _prepare_placement(self, engine: Engine) -> None:
         from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
-        arguments, plan = self._arguments, self._arguments.plan
-        totals = [plan.batches_per_epoch] * len(self.training) + [plan.batches_per_validation] * len(self.validation)
-        shares = list(map(Share, arguments.share.rows, arguments.share.shardings))
-        self._placement = Placement(self._groups, totals, arguments.placement_func, shares)
+        own, plan = self._arguments, self._arguments.plan
+        totals = [plan.batches_per_epoch] * len(own.training) + [plan.batches_per_validation] * len(own.validation)
+        shares = list(map(Share, own.share.rows, own.share.shardings))
+        self._placement = Placement(self._groups, totals, own.placement_func, shares)
         self._placement.store = engine.caches.store
         engine.loop.make_ahead(self._placement.ahead, self._placement.most_ahead)
 
