@@ -107,12 +107,12 @@ class _Lines:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
 
     def show(self, current: Pass, done: int, total: int | None, ended: list[Pass]) -> None:
         for one in ended:
             self.end(one)
-        if not ended and time.monotonic() - self._told >= _LINE_SECONDS:
+        if not ended and time.monotonic() - self._reported >= _LINE_SECONDS:
             of = "" if total is None else f" of {total:,}"
             self._write(f"{current.name}: {done:,}{of} batches, {_rates(current)}")
 
@@ -120,7 +120,7 @@ class _Lines:
         self._write(_line(done))
 
     def _write(self, line: str) -> None:
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         self._file.write(f"{line}\n")
         self._file.flush()
 

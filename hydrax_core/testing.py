@@ -117,7 +117,7 @@ def check_run(
     """``check_loader`` for each group of a loader, in a worker of its kind, after its ``startup_func``.
 
     Training items are tried with a seed, others without. An item that raises, kills its worker or does not end is no
-    finding: the run itself tells. What is wrong with an array is told once a group.
+    finding: the run itself tells. What is wrong with an array is reported once a group.
 
     Args:
         loader: The loader; what it does meanwhile is not disturbed, but for the cores.
@@ -157,7 +157,7 @@ def check_run(
                     found.setdefault((*place, re.split("[,;]", finding)[0]), (places[place][1][nth], finding))
                 if time.monotonic() > deadline:
                     break
-    except Exception:  # noqa: BLE001  what keeps items from being loaded is told by the run
+    except Exception:  # noqa: BLE001  what keeps items from being loaded is reported by the run
         logger.debug("the loader could not be checked", exc_info=True)
     return [
         f"{kind} group {places[kind, place][0]}, item {index}: {finding}"

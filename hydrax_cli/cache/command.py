@@ -223,12 +223,12 @@ def _findings_only() -> Iterator[None]:
 def _said_once() -> Iterator[None]:
     """A cache that is opened for each batch of a sample logs each warning once."""
     logger = logging.getLogger("hydrax")
-    told: set[str] = set()
+    logged: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        first = text not in told
-        told.add(text)
+        first = text not in logged
+        logged.add(text)
         return first
 
     logger.addFilter(is_new)

@@ -97,10 +97,10 @@ def _facts(info: CacheInfo) -> Iterator[tuple[str, str]]:
 def loader_text(info: CacheInfo) -> str:
     """What the cache was loaded with: the version that the user gives, and the code that there was."""
     parts = [clean(name) for name in info.code if name != "python"]
-    told = ", ".join(parts[:_MOST_PARTS]) + (
+    listed = ", ".join(parts[:_MOST_PARTS]) + (
         f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
     )
-    code = f", code {info.code_digest} ({told})" if parts else ""
+    code = f", code {info.code_digest} ({listed})" if parts else ""
     return f"cache_version {clean(str(info.settings.get('version', '?')))}{code}"
 
 
@@ -165,8 +165,8 @@ def verified_lines(path: Path, findings: Sequence[Finding], read: str, *, repair
         yield f"{click.style('clean', fg='green', bold=True)}; {read}"
         return
     repaired = sum(finding.repaired for finding in findings)
-    told = f"{many(len(findings), 'finding')}{f', {count(repaired)} repaired' if repair else ''}"
-    yield f"{click.style(told, fg='green' if repaired == len(findings) else 'red', bold=True)}; {read}"
+    found = f"{many(len(findings), 'finding')}{f', {count(repaired)} repaired' if repair else ''}"
+    yield f"{click.style(found, fg='green' if repaired == len(findings) else 'red', bold=True)}; {read}"
     kinds = {finding.what for finding in findings if not finding.repaired}
     if not repair and kinds - {"foreign", "stale"}:
         yield f"to drop what is bad, so that it is loaded anew: hydrax cache verify {clean(str(path))} --repair"

@@ -16,11 +16,11 @@ from textual.screen import ModalScreen
 
 from hydrax_cli.inspect.base_app import BaseApp, Throttle
 from hydrax_cli.inspect.numbers.rates import Rates
+from hydrax_cli.inspect.run_view import Fault
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import LIVE_HELP, RUN_HELP, FaultScreen, GoToScreen, HelpScreen
 from hydrax_cli.inspect.screens.main import MainScreen
 from hydrax_cli.inspect.screens.runs import RunsScreen
-from hydrax_cli.inspect.values import Fault
 from hydrax_core import usable_cores
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from textual.screen import Screen
 
-    from hydrax_cli.inspect.values import BatchView, Feed, Frame
+    from hydrax_cli.inspect.run_view import BatchView, Feed, Frame
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["InspectApp"]

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from hydrax_cli.inspect.app import InspectApp
-    from hydrax_cli.inspect.cache.app import CacheApp
+    from hydrax_cli.inspect.cache_app.app import CacheApp
     from hydrax_cli.inspect.feeds.loader import Opened
-    from hydrax_cli.inspect.values import Fault
+    from hydrax_cli.inspect.run_view import Fault
     from hydrax_cli.shared.options import AskedLoader
     from hydrax_core.monitor import Run
 
@@ -162,8 +162,8 @@ def _require_alone(ctx: click.Context, option: str) -> None:
 def _show_cache(
     path: Path, *, light: bool, screenshot: str | None, screen: tuple[int, int], keys: list[str], seconds: float
 ) -> None:
-    from hydrax_cli.inspect.cache.app import CacheApp  # noqa: PLC0415  a run needs none of it
-    from hydrax_cli.inspect.cache.model.source import CacheSource  # noqa: PLC0415  same
+    from hydrax_cli.inspect.cache_app.app import CacheApp  # noqa: PLC0415  a run needs none of it
+    from hydrax_cli.inspect.cache_app.model.source import CacheSource  # noqa: PLC0415  same
     from hydrax_cli.inspect.feeds.capture import Capture, LogBuffer  # noqa: PLC0415  same
 
     source = CacheSource(path)

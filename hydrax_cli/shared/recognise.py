@@ -62,13 +62,13 @@ class Groups(NamedTuple):
     @property
     def notes(self) -> tuple[tuple[str, str], ...]:
         """What people have to know of the data: a word and a text."""
-        told = [
+        classes = [
             ("classes", f"{len(names)} of {name}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}")
             for name, names in self.classes.items()
         ]
         reasons = [("left out", f"{name}: {why}") for name, why in list(self.left_out.items())[:_SHOWN]]
         more = len(self.left_out) - _SHOWN
-        return (*told, *reasons, *([("left out", f"{more} more columns")] if more > 0 else []))
+        return (*classes, *reasons, *([("left out", f"{more} more columns")] if more > 0 else []))
 
     """What people have to know of the data: a word and a text."""
 
@@ -223,16 +223,17 @@ def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
 
 def _of_file(target: str, found: sources.FileFormat | None, options: SourceOptions, *, empty: bool) -> tuple[str, str]:
     if found is None:
-        told = "an empty file" if empty else "of no known format"
+        what = "an empty file" if empty else "of no known format"
         suffix = os.path.splitext(target)[1]  # noqa: PTH122  it may be an address
-        raise ValueError(f"{target} is {told}, by its content and its suffix {suffix!r}; possible are {_POSSIBLE}")
+        raise ValueError(f"{target} is {what}, by its content and its suffix {suffix!r}; possible are {_POSSIBLE}")
     if not found.source:
-        raise ValueError(f"{target} is {found.told}; possible are {_POSSIBLE}")
+        raise ValueError(f"{target} is {found.description}; possible are {_POSSIBLE}")
     if found.source in _FOLDERS:
         raise ValueError(f"{target} is a single file; give {_FOLDERS[found.source]}")
     if found.source == "numpy_rows" and options.length is not None:
         return "tokens", "a stream of tokens"
-    return found.source, f"{found.told}, taken for {_BIN_DTYPE}" if found.source == "tokens" else found.told
+    taken = f", taken for {_BIN_DTYPE}" if found.source == "tokens" else ""
+    return found.source, f"{found.description}{taken}"
 
 
 def _of_address(target: str, options: SourceOptions) -> tuple[str, str]:
@@ -274,18 +275,20 @@ def _main_format(path: str, found: Counter[sources.FileFormat]) -> tuple[str, st
         or {kind: count for kind, count in found.items() if kind.source != "text_lines"}
         or dict(found)
     )
-    listed = ", ".join(f"{count} {_PLURALS.get(kind.told, kind.told)}" for kind, count in found.most_common())
+    listed = ", ".join(
+        f"{count} {_PLURALS.get(kind.description, kind.description)}" for kind, count in found.most_common()
+    )
     if not main:
         raise ValueError(f"{path} holds no image, and nothing else that a source reads; possible are {_POSSIBLE}")
     if len(main) > 1:
         raise ValueError(f"{path} mixes formats ({listed}); give the files of one, as a folder of their own")
     (kind,) = main
-    told = _FOLDERS.get(kind.source)
-    if told is None and not _SOURCES[kind.source].several:
-        raise ValueError(f"{path} holds {found[kind]} files, each {kind.told}; give one of them")
-    told = told or f"{kind.told}, {main[kind]} files"
+    what = _FOLDERS.get(kind.source)
+    if what is None and not _SOURCES[kind.source].several:
+        raise ValueError(f"{path} holds {found[kind]} files, each {kind.description}; give one of them")
+    what = what or f"{kind.description}, {main[kind]} files"
     rest = sum(found.values()) - main[kind]
-    return kind.source, f"{told}; {rest} other files are left out" if rest else told
+    return kind.source, f"{what}; {rest} other files are left out" if rest else what
 
 
 def _count(path: Path) -> Counter[sources.FileFormat]:
@@ -386,6 +389,6 @@ def _table(path: str) -> str:
     finally:
         connection.close()
     if len(names) != 1:
-        told = f"has the tables {', '.join(names)}" if names else "has no table"
-        raise ValueError(f"{path} {told}; with one table it could be run. Use hydrax_core.sources.sqlite(path, query)")
+        held = f"has the tables {', '.join(names)}" if names else "has no table"
+        raise ValueError(f"{path} {held}; with one table it could be run. Use hydrax_core.sources.sqlite(path, query)")
     return names[0]

@@ -110,9 +110,9 @@ class Agreement:
                 if "NOT_FOUND" in str(error):
                     continue
                 return
-            told = json.loads(text)
-            if told["host"] != self._index:
-                self._failure = HostMismatchError(f"host {told['host']} of this run failed: {told['error']}")
+            failed = json.loads(text)
+            if failed["host"] != self._index:
+                self._failure = HostMismatchError(f"host {failed['host']} of this run failed: {failed['error']}")
                 self._fail(self._failure)
             return
 
@@ -153,9 +153,9 @@ class Agreement:
     def failed(self, error: BaseException) -> None:
         if self._client is None or isinstance(error, HostMismatchError | StopIteration):
             return
-        told = {"host": self._index, "error": f"{type(error).__name__}: {error}"[:_LONGEST_TEXT]}
+        failed = {"host": self._index, "error": f"{type(error).__name__}: {error}"[:_LONGEST_TEXT]}
         try:
-            self._client.key_value_set(f"{self._name}/failed", json.dumps(told))
+            self._client.key_value_set(f"{self._name}/failed", json.dumps(failed))
         except Exception:  # noqa: BLE001  another host was first, or the coordinator is gone
             return
 

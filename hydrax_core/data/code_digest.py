@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from hydrax_core.data.source import Source
-from hydrax_core.data.values import UNENCODABLE, value_bytes
+from hydrax_core.data.value_bytes import UNENCODABLE, value_bytes
 
 __all__ = ["changed_code", "code_digests"]
 

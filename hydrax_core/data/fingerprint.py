@@ -9,7 +9,7 @@ read: neither a checkpoint nor opening a cache reads a whole data set. Files are
 last change (or by their content), so a file rewritten in place and another folder with equal names are other data.
 
 Lists, tuples, ranges and other sequences of equal items are equal; an array is equal to arrays of the same dtype and
-shape. Which items are equal: ``hydrax_core.data.values``. An item that cannot be read counts as such.
+shape. Which items are equal: ``hydrax_core.data.value_bytes``. An item that cannot be read counts as such.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 
 from hydrax_core.data.logger import logger
-from hydrax_core.data.values import UNENCODABLE, array_parts, dtype_text, value_bytes
+from hydrax_core.data.value_bytes import UNENCODABLE, array_parts, dtype_text, value_bytes
 from hydrax_core.errors import shorten
 
 __all__ = ["EXACT_ITEMS", "SAMPLED_ITEMS", "WHAT_DATA_IS", "IdentifiedItems", "data_digest", "files_fingerprint"]
@@ -151,11 +151,11 @@ def files_fingerprint(
         full = path if path.startswith(folder) else folder + path
         try:
             status = os.stat(full)  # noqa: PTH116  three times as fast as Path, once a file
-            told = _content_digest(full) if content else str(status.st_mtime_ns)
-            told = f"{status.st_size} {told}"
+            state = _content_digest(full) if content else str(status.st_mtime_ns)
+            state = f"{status.st_size} {state}"
         except OSError:
-            told = "unreadable"
-        digest.update(f"{full[len(folder) :]}\0{told}\0".encode("utf-8", "surrogateescape"))
+            state = "unreadable"
+        digest.update(f"{full[len(folder) :]}\0{state}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

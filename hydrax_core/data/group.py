@@ -371,7 +371,7 @@ class DataGroup(Sequence[D], Generic[D]):
         """What decides the group's batches, as JSON values: equal fingerprints mean equal batches.
 
         The digest over the items takes about a second for 10**6 of them the first time; of longer data it takes a
-        sample, see ``hydrax_core.data.fingerprint``. An ``augment_func`` is told by its name and code.
+        sample, see ``hydrax_core.data.fingerprint``. An ``augment_func`` is named, with its code.
         """
         return {
             "items": self._size,

@@ -72,9 +72,17 @@ class Arguments:
     monitor: bool | str | None = field(metadata=_alone(lambda _, value: _monitor(value)))
     verify_hosts_every: int = field(metadata=_alone(lambda name, value: integer(name, value, 0)))
     evaluates: bool
-    validate_first: bool
+    validates_first: bool
     share: HostShare
     plan: Plan
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.plan.batches_per_epoch
+
+    @property
+    def batches_per_validation(self) -> int:
+        return self.plan.batches_per_validation
 
 
 def check_arguments(given: Mapping[str, Any]) -> Arguments:
@@ -124,7 +132,7 @@ def check_arguments(given: Mapping[str, Any]) -> Arguments:
         last_batch=_end(end_at, per_epoch),
         interleave_groups=interleave,
         evaluates=evaluation is not None,
-        validate_first=plan.validated_first > 0,
+        validates_first=plan.validated_first > 0,
         share=share,
         plan=plan,
         **alone,

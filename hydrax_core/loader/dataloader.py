@@ -7,6 +7,7 @@ collection of the loader and the end of the interpreter. The library prints noth
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -29,7 +30,6 @@ from hydrax_core.errors import HydraxError
 from hydrax_core.loader.arguments import Arguments, Auto, LoaderKind, check_arguments
 from hydrax_core.loader.build import close_from_anywhere, first_setting, launch, slot_bytes
 from hydrax_core.loader.epochs import NO_LENGTH, Epochs, Stream
-from hydrax_core.monitor import Watched
 from hydrax_core.monitor import start as start_monitor
 from hydrax_core.monitor.stats import Counters, Stats
 from hydrax_core.plan.mixture import Interleave, Stop
@@ -40,6 +40,7 @@ from hydrax_core.state import read, write
 if TYPE_CHECKING:
     from hydrax_core.batch.agreement import Agreement
     from hydrax_core.batch.placement import Placement
+    from hydrax_core.monitor import RunPlan
     from hydrax_core.monitor.server.server import Monitor
 
 __all__ = ["Dataloader"]
@@ -187,12 +188,12 @@ class Dataloader(Generic[D]):
     @property
     def validates_first(self) -> bool:
         """Whether a validation run comes before the first training batch."""
-        return self._arguments.validate_first
+        return self._arguments.validates_first
 
     @property
     def batches_per_epoch(self) -> int:
         """Training batches in an epoch; of a stream, what there is room for: see ``streams``."""
-        return self._arguments.plan.batches_per_epoch
+        return self._arguments.batches_per_epoch
 
     @property
     def streams(self) -> bool:
@@ -202,7 +203,7 @@ class Dataloader(Generic[D]):
     @property
     def batches_per_validation(self) -> int:
         """Batches in a validation run; 0 without validation."""
-        return self._arguments.plan.batches_per_validation
+        return self._arguments.batches_per_validation
 
     @property
     def first_batch(self) -> int:
@@ -432,7 +433,11 @@ class Dataloader(Generic[D]):
                     every = self._arguments.verify_hosts_every
                     self._agreement = Agreement(self._arguments.timeout_sec, engine.fail, every)
                 self._monitor = start_monitor(
-                    self, self._arguments.monitor, _watched(self._arguments), _snapshots(self._counters, engine)
+                    self,
+                    self._arguments.monitor,
+                    (*self._arguments.training, *self._arguments.validation),
+                    functools.partial(_shown_plan, self._arguments),
+                    _snapshots(self._counters, engine),
                 )
                 engine.start()
                 self._prepare_placement(engine)
@@ -465,8 +470,8 @@ class Dataloader(Generic[D]):
     def _prepare_placement(self, engine: Engine) -> None:
         from hydrax_core.batch.placement import Placement, Share  # noqa: PLC0415  jax is imported while the workers start
 
-        own, plan = self._arguments, self._arguments.plan
-        totals = [plan.batches_per_epoch] * len(own.training) + [plan.batches_per_validation] * len(own.validation)
+        own = self._arguments
+        totals = [own.batches_per_epoch] * len(own.training) + [own.batches_per_validation] * len(own.validation)
         shares = list(map(Share, own.share.rows, own.share.shardings))
         self._placement = Placement(self._groups, totals, own.placement_func, shares)
         self._placement.store = engine.caches.store
@@ -575,19 +580,11 @@ class Dataloader(Generic[D]):
         return f"<Dataloader {state}, {epoch}, {workers}>"
 
 
-def _watched(arguments: Arguments) -> Watched:
-    return Watched(
-        training=arguments.training,
-        validation=arguments.validation,
-        batches_per_epoch=arguments.plan.batches_per_epoch,
-        batches_per_validation=arguments.plan.batches_per_validation,
-        validation_interval=arguments.validation_interval,
-        first_batch=arguments.first_batch,
-        last_batch=arguments.last_batch,
-        loader_kind=arguments.loader_kind,
-        places_itself=arguments.placement_func is not None,
-        validates_first=arguments.validate_first,
-    )
+def _shown_plan(arguments: Arguments) -> RunPlan:
+    """What a monitor shows of a run before it starts."""
+    from hydrax_core.monitor.run import plan_of  # noqa: PLC0415  only a run that is watched pays for it
+
+    return plan_of(arguments, places_itself=arguments.placement_func is not None)
 
 
 def _snapshots(counters: Counters, engine: Engine) -> Callable[[], Stats]:

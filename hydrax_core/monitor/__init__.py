@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydrax_core.data.lazy_names import lazy
 
@@ -62,7 +62,7 @@ _HOMES = {
     "monitor.stats": "Stats",
 }
 __all__, _find = lazy(__name__, _HOMES)
-__all__ += ["ENVIRONMENT", "Watched", "start"]
+__all__ += ["ENVIRONMENT", "start"]
 
 if not TYPE_CHECKING:  # a name that is not above is a mistake
     __getattr__ = _find
@@ -73,30 +73,22 @@ _logger = logging.getLogger("hydrax")
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
-class Watched(NamedTuple):
-    """What is known of a loader before it runs; the names are those of ``Dataloader``."""
-
-    training: tuple[DataGroup[Any], ...]
-    validation: tuple[DataGroup[Any], ...]
-    batches_per_epoch: int
-    batches_per_validation: int
-    validation_interval: int
-    first_batch: int
-    last_batch: int | None
-    loader_kind: Literal["process", "thread", "inline"]
-    places_itself: bool
-    validates_first: bool
-
-
-def start(owner: object, wanted: bool | str | None, watched: Watched, snapshot: Callable[[], Stats]) -> Monitor | None:
+def start(
+    owner: object,
+    wanted: bool | str | None,
+    groups: Sequence[DataGroup[Any]],
+    plan: Callable[[], RunPlan],
+    snapshot: Callable[[], Stats],
+) -> Monitor | None:
     """Offer a loader that starts to inspectors, where that is asked for.
 
     Args:
         owner: The loader; it is not kept, and when it is gone it is no longer offered.
         wanted: The argument ``monitor`` of ``Dataloader``.
-        watched: What is shown of it.
-        snapshot: Gives its counts; called in the monitor's thread. It must not refer to the loader, which would then
-            live on.
+        groups: Its groups, training before validation.
+        plan: Gives what is shown of it, once somebody looks. Like ``snapshot`` it is called in the monitor's thread,
+            and must not refer to the loader, which would then live on.
+        snapshot: Gives its counts.
     """
     if wanted is None:
         wanted = os.environ.get(ENVIRONMENT, "").strip().lower() not in _OFF
@@ -105,7 +97,7 @@ def start(owner: object, wanted: bool | str | None, watched: Watched, snapshot: 
     from hydrax_core.monitor.server.server import Monitor  # noqa: PLC0415  only a run that is watched pays for it
 
     try:
-        monitor = Monitor(watched, snapshot, "" if wanted is True else wanted)
+        monitor = Monitor(groups, plan, snapshot, "" if wanted is True else wanted)
         monitor.start(owner)
     except (OSError, RuntimeError) as error:  # no descriptor, or no thread, is left for it
         _logger.warning("this run cannot be watched: %s", str(error))

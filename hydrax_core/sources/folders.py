@@ -207,7 +207,8 @@ class LocalTree:
         self.path = Path(folder)
         if not self.path.is_dir():
             kind = file_format(self.path) if self.path.is_file() else None
-            but = f" but {kind.told}, which hydrax_core.sources.{kind.source} reads" if kind and kind.source else ""
+            reads = f", which hydrax_core.sources.{kind.source} reads" if kind else ""
+            but = f" but {kind.description}{reads}" if kind and kind.source else ""
             raise NotADirectoryError(f"folder: {self.path} is no folder{but}")
         self.place = str(self.path.resolve())
 

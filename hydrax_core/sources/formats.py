@@ -23,16 +23,16 @@ class FileFormat(NamedTuple):
     Attributes:
         source: Name of the function of ``hydrax_core.sources`` that reads it, or a folder of such files; empty where
             none does.
-        told: What it is, for people.
+        description: What it is, for people.
         by_content: Whether its content says so, and not only its suffix.
     """
 
     source: str
-    told: str
+    description: str
     by_content: bool
 
 
-_TOLD = {
+_DESCRIPTIONS = {
     "numpy_rows": "a NumPy file",
     "arrow": "Arrow IPC",
     "sqlite": "an SQLite database",
@@ -129,7 +129,7 @@ def file_format(path: str | os.PathLike[str], *, content: bool = True, head: byt
     if head.startswith(_ZIP) and suffix != ".npz":
         return FileFormat("", "a zip archive; unpack it and give the folder", by_content=True)
     parquet = source == "arrow" and (head.startswith(b"PAR1") or (not by_content and suffix in _PARQUET))
-    return FileFormat(source, "Parquet" if parquet else _TOLD[source], by_content)
+    return FileFormat(source, "Parquet" if parquet else _DESCRIPTIONS[source], by_content)
 
 
 def refuse_binary(path: str, head: bytes) -> None:
@@ -138,9 +138,10 @@ def refuse_binary(path: str, head: bytes) -> None:
     Raises:
         ValueError: It is none of text.
     """
-    told = _foreign(head) or next((_TOLD[source] for magic, source in _MAGIC.items() if head.startswith(magic)), None)
-    if told is not None:
-        raise ValueError(f"{path} is {told}")
+    known = (_DESCRIPTIONS[source] for magic, source in _MAGIC.items() if head.startswith(magic))
+    found = _foreign(head) or next(known, None)
+    if found is not None:
+        raise ValueError(f"{path} is {found}")
 
 
 def _foreign(head: bytes) -> str | None:
@@ -175,7 +176,7 @@ def expect_format(source: str, paths: Sequence[str]) -> None:
         if source in _TEXTS and (not found.by_content or (source == "text_lines" and found.source == "jsonl")):
             continue
         reader = f"; hydrax_core.sources.{found.source} reads it, {source} does not" if found.source else ""
-        raise ValueError(f"{path} is {found.told}{reader}")
+        raise ValueError(f"{path} is {found.description}{reader}")
 
 
 def _named_so(path: str, source: str) -> bool:

@@ -88,9 +88,9 @@ def partitions_of(given: Sequence[str | os.PathLike[str]], files: Sequence[str])
     found = [folders[parent] for parent in parents]
     for file, keys in zip(files, found, strict=True):
         if list(keys) != list(found[0]):
-            told = [", ".join(f"{key}=" for key in some) or "none" for some in (found[0], keys)]
+            keys_of = [", ".join(f"{key}=" for key in some) or "none" for some in (found[0], keys)]
             raise ValueError(
-                f"{file}: expected folders with the keys of {files[0]} ({told[0]}), got {told[1]}; "
+                f"{file}: expected folders with the keys of {files[0]} ({keys_of[0]}), got {keys_of[1]}; "
                 "give those of one layout"
             )
     return Partitions({key: {file: keys[key] for file, keys in zip(files, found, strict=True)} for key in found[0]})

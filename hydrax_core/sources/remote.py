@@ -346,21 +346,21 @@ def _asking(place: str, shown: str, ask: Callable[[Store], T]) -> T:
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no {shown}") from None
         except PassingError as error:
-            told = _clean(str(error), place)
+            reason = _clean(str(error), place)
             if attempt == ATTEMPTS:
-                raise OSError(f"{shown}: failed {ATTEMPTS} times, at last: {told}") from None
-            _warn_once(shown, told)
+                raise OSError(f"{shown}: failed {ATTEMPTS} times, at last: {reason}") from None
+            _warn_once(shown, reason)
             time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * _chance.uniform(0.5, 1))
         except OSError as error:
             raise type(error)(f"{shown}: {_clean(str(error), place)}") from None
     raise AssertionError
 
 
-def _warn_once(shown: str, told: str) -> None:
+def _warn_once(shown: str, reason: str) -> None:
     """Tell of the first failure in a process: later ones are as many as the network is bad."""
     if not _warned:
         _warned.append(shown)
-        _log.warning("%s: a request failed and is made again, as others will be (%s)", shown, told)
+        _log.warning("%s: a request failed and is made again, as others will be (%s)", shown, reason)
 
 
 def _clean(text: str, place: str) -> str:

@@ -26,7 +26,7 @@ _KEPT = 8
 class RemoteReader(io.RawIOBase):
     """A file opened for reading.
 
-    Small reads come out of windows of what was read last; what ``fetch`` was told comes at once.
+    Small reads come out of windows of what was read last; what ``fetch`` was asked for comes at once.
     """
 
     def __init__(self, file: RemoteFile) -> None:

@@ -215,19 +215,19 @@ class FileSystem(Store):
         self._system = system
 
     def status(self, path: str) -> Seen:
-        return self._told(self._tried(lambda: self._system.info(path)))
+        return self._seen_by(self._tried(lambda: self._system.info(path)))
 
     def get(self, path: str, start: int, end: int) -> Answer:
-        told = self.status(path)
+        seen = self.status(path)
         # Its own cache would read megabytes ahead of each range.
         data = self._tried(lambda: self._system.cat_file(path, start=start, end=end, cache_type="none"))
-        return Answer(data, told.size, told.version)
+        return Answer(data, seen.size, seen.version)
 
     def list(self, prefix: str) -> Iterator[Seen]:
         found = self._tried(lambda: self._system.find(prefix.rstrip("/"), detail=True))
-        return (self._told(info) for info in found.values() if info["type"] == "file")
+        return (self._seen_by(info) for info in found.values() if info["type"] == "file")
 
-    def _told(self, info: Any) -> Seen:
+    def _seen_by(self, info: Any) -> Seen:
         if info["type"] != "file":
             raise FileNotFoundError(f"{info['name']} is a folder")
         return Seen(info["name"], info["size"], str(info.get("blob_id") or self._system.ukey(info["name"])))

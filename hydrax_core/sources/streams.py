@@ -146,7 +146,7 @@ def stream(
 def load_stream(
     items: Any, arrays: Mapping[str, npt.NDArray[Any]], seeds: Sequence[int] | None
 ) -> list[dict[str, Any]] | None:
-    """Fill the arrays with the next items of a shard; rows behind its end are zeros, and are told."""
+    """Fill the arrays with the next items of a shard; rows behind its end are zeros, and are message."""
     source = items.source
     assert isinstance(source, StreamItems)
     found = source.take(items.indices, shuffled=seeds is not None)
@@ -279,7 +279,7 @@ class _Shard:
     def __init__(self, source: StreamItems, number: int, epoch: int, *, shuffled: bool) -> None:
         reading = source.reading
         self.about = (epoch, shuffled)
-        self._told = f"shard {number} of {reading.shards}"
+        self._name = f"shard {number} of {reading.shards}"
         self._place = 0
         self._kept: deque[Any] = deque(maxlen=2 * reading.batch_size)
         self._failure: BaseException | None = None
@@ -316,8 +316,8 @@ class _Shard:
                 yield item
                 place += 1
         except Exception as error:
-            told = f"the iterable of {self._told} raised {type(error).__name__} after {place} items: {error}"
-            raise RuntimeError(told) from error
+            message = f"the iterable of {self._name} raised {type(error).__name__} after {place} items: {error}"
+            raise RuntimeError(message) from error
 
 
 def _shuffled(items: Iterator[Any], size: int, chance: random.Random) -> Iterator[Any]:

@@ -101,8 +101,8 @@ def _check_end(read: _Read, offset: int, size: int, path: str, names: list[bytes
     if read(offset, 2 * _BLOCK) != bytes(2 * _BLOCK):
         if not names:
             raise ValueError(f"{path} is no tar archive")
-        told = f"its end mark is missing behind {_shown(names[-1])}"
-        raise ValueError(f"{path}: {told}; it was cut, or is still being written")
+        problem = f"its end mark is missing behind {_shown(names[-1])}"
+        raise ValueError(f"{path}: {problem}; it was cut, or is still being written")
     while offset < size:
         rest = read(offset, _WINDOW)
         if rest.count(0) != len(rest):

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 from hydrax_cli.inspect.feeds.conversation import Conversation
 from hydrax_cli.inspect.feeds.live import choice_of, gone_fault
-from hydrax_cli.inspect.values import Frame
+from hydrax_cli.inspect.run_view import Frame
 from hydrax_core.monitor import Run, find_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import Attaching, BatchView, Controls, Fault, RunChoice, RunState
+    from hydrax_cli.inspect.run_view import Attaching, BatchView, Controls, Fault, RunChoice, RunState
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["AttachedFeed"]
@@ -65,7 +65,7 @@ class AttachedFeed:
         self._watched: Run | None = None
         self._talk: Conversation | None = None
         self._fault: Fault | None = None
-        self._told = 0
+        self._last_serial = 0
         """Serial of the last record of the runs before."""
         self._between = 0.0
         """Seconds put in between two runs, so that nothing is measured from one to the other."""
@@ -222,10 +222,10 @@ class AttachedFeed:
         """Talk to a run until it ends or another is chosen."""
         before = self._talk
         if before is not None and before.current is not None:
-            self._told = before.current.serial
+            self._last_serial = before.current.serial
         self._watched, self._talk, self._fault = run, None, None
         self._between += 1.0
-        talk = Conversation(run, self._told, self._log)
+        talk = Conversation(run, self._last_serial, self._log)
         self._talk = talk
         with contextlib.closing(talk), selectors.DefaultSelector() as selector:
             selector.register(talk, selectors.EVENT_READ)

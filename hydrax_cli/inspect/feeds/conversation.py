@@ -18,7 +18,7 @@ from hydrax_core.monitor import Ask, Bye, Connection, Hello, Moment, Refusal, Ru
 
 if TYPE_CHECKING:
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import BatchView, Fault
+    from hydrax_cli.inspect.run_view import BatchView, Fault
     from hydrax_core.monitor import BatchRecord, Run
 
 __all__ = ["Conversation"]

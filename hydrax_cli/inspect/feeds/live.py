@@ -10,7 +10,7 @@ import time
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from hydrax_cli.inspect.values import BatchView, Fault, RunChoice, Subject
+from hydrax_cli.inspect.run_view import BatchView, Fault, RunChoice, Subject
 from hydrax_core.monitor import WireError, arrays_of, dtype_of
 
 if TYPE_CHECKING:

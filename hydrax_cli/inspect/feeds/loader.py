@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from click import ClickException
 
-from hydrax_cli.inspect.values import Fault, Frame, Subject
+from hydrax_cli.inspect.run_view import Fault, Frame, Subject
 from hydrax_cli.shared.errors import TargetError
 from hydrax_cli.shared.text import clean, clean_lines
 from hydrax_core.errors import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hydrax_cli.inspect.feeds.capture import LogBuffer
-    from hydrax_cli.inspect.values import Attaching, BatchView, Controls, RunState
+    from hydrax_cli.inspect.run_view import Attaching, BatchView, Controls, RunState
     from hydrax_core import Batch, Dataloader
 
 __all__ = ["LoaderFeed", "Opened"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hydrax_cli.inspect.values import BatchView
+from hydrax_cli.inspect.run_view import BatchView
 from hydrax_core.errors import HydraxError
 from hydrax_core.monitor import BatchRecord, one_line
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from hydrax_cli.inspect.values import Subject
+    from hydrax_cli.inspect.run_view import Subject
     from hydrax_core import Batch, Dataloader
 
 __all__ = ["glance", "load_again", "record_of", "view"]

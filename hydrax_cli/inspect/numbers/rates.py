@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hydrax_cli.shared.verdict import pace, verdict
 
 if TYPE_CHECKING:
-    from hydrax_cli.inspect.values import Frame, RunState
+    from hydrax_cli.inspect.run_view import Frame, RunState
     from hydrax_core.monitor import Stats
 
 __all__ = ["Rates", "Reading"]

@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
+from hydrax_cli.inspect.run_view import ArrayCounted, BatchOpened
 from hydrax_cli.inspect.textual_private import CurrentSize
-from hydrax_cli.inspect.values import ArrayCounted, BatchOpened
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.batch_lists import ArrayDetail, ArrayList, ItemList
 from hydrax_cli.inspect.widgets.line_list import LineList
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hydrax_cli.inspect.numbers.pixels import Kind
     from hydrax_cli.inspect.numbers.rates import Reading
     from hydrax_cli.inspect.numbers.statistics import ArrayStats
-    from hydrax_cli.inspect.values import BatchView, Frame
+    from hydrax_cli.inspect.run_view import BatchView, Frame
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["BatchScreen"]
@@ -115,7 +115,7 @@ class BatchScreen(CurrentSize, Screen[None]):
         """Show another batch; the one before stays until it is here."""
         self._record = record
         self._refused = False
-        self._tell("loading …")
+        self._show_title("loading …")
         self.run_worker(partial(self._fetch, record), thread=True, exclusive=True, group="fetch")
 
     def _fetch(self, record: BatchRecord) -> None:
@@ -133,7 +133,7 @@ class BatchScreen(CurrentSize, Screen[None]):
             return
         if event.view is None:
             self._refused = True
-            self._tell("cannot be shown")
+            self._show_title("cannot be shown")
             self.notify(event.error, title="The batch cannot be shown", severity="error", timeout=12)
             return
         self._view = event.view
@@ -141,7 +141,7 @@ class BatchScreen(CurrentSize, Screen[None]):
         self._stats = {}
         self._array = min(self._array, len(event.view.infos) - 1)
         self._item = min(self._item, max(0, self._record.size - 1))
-        self._tell(event.view.source)
+        self._show_title(event.view.source)
         self._items.show(event.view)
         self._items.choose(self._item)
         self._arrays.styles.min_height = min(len(event.view.infos), 6) + self._arrays.gutter.height + 1
@@ -179,15 +179,15 @@ class BatchScreen(CurrentSize, Screen[None]):
         """Whether everything about the batch is on the screen, or why it cannot be."""
         return self._refused or (self._view is not None and len(self._stats) == len(self._view.infos))
 
-    def _tell(self, source: str) -> None:
+    def _show_title(self, source: str) -> None:
         record = self._record
         parts = [source, many(record.size, "item"), f"{record.kind} group {record.group}"]
         if record.seed is not None:
             parts.append(f"seed {record.seed}")
         if record.cached:
             parts.append("from the cache")
-        told = clean(" · ".join(parts))
-        title = Content.assemble((f" {clean(record.title)} ", "$text-primary bold"), (f" · {told}", "$dim"))
+        subtitle = clean(" · ".join(parts))
+        title = Content.assemble((f" {clean(record.title)} ", "$text-primary bold"), (f" · {subtitle}", "$dim"))
         self._title.update(title)
 
     def _show_numbers(self) -> None:

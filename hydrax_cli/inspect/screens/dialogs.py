@@ -18,7 +18,7 @@ from hydrax_cli.shared.text import clean, clean_lines
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from hydrax_cli.inspect.values import Fault
+    from hydrax_cli.inspect.run_view import Fault
 
 __all__ = ["LIVE_HELP", "RUN_HELP", "FaultScreen", "GoToScreen", "HelpGroups", "HelpScreen", "TooSmallScreen"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from hydrax_cli.inspect.numbers.rates import Reading
-    from hydrax_cli.inspect.values import BatchView, Frame
+    from hydrax_cli.inspect.run_view import BatchView, Frame
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["MainScreen"]

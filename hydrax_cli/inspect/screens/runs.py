@@ -9,8 +9,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 
+from hydrax_cli.inspect.run_view import RunChoice
 from hydrax_cli.inspect.textual_private import CurrentSize
-from hydrax_cli.inspect.values import RunChoice
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import many, span
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from textual import events
 
     from hydrax_cli.inspect.numbers.pixels import Grid, Kind, Pixels, Scale
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.monitor import ArrayPlan
 
 __all__ = ["ArrayPicture"]
@@ -156,8 +156,8 @@ class ArrayPicture(Widget, can_focus=True):
             return
         what = f"{self._info.name}[{self._item}]" if self._single else self._info.name
         shape = self._array.shape[1:] if self._single else self._array.shape
-        told = self._title or f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}"
-        self.border_title = Content(clean(told))
+        title = self._title or f"{what} {tuple(shape)} {self._array.dtype} as {self._kind}"
+        self.border_title = Content(clean(title))
         if self._segments is not None and self._kind in {"segments", "rows"}:
             self.border_subtitle = self._fullness()
         elif self._kind == "rows":

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hydrax_cli.inspect.numbers.statistics import ArrayStats
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.monitor import ArrayPlan
 
 __all__ = ["ArrayDetail", "ArrayList", "ItemList"]

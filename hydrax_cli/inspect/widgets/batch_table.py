@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.cells import set_cell_size
 from textual.content import Content
 
-from hydrax_cli.inspect.values import Fault
+from hydrax_cli.inspect.run_view import Fault
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import span

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from hydrax_cli.inspect.numbers.rates import Reading
-from hydrax_cli.inspect.values import Frame
+from hydrax_cli.inspect.run_view import Frame
 from hydrax_cli.inspect.widgets.bars import bar, columns
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, rate, size, span
@@ -219,8 +219,8 @@ class SpeedPanel(FramePanel):
         width, height = self.content_size
         history = self.reading.history
         fault = self.frame.fault
-        told = (clean(fault.title), "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
-        verdict = _wrapped(*told, width, 3 if height > self._LEAST_HEIGHT else 2)
+        state = (clean(fault.title), "$text-error") if fault is not None else (self.reading.verdict, "$foreground")
+        verdict = _wrapped(*state, width, 3 if height > self._LEAST_HEIGHT else 2)
         graph_height = max(0, height - 2 - max(2, len(verdict)))
         lines = [Content.styled(text, "$accent") for text in columns(history, width, graph_height)]
         if lines and history:
@@ -252,12 +252,12 @@ class SpeedPanel(FramePanel):
             return Content.assemble(("first batch ", "$dim"), ("…", "$text-accent"))
         line = Content.assemble(("first batch ", "$dim"), span(first.total))
         phases = f" = {span(first.start)} start + {span(first.load)} load + {span(first.place)} place"
-        told = (
+        losses = (
             (stats.errors, "failed item", "failed items"),
             (stats.skipped_batches, "skipped batch", "skipped batches"),
             (stats.worker_restarts, "replaced worker", "replaced workers"),
         )
-        bad = "".join(f"   {many(*what)}" for what in told if what[0])
+        bad = "".join(f"   {many(*what)}" for what in losses if what[0])
         if line.cell_length + len(phases) + len(bad) <= width:
             line += Content.styled(phases, "$dim")
         return (line + Content.styled(bad, "$text-warning")).truncate(width)

@@ -307,8 +307,8 @@ class _Output:
         if not data:
             return
         text = data.decode(errors="backslashreplace")
-        for tell in tuple(listeners):
-            tell(*self._writer, text)
+        for listener in tuple(listeners):
+            listener(*self._writer, text)
         stream: Any = getattr(sys, self._name)
         if stream is None:
             return

@@ -10,7 +10,6 @@ from typing import Any
 
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import block_size
-from hydrax_core.monitor import Watched
 from hydrax_core.monitor.protocol.messages import Sample
 from hydrax_core.monitor.run import one_line
 from hydrax_core.monitor.tap import Copied
@@ -30,16 +29,14 @@ def command_line() -> str:
     return shlex.join(sys.argv)[:_LONGEST_COMMAND]
 
 
-def sizes(watched: Watched) -> tuple[int, int]:
+def sizes(groups: Sequence[DataGroup[Any]]) -> tuple[int, int]:
     """Bytes of the largest batch, and of the largest row, of any group in whichever layout."""
-    groups = (*watched.training, *watched.validation)
     found = [(block_size(layouts), group.batch_size) for group in groups for layouts in group.batch_layouts]
     return max(size for size, _ in found), max(-(-size // rows) for size, rows in found)
 
 
-def sample(copied: Copied, watched: Watched) -> Sample:
-    """Rows that were copied, with what they are."""
-    group = (*watched.training, *watched.validation)[copied.group]
+def sample(copied: Copied, group: DataGroup[Any]) -> Sample:
+    """Rows of a group that were copied, with what they are."""
     indices = tuple(int(index) for index in copied.indices)
     return Sample(
         record=copied.record,

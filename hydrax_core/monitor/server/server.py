@@ -18,18 +18,19 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hydrax_core.data.group import DataGroup
 from hydrax_core.engine.ready import Wakeup
-from hydrax_core.monitor import Watched
 from hydrax_core.monitor.protocol import address
 from hydrax_core.monitor.protocol.messages import VERSION, Ask, Bye, Hello, Moment, Refusal
 from hydrax_core.monitor.protocol.wire import MOST_PAYLOAD
-from hydrax_core.monitor.run import BatchRecord, plan_of
+from hydrax_core.monitor.run import BatchRecord, RunPlan
 from hydrax_core.monitor.server import describe
 from hydrax_core.monitor.server.listen import Listener
 from hydrax_core.monitor.server.peer import Gone, Peer
@@ -57,15 +58,19 @@ class Monitor:
     """Offers one loader from ``start()`` to ``close()``.
 
     Args:
+        groups: Its groups, training before validation.
+        plan: Gives what is known of it before it runs.
         snapshot: Gives its counts.
         name: What the user calls the run; ``""`` for the name of the script.
     """
 
-    def __init__(self, watched: Watched, snapshot: Callable[[], Stats], name: str) -> None:
+    def __init__(
+        self, groups: Sequence[DataGroup[Any]], plan: Callable[[], RunPlan], snapshot: Callable[[], Stats], name: str
+    ) -> None:
         self._wakeup = Wakeup()
         self.tap = Tap(self._wakeup.wake)
-        self._watched = watched
-        self._sizes = describe.sizes(watched)
+        self._groups, self._plan = groups, plan
+        self._sizes = describe.sizes(groups)
         self._snapshot = snapshot
         self._name = name
         self._since = time.time()
@@ -282,7 +287,7 @@ class Monitor:
                 peer.wants_batch = True
         else:
             try:
-                peer.say(plan_of(self._watched, places_itself=self._watched.places_itself), now=now)
+                peer.say(self._plan(), now=now)
             except ValueError:
                 peer.say(Refusal("about", "it has too many groups and arrays to be watched"), now=now)
 
@@ -355,7 +360,7 @@ class Monitor:
         wanted = [peer for peer in self._wanting() if peer.wants_sample or copied.whole]
         if not wanted:
             return
-        message = describe.sample(copied, self._watched)
+        message = describe.sample(copied, self._groups[copied.group])
         payload = memoryview(b"" if self._memory is None else self._memory.data)[: copied.bytes]
         for peer in wanted:
             with self._losing(peer):

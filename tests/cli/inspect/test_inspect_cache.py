@@ -11,13 +11,13 @@ import pytest
 from inspect_support import asynchronous, texts, until
 from textual.widgets import Input
 
-from hydrax_cli.inspect.cache.app import CacheApp
-from hydrax_cli.inspect.cache.dialogs import ClearScreen, ConfirmScreen
-from hydrax_cli.inspect.cache.model.source import CacheSource
-from hydrax_cli.inspect.cache.screen import CacheScreen
-from hydrax_cli.inspect.cache.widgets.coverage_map import CoverageMap
-from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
-from hydrax_cli.inspect.cache.widgets.lists import GroupList
+from hydrax_cli.inspect.cache_app.app import CacheApp
+from hydrax_cli.inspect.cache_app.dialogs import ClearScreen, ConfirmScreen
+from hydrax_cli.inspect.cache_app.model.source import CacheSource
+from hydrax_cli.inspect.cache_app.screen import CacheScreen
+from hydrax_cli.inspect.cache_app.widgets.coverage_map import CoverageMap
+from hydrax_cli.inspect.cache_app.widgets.entry_table import EntryTable
+from hydrax_cli.inspect.cache_app.widgets.lists import GroupList
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import GoToScreen, HelpScreen, TooSmallScreen
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
@@ -289,7 +289,7 @@ async def test_a_verify_can_be_stopped_and_another_has_to_wait(made, monkeypatch
             on_entry(0, 0)
         yield
 
-    monkeypatch.setattr("hydrax_cli.inspect.cache.model.source.verify", endless)
+    monkeypatch.setattr("hydrax_cli.inspect.cache_app.model.source.verify", endless)
     async with app_of(made / "run") as (app, pilot):
         await pilot.press("v")
         await until(pilot, started.is_set)

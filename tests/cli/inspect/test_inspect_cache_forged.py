@@ -8,8 +8,8 @@ import time
 import pytest
 from inspect_support import asynchronous, texts
 
-from hydrax_cli.inspect.cache.app import CacheApp
-from hydrax_cli.inspect.cache.model.source import CacheSource
+from hydrax_cli.inspect.cache_app.app import CacheApp
+from hydrax_cli.inspect.cache_app.model.source import CacheSource
 from hydrax_core import DataGroup, Dataloader
 from hydrax_core.cache.format.manifest import _checksum, _pretty
 

@@ -9,10 +9,10 @@ import pytest
 from inspect_support import asynchronous, until
 from test_inspect_looks import SIZES, compare
 
-from hydrax_cli.inspect.cache.app import CacheApp
-from hydrax_cli.inspect.cache.model.listing import KeyList
-from hydrax_cli.inspect.cache.model.values import Group, Key, Snapshot, VerifyProgress
-from hydrax_cli.inspect.cache.model.views import record_of, view_of
+from hydrax_cli.inspect.cache_app.app import CacheApp
+from hydrax_cli.inspect.cache_app.model.contents import Group, Key, Snapshot, VerifyProgress
+from hydrax_cli.inspect.cache_app.model.listing import KeyList
+from hydrax_cli.inspect.cache_app.model.views import record_of, view_of
 from hydrax_cli.inspect.svg import screen_svg
 from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, EpochCount, Finding, StoredArray, StoredEntry
 

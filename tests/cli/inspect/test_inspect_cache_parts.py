@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_cli.inspect.cache.model.listing import KeyList, read_filter
-from hydrax_cli.inspect.cache.model.state import GroupState, Verdicts
-from hydrax_cli.inspect.cache.model.values import Key, Selection, VerifyProgress
-from hydrax_cli.inspect.cache.widgets.plotting import plot
+from hydrax_cli.inspect.cache_app.model.contents import Key, Selection, VerifyProgress
+from hydrax_cli.inspect.cache_app.model.listing import KeyList, read_filter
+from hydrax_cli.inspect.cache_app.model.state import GroupState, Verdicts
+from hydrax_cli.inspect.cache_app.widgets.plotting import plot
 from hydrax_core.cache import EntryInfo, Finding
 
 SIZES = st.tuples(st.integers(0, 300), st.integers(0, 80))

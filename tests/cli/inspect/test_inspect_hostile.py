@@ -20,10 +20,10 @@ from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.live import Translation, choice_of, trouble_fault
+from hydrax_cli.inspect.run_view import Frame
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import FaultScreen, HelpScreen
 from hydrax_cli.inspect.svg import screen_svg
-from hydrax_cli.inspect.values import Frame
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 from hydrax_core.monitor import BatchRecord, Hello, Moment, Run, RunPlan

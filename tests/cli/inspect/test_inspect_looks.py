@@ -16,9 +16,9 @@ from inspect_support import asynchronous, until
 
 from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base_app import Throttle
+from hydrax_cli.inspect.run_view import BatchView, Fault, Frame, RunChoice, Subject
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.svg import screen_svg
-from hydrax_cli.inspect.values import BatchView, Fault, Frame, RunChoice, Subject
 from hydrax_core import FirstBatch, Stats, WorkerStats
 from hydrax_core.monitor import ArrayPlan, BatchRecord, GroupPlan, LogLine, RunPlan
 

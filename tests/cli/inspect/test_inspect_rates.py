@@ -7,7 +7,7 @@ import pytest
 
 from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.numbers.rates import Rates
-from hydrax_cli.inspect.values import Frame
+from hydrax_cli.inspect.run_view import Frame
 from hydrax_core import FirstBatch, Stats, WorkerStats
 from hydrax_core.monitor import LogLine
 

@@ -10,8 +10,8 @@ import click
 import pytest
 
 from hydrax_cli.cache.render import info_lines
-from hydrax_cli.inspect.cache.model.source import CacheSource
-from hydrax_cli.inspect.cache.model.values import Selection
+from hydrax_cli.inspect.cache_app.model.contents import Selection
+from hydrax_cli.inspect.cache_app.model.source import CacheSource
 from hydrax_core.cache import clear, info, verify
 from hydrax_core.cache.format import manifest
 from hydrax_core.errors import CacheError

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hydrax_core.data.fingerprint import data_digest
-from hydrax_core.data.values import UNENCODABLE, value_bytes
+from hydrax_core.data.value_bytes import UNENCODABLE, value_bytes
 
 
 class Split(enum.Enum):
@@ -185,7 +185,10 @@ def test_a_value_that_holds_itself_is_refused():
 
 
 def test_the_bytes_are_those_of_every_version_of_python_so_far():
-    """A change here makes every cache and every saved state that is out there one of other data."""
+    """A change here makes every cache and every saved state that is out there one of other data.
+
+    The name of this file is among the bytes, as that of the module of two classes.
+    """
     values = [
         *(
             1,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 from textual.widget import Widget
 
-from hydrax_cli.inspect.cache.widgets.entry_table import moment
-from hydrax_cli.inspect.cache.widgets.lists import coverage_of
+from hydrax_cli.inspect.cache_app.widgets.entry_table import moment
+from hydrax_cli.inspect.cache_app.widgets.lists import coverage_of
 from hydrax_cli.inspect.widgets.bars import bar
 from hydrax_cli.shared.text import clean
 from hydrax_cli.shared.units import count, many, size
 
 if TYPE_CHECKING:
-    from hydrax_cli.inspect.cache.model.state import GroupState
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
     from hydrax_core.cache import CacheInfo, StoredArray
 
 __all__ = ["CacheBar", "Holdings"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.binding import Binding, BindingType
 
-from hydrax_cli.inspect.cache.widgets.entry_table import moment
+from hydrax_cli.inspect.cache_app.widgets.entry_table import moment
 from hydrax_cli.inspect.widgets.bars import bar
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import count, many, size, span
@@ -14,8 +14,8 @@ from hydrax_cli.shared.units import count, many, size, span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import Group, VerifyProgress
+    from hydrax_cli.inspect.cache_app.model.contents import Group, VerifyProgress
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
     from hydrax_core.cache import Finding
 
 __all__ = ["FindingList", "GroupList", "coverage_of", "summary"]

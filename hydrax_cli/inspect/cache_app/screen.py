@@ -14,12 +14,12 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
-from hydrax_cli.inspect.cache.model.listing import FILTER_HINT, read_filter
-from hydrax_cli.inspect.cache.model.values import Key, Selection
-from hydrax_cli.inspect.cache.widgets.coverage_map import LEGEND, CoverageMap
-from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
-from hydrax_cli.inspect.cache.widgets.lists import FindingList, GroupList
-from hydrax_cli.inspect.cache.widgets.panels import CacheBar, Holdings
+from hydrax_cli.inspect.cache_app.model.contents import Key, Selection
+from hydrax_cli.inspect.cache_app.model.listing import FILTER_HINT, read_filter
+from hydrax_cli.inspect.cache_app.widgets.coverage_map import LEGEND, CoverageMap
+from hydrax_cli.inspect.cache_app.widgets.entry_table import EntryTable
+from hydrax_cli.inspect.cache_app.widgets.lists import FindingList, GroupList
+from hydrax_cli.inspect.cache_app.widgets.panels import CacheBar, Holdings
 from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
 from hydrax_cli.inspect.widgets.line_list import LineList
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
 
-    from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.widgets.plotting import Cell
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
+    from hydrax_cli.inspect.cache_app.widgets.plotting import Cell
+    from hydrax_cli.inspect.run_view import BatchView
 
 __all__ = ["CacheScreen"]
 

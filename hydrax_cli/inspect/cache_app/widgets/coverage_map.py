@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from hydrax_cli.inspect.cache.widgets.plotting import Cell, Plot, plot
+from hydrax_cli.inspect.cache_app.widgets.plotting import Cell, Plot, plot
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.units import count
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.style import Style
     from textual import events
 
-    from hydrax_cli.inspect.cache.model.state import GroupState
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
     from hydrax_core.cache import EpochCount
 
 __all__ = ["LEGEND", "CoverageMap"]
@@ -156,10 +156,10 @@ class CoverageMap(LineList):
         here = counted[cell.first // self._plot.width]
         stored, (glyph, _) = min(here[0], size), self._cell(cell, here)
         bad = state.verdicts.bad_between(epoch, cell.first, cell.end)
-        told = ["missing" if not stored else "stored" if size == 1 else f"{count(stored)} of {count(size)} stored"]
-        told += [f"{bad} bad" if size > 1 else "bad"] if bad else []
-        told += ["sound"] if glyph in "●◐" else []
-        return f"{where}: {', '.join(told)}"
+        parts = ["missing" if not stored else "stored" if size == 1 else f"{count(stored)} of {count(size)} stored"]
+        parts += [f"{bad} bad" if size > 1 else "bad"] if bad else []
+        parts += ["sound"] if glyph in "●◐" else []
+        return f"{where}: {', '.join(parts)}"
 
     # --- the parts of a line
 

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
-from hydrax_cli.inspect.cache.model.values import Selection
+from hydrax_cli.inspect.cache_app.model.contents import Selection
 from hydrax_cli.shared.units import AGE, age_seconds
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from hydrax_cli.inspect.cache.model.values import Conditions
+from hydrax_cli.inspect.cache_app.model.contents import Conditions
 from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
 
-    from hydrax_cli.inspect.cache.model.values import Group
+    from hydrax_cli.inspect.cache_app.model.contents import Group
     from hydrax_cli.inspect.screens.dialogs import HelpGroups
     from hydrax_core.cache import Cleared
 
@@ -152,7 +152,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._planned: Conditions | None = None
         self._choices = _Choices()
         self._value = Input("", compact=True, id="value")
-        self._told = Static("", id="told")
+        self._message = Static("", id="message")
 
     def compose(self) -> ComposeResult:
         with Vertical(id="clear", classes="dialog") as box:
@@ -160,7 +160,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
             box.border_subtitle = "Enter shows what would go · Esc leaves it as it is"
             yield self._choices
             yield self._value
-            yield self._told
+            yield self._message
 
     def on_mount(self) -> None:
         self._forget()
@@ -173,10 +173,10 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._stop.set()
         self._wanted = self._planned = None
         in_use = self._group.info is not None and self._group.info.in_use
-        self._tell("a run is using this cache: nothing can go until it has ended" if in_use else "", "$text-warning")
+        self._say("a run is using this cache: nothing can go until it has ended" if in_use else "", "$text-warning")
 
-    def _tell(self, text: str, style: str) -> None:
-        self._told.update(Content.styled(text or " ", style))
+    def _say(self, text: str, style: str) -> None:
+        self._message.update(Content.styled(text or " ", style))
 
     @on(LineList.Chosen, "#choices")
     def _choice(self, event: LineList.Chosen) -> None:
@@ -206,17 +206,17 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._forget()
         self._wanted = conditions
         self._stop = stop = threading.Event()
-        self._tell("looking …", "$text-accent")
+        self._say("looking …", "$text-accent")
         self.run_worker(lambda: self._look(conditions, stop), thread=True, exclusive=True, group="plan")
 
     def _conditions(self, name: str) -> Conditions | None:
         text = self._value.value
         epoch, age = _EPOCH.fullmatch(text), re.fullmatch(AGE, text.strip())
         if name == "epoch" and epoch is None:
-            self._tell(f"{clean(text)[:20] or 'nothing'} is no epoch; write a whole number, such as 3", "$text-error")
+            self._say(f"{clean(text)[:20] or 'nothing'} is no epoch; write a whole number, such as 3", "$text-error")
             return None
         if name == "older than" and age is None:
-            self._tell(f"{clean(text)[:20] or 'nothing'} is no age; write one such as 12h, 7d or 2w", "$text-error")
+            self._say(f"{clean(text)[:20] or 'nothing'} is no age; write one such as 12h, 7d or 2w", "$text-error")
             return None
         if name == "epoch" and epoch is not None:
             return Conditions(epoch=int(epoch[1]))
@@ -239,10 +239,10 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
         self._wanted = None
         cleared = event.cleared
         if event.error or cleared is None:
-            self._tell(event.error, "$text-error")
+            self._say(event.error, "$text-error")
             return
         if not cleared.entries and not cleared.files:
-            self._tell("There is nothing of that kind.", "$text-success")
+            self._say("There is nothing of that kind.", "$text-success")
             return
         self._planned = event.conditions
         self._choices.focus()
@@ -255,7 +255,7 @@ class ClearScreen(CurrentSize, ModalScreen["Conditions | None"]):
             ".\n",
             ("y removes them", "$text-error bold"),
         )
-        self._told.update(lines)
+        self._message.update(lines)
 
     def action_confirm(self) -> None:
         if self._planned is not None:

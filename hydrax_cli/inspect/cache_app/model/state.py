@@ -10,12 +10,12 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from hydrax_cli.inspect.cache.model.values import Key
+from hydrax_cli.inspect.cache_app.model.contents import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from hydrax_cli.inspect.cache.model.values import Group, VerifyProgress
+    from hydrax_cli.inspect.cache_app.model.contents import Group, VerifyProgress
     from hydrax_core.cache import EntryInfo, Finding
 
 __all__ = ["Doing", "GroupState", "State", "Verdicts"]
@@ -124,7 +124,7 @@ class GroupState:
         """A verify or repair begins; what is known stays until that has got anywhere."""
         self.doing, self._begun = doing, at
 
-    def tell(self, progress: VerifyProgress) -> None:
+    def report(self, progress: VerifyProgress) -> None:
         """It is so far; one that fails at once, such as a repair while a run writes, leaves everything as it was."""
         failed = progress.end not in ("", "done", "stopped")
         if self._begun is not None and not failed:

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from hydrax_cli.inspect.cache.dialogs import ClearScreen, ConfirmScreen
+from hydrax_cli.inspect.cache_app.dialogs import ClearScreen, ConfirmScreen
 from hydrax_cli.shared.units import size
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from textual.app import App
 
-    from hydrax_cli.inspect.cache.jobs import Jobs
-    from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import CacheAccess, Conditions, VerifyProgress
+    from hydrax_cli.inspect.cache_app.jobs import Jobs
+    from hydrax_cli.inspect.cache_app.model.contents import CacheAccess, Conditions, VerifyProgress
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
     from hydrax_core.cache import Cleared
 
 __all__ = ["Upkeep"]
@@ -105,11 +105,11 @@ class Upkeep:
         self._busy, self._stop = state, threading.Event()
         group, stop = state.group, self._stop
 
-        def tell(progress: VerifyProgress) -> None:
-            self._jobs.tell(came_further, progress)
+        def report(progress: VerifyProgress) -> None:
+            self._jobs.post(came_further, progress)
 
         def came_further(progress: VerifyProgress) -> None:
-            state.tell(progress)
+            state.report(progress)
             if progress.end not in ("", "done", "stopped"):
                 self._warn(progress.end, f"Nothing was {'repaired' if repair else 'verified'}")
             self._changed(state, False)
@@ -119,7 +119,7 @@ class Upkeep:
             self._changed(state, repair)
             self._ended(state)
 
-        self._jobs.do(lambda: self._source.verify(group, stop, tell, repair=repair), ended)
+        self._jobs.do(lambda: self._source.verify(group, stop, report, repair=repair), ended)
         self._changed(state, False)
 
     def _remove(self, state: GroupState, conditions: Conditions) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Event
 
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, Finding
     from hydrax_core.monitor import BatchRecord
 

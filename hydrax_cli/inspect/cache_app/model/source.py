@@ -13,23 +13,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hydrax_cli.inspect.cache.model.listing import KeyList
-from hydrax_cli.inspect.cache.model.values import Group, Key, Snapshot, VerifyProgress
-from hydrax_cli.inspect.cache.model.views import record_of, rows_of, view_of
+from hydrax_cli.inspect.cache_app.model.contents import Group, Key, Snapshot, VerifyProgress
+from hydrax_cli.inspect.cache_app.model.listing import KeyList
+from hydrax_cli.inspect.cache_app.model.views import record_of, rows_of, view_of
 from hydrax_core.cache import CacheEntries, caches, clear, in_use, info, verify
 from hydrax_core.errors import HydraxError, NotACacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from hydrax_cli.inspect.cache.model.values import Conditions, Entries, Selection
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.cache_app.model.contents import Conditions, Entries, Selection
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, Finding, StoredEntry
     from hydrax_core.monitor import BatchRecord
 
 __all__ = ["CacheSource"]
 
-_TELL_SECONDS: Final = 0.2
+_REPORT_SECONDS: Final = 0.2
 _MOST_ITEMS: Final = 64
 _ITEMS_BYTES: Final = 32 << 20
 _GLANCE_BYTES: Final = 4 << 20
@@ -152,17 +152,17 @@ class CacheSource:
     # --- putting it in order
 
     def verify(
-        self, group: Group, stop: threading.Event, tell: Callable[[VerifyProgress], None], *, repair: bool
+        self, group: Group, stop: threading.Event, report: Callable[[VerifyProgress], None], *, repair: bool
     ) -> None:
-        reading = _Reading(stop, tell)
+        reading = _Reading(stop, report)
         try:
             for finding in verify(group.path, repair=repair, progress=reading.progress, on_entry=reading.entry):
                 reading.found(finding)
-            reading.tell("done")
+            reading.report("done")
         except _StoppedError:
-            reading.tell("stopped")
+            reading.report("stopped")
         except (HydraxError, OSError, sqlite3.Error) as error:
-            reading.tell(_message(error))
+            reading.report(_message(error))
 
     def clear(self, group: Group, conditions: Conditions, stop: threading.Event, *, dry_run: bool) -> Cleared | None:
         def on_read(_done: int) -> None:
@@ -191,10 +191,10 @@ class CacheSource:
 class _Reading:
     """Passes on how far a verify is, some times a second, and ends it when asked to."""
 
-    def __init__(self, stop: threading.Event, tell: Callable[[VerifyProgress], None]) -> None:
+    def __init__(self, stop: threading.Event, report: Callable[[VerifyProgress], None]) -> None:
         self._stop = stop
-        self._tell = tell
-        self._started = self._told = time.monotonic()
+        self._report = report
+        self._started = self._reported = time.monotonic()
         self._done = self._total = 0
         self._read_to: Key | None = None
         self._findings: list[Finding] = []
@@ -206,17 +206,17 @@ class _Reading:
         self._read_to = Key(epoch, number)
         if self._stop.is_set():
             raise _StoppedError
-        if time.monotonic() >= self._told + _TELL_SECONDS:
-            self.tell("")
+        if time.monotonic() >= self._reported + _REPORT_SECONDS:
+            self.report("")
 
     def found(self, finding: Finding) -> None:
         self._findings.append(finding)
 
-    def tell(self, end: str) -> None:
-        self._told = time.monotonic()
+    def report(self, end: str) -> None:
+        self._reported = time.monotonic()
         findings, self._findings = tuple(self._findings), []
-        seconds = self._told - self._started
-        self._tell(VerifyProgress(self._done, self._total, seconds, self._read_to, findings, end))
+        seconds = self._reported - self._started
+        self._report(VerifyProgress(self._done, self._total, seconds, self._read_to, findings, end))
 
 
 def _within(key: Key, selection: Selection) -> bool:

@@ -22,8 +22,8 @@ from hydrax_cli.shared.units import count, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import Entries
+    from hydrax_cli.inspect.cache_app.model.contents import Entries
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
     from hydrax_core.cache import EntryInfo
 
 __all__ = ["PAGE", "EntryTable", "moment"]

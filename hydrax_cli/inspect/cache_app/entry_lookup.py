@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hydrax_cli.inspect.cache.jobs import Jobs
-    from hydrax_cli.inspect.cache.model.state import GroupState
-    from hydrax_cli.inspect.cache.model.values import CacheAccess
-    from hydrax_cli.inspect.cache.widgets.entry_table import EntryTable
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.cache_app.jobs import Jobs
+    from hydrax_cli.inspect.cache_app.model.contents import CacheAccess
+    from hydrax_cli.inspect.cache_app.model.state import GroupState
+    from hydrax_cli.inspect.cache_app.widgets.entry_table import EntryTable
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.cache import EntryInfo
     from hydrax_core.monitor import BatchRecord
 
@@ -62,7 +62,7 @@ class Looking:
         """What is in them; called in a thread."""
         together = self._together[record.serial]
         view, faults = self._source.open(self._state.group, together, record)
-        self._jobs.tell(lambda told: self._read(self._state, *told), (together, faults))
+        self._jobs.post(lambda found: self._read(self._state, *found), (together, faults))
         return view
 
     def neighbour(self, record: BatchRecord, step: int) -> BatchRecord | None:

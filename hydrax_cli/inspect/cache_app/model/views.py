@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from hydrax_cli.inspect.values import BatchView
+from hydrax_cli.inspect.run_view import BatchView
 from hydrax_core.monitor import ArrayPlan, BatchRecord, one_line
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry
         seeds = None
         names = sorted({name for stored in several for name in stored.additional})
         values = {name: [stored.additional.get(name) for stored in several] for name in names}
-    told = [_FAULTS[first.fault]] if len({stored.fault for stored in several}) == 1 else ["BAD: some of them"]
-    told += [f"additional data: {stored.additional_fault}" for stored in several if stored.additional_fault][:1]
+    notes = [_FAULTS[first.fault]] if len({stored.fault for stored in several}) == 1 else ["BAD: some of them"]
+    notes += [f"additional data: {stored.additional_fault}" for stored in several if stored.additional_fault][:1]
     return BatchView(
         record=record,
         arrays=MappingProxyType(dict(arrays)),
@@ -79,7 +79,7 @@ def view_of(found: CacheInfo, record: BatchRecord, several: Sequence[StoredEntry
         seeds=seeds,
         descriptors=(),
         additional=MappingProxyType({name: [one_line(value) for value in column] for name, column in values.items()}),
-        source=", ".join(told),
+        source=", ".join(notes),
     )
 
 

@@ -15,16 +15,16 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 
 from hydrax_cli.inspect.base_app import BaseApp
-from hydrax_cli.inspect.cache.dialogs import HELP, ClearScreen
-from hydrax_cli.inspect.cache.entry_lookup import Looking
-from hydrax_cli.inspect.cache.jobs import Jobs
-from hydrax_cli.inspect.cache.model.state import GroupState
-from hydrax_cli.inspect.cache.model.values import Key, Selection
-from hydrax_cli.inspect.cache.screen import CacheScreen
-from hydrax_cli.inspect.cache.upkeep import Upkeep
-from hydrax_cli.inspect.cache.widgets.coverage_map import CoverageMap
-from hydrax_cli.inspect.cache.widgets.entry_table import PAGE, EntryTable
-from hydrax_cli.inspect.cache.widgets.lists import summary
+from hydrax_cli.inspect.cache_app.dialogs import HELP, ClearScreen
+from hydrax_cli.inspect.cache_app.entry_lookup import Looking
+from hydrax_cli.inspect.cache_app.jobs import Jobs
+from hydrax_cli.inspect.cache_app.model.contents import Key, Selection
+from hydrax_cli.inspect.cache_app.model.state import GroupState
+from hydrax_cli.inspect.cache_app.screen import CacheScreen
+from hydrax_cli.inspect.cache_app.upkeep import Upkeep
+from hydrax_cli.inspect.cache_app.widgets.coverage_map import CoverageMap
+from hydrax_cli.inspect.cache_app.widgets.entry_table import PAGE, EntryTable
+from hydrax_cli.inspect.cache_app.widgets.lists import summary
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.screens.dialogs import GoToScreen, HelpScreen
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.timer import Timer
 
-    from hydrax_cli.inspect.cache.model.values import CacheAccess, Entries, Snapshot
-    from hydrax_cli.inspect.values import BatchView
+    from hydrax_cli.inspect.cache_app.model.contents import CacheAccess, Entries, Snapshot
+    from hydrax_cli.inspect.run_view import BatchView
     from hydrax_core.cache import EntryInfo
 
 __all__ = ["CacheApp"]

@@ -38,7 +38,7 @@ class Jobs:
         self._pending += 1
         self._app.run_worker(partial(self._work, work, then), thread=True)
 
-    def tell(self, what: Callable[[Any], None], value: Any) -> None:
+    def post(self, what: Callable[[Any], None], value: Any) -> None:
         """Have something happen in the app's thread; any thread may call this."""
         self._app.call_later(what, value)
 
@@ -47,7 +47,7 @@ class Jobs:
             result = work()
         except Exception as error:  # noqa: BLE001  whatever the disk does, the app lives
             result, then = error, self._failed
-        self.tell(partial(self._follow, then), result)
+        self.post(partial(self._follow, then), result)
 
     def _follow(self, then: Callable[[Any], None], result: Any) -> None:
         self._pending -= 1
