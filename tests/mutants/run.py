@@ -7,6 +7,7 @@ A fork that has imported everything but hydrax tries each of them; worker proces
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import difflib
 import os
@@ -123,7 +124,9 @@ def trial(
     """Survivors that are not explained are printed."""
     runner = Runner(tests)
     path, source = Path(module), Path(module).read_text()
-    wanted = sorted(described(mutation, source) for mutation in mutations(path))
+    spans = annotations(source)
+    found = [each for each in mutations(path) if not any(start <= each.start_pos < end for start, end in spans)]
+    wanted = sorted(described(mutation, source) for mutation in found)
     wanted = [each for each in wanted if not any(skip.search(each) for skip in skips)]
     row = Row(module, len(wanted))
     for number, each in enumerate(random.Random(seed).sample(wanted, min(sample or len(wanted), len(wanted)))):
@@ -149,6 +152,13 @@ def mutations(path: Path) -> list[MutationSpec]:
     with use_db(str(database), WorkDB.Mode.create) as opened:
         init([path], opened, {})
         return [item.mutations[0] for item in opened.work_items]
+
+
+def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """From where to where they go, by line and column: nothing reads them."""
+    fields = ("annotation", "returns")
+    nodes = [getattr(node, field, None) for node in ast.walk(ast.parse(source)) for field in fields]
+    return [((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)) for node in nodes if node]
 
 
 def described(mutation: MutationSpec, source: str) -> str:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from hydrax_core import DataGroup, Dataloader
+from hydrax_core import DataGroup, Dataloader, PlacementError, TrainingBatch, ValidationBatch
 from hydrax_core.batch import jaxlib_private
-from hydrax_core.batch.placement import Placement, Share, _fast_put_works
+from hydrax_core.batch.placement import Placement, Share, UserPlacer, _fast_put_works
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -133,6 +133,7 @@ def test_what_takes_memory_of_its_own_is_placed_ahead_up_to_a_limit():
     assert most(16, "float32") == 64
     assert most(1 << 26, "float32") == 64  # it is an alias
     assert most(1 << 20, "uint8", "float32") == 4  # four of 16 MiB each
+    assert most((1 << 20) + 1, "uint8", "float32") == 3
     assert most(1 << 26, "uint8", "float32") == 1
 
 
@@ -278,3 +279,77 @@ def test_a_consumer_at_ease_gets_what_was_placed_ahead(monkeypatch):
             while not (loader.stats().slots.count("ready") or batch.progress > 90):
                 pass  # at ease: the next batch is there before it is asked for
     assert taken.count(True) > 0
+
+
+def test_a_batch_is_of_its_kind_and_knows_how_many_there_are():
+    validation = GROUP.replace(batch_size=2, remainder="pad")
+    plan = Plan(
+        [(group_order(GROUP, "training", 0), 2)], [(group_order(validation, "validation", 0), 4)], 2, interleave=True
+    )
+    placement = Placement([GROUP, validation], (2, 4), None, [Share(), Share()])
+    made = []
+    for number, ordinal in ((0, 0), (2, 1)):
+        group = (GROUP, validation)[ordinal]
+        arrays = {name: np.zeros(layout.shape, layout.numpy_dtype) for name, layout in group.loader_layouts.items()}
+        host = HostBatch(plan.batch(number), ordinal, None, arrays, np.arange(1), None, {}, cached=False)
+        made.append(placement.make(host))
+    assert [type(batch) for batch in made] == [TrainingBatch, ValidationBatch]
+    assert [batch.progress_total for batch in made] == [2, 4]
+    assert [np.asarray(batch.mask).tolist() for batch in made] == [[True, False, False, False], [True, False]]
+    assert [len(batch.arrays["x"]) for batch in made] == [4, 2]
+
+
+@pytest.mark.parametrize("rows", [None, [1, 2, 5]])
+def test_a_users_function_gets_the_layouts_of_this_hosts_rows_and_its_arrays_are_masked(rows):
+    group = GROUP.replace(batch_size=8, remainder="pad")
+    seen = []
+
+    def place(arrays, layouts, additional, group):
+        seen.append({name: layout.shape for name, layout in layouts.items()})
+        return {name: jax.device_put(array) for name, array in arrays.items()}
+
+    placer = UserPlacer(place, group.loader_layouts, Share(None if rows is None else np.array(rows)), group)
+    count = 8 if rows is None else 3
+    arrays = {
+        name: np.zeros((count, *layout.shape[1:]), layout.numpy_dtype) for name, layout in group.loader_layouts.items()
+    }
+    placed = placer.place(arrays, {})
+    assert {name: array.shape for name, array in placed.items()} == seen[0]
+    assert seen[0]["image"] == (count, 1 << 15)
+    assert placed["x"].dtype == np.float32
+    assert np.asarray(placer.mask(2)).tolist() == ([True] * 2 + [False] * 6 if rows is None else [True, False, False])
+    assert placer.bytes_ahead == count * (4 + 4 * (1 << 15) + 2 * 4)
+
+
+def test_what_a_users_function_gives_in_neither_dtype_is_refused():
+    def place(arrays, layouts, additional, group):
+        return {name: jax.numpy.asarray(array, np.int8) for name, array in arrays.items()}
+
+    with pytest.raises(PlacementError, match="'label' is int8"):
+        placement_of(GROUP, place).make(host_batch())
+
+    def ends(*_):
+        raise StopIteration
+
+    with pytest.raises(PlacementError, match="it raised StopIteration"):
+        placement_of(GROUP, ends).make(host_batch())
+
+
+def test_a_dtype_that_jax_does_not_have_is_refused_by_name():
+    group = DataGroup(2, range(4), loader_arrays={"fine": ((), "int32"), "x": ((2,), np.longdouble, np.float32)})
+    with pytest.raises(PlacementError, match="array 'x': jax cannot take its dtypes"):
+        placement_of(group)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 2], [3]])
+def test_a_host_has_its_own_rows_and_the_mask_of_these(rows):
+    placement = Placement([GROUP.replace(remainder="pad")], (2, 0), None, [Share(np.array(rows))])
+    host = host_batch()
+    host = host._replace(arrays={name: array[: len(rows)] for name, array in host.arrays.items()})
+    batch = placement.make(host)
+    assert {name: len(array) for name, array in batch.arrays.items()} == dict.fromkeys(
+        ("label", "image", "x"), len(rows)
+    )
+    assert np.asarray(batch.mask).tolist() == [True] * len(rows)
+    short = host._replace(planned=host.planned._replace(content=host.planned.content._replace(indices=np.arange(2))))
+    assert np.asarray(placement.make(short).mask).tolist() == [row < 2 for row in rows]

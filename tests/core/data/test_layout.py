@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydrax_core.data.layout import array_layouts, array_specs, block_size, clear_rows, joined, row_at, views
+from hydrax_core.data.layout import (
+    Ragged,
+    array_layouts,
+    array_specs,
+    block_size,
+    clear_rows,
+    joined,
+    resized,
+    row_at,
+    shifted,
+    views,
+)
 
 SPECS = st.dictionaries(
     st.text("abc", min_size=1, max_size=3),
@@ -79,6 +90,11 @@ def test_each_part_starts_at_64_bytes_and_has_its_rows_whatever_their_size(part_
         (((3, -1), "u1"), "every dimension is at least 1"),
         (((2,), object), "jax has no dtype object"),
         (((2,), "U5"), "jax has no dtype"),
+        (((2,), "S5"), "jax has no dtype"),
+        (((2,), "m8[s]"), "jax has no dtype"),
+        (((2,), "V8"), "jax has no dtype"),
+        (((2,), np.dtype(("i4", (2,)))), "jax has no dtype"),
+        (((2,), "u1", ">f4"), "foreign byte order"),
         (((2,), "datetime64[s]"), "jax has no dtype"),
         (((2,), [("a", "f4")]), "jax has no dtype"),
         (((2,), ">f4"), "foreign byte order"),
@@ -98,6 +114,8 @@ def test_impossible_arrays_are_refused_by_name(spec, message):
         ({"x": (2, "u1")}, r"the shape is a tuple of ints, got 2; a scalar an item has the shape \(\)"),
         ({"x": ((2.5,), "u1")}, "the shape is a tuple of ints"),
         ({"x": ((True,), "u1")}, "the shape is a tuple of ints"),
+        ({"x": ((2,), "u1", "u1", "u1")}, "expected"),
+        ({"": ((2,), "u1")}, "array names are non-empty strings, got ''"),
         ({"x": ((2,), "float33")}, "'float33' is no dtype"),
         ({"x": ((2,), None)}, "a dtype is missing"),
         ({5: ((2,), "u1")}, "array names are non-empty strings, got 5"),
@@ -106,3 +124,36 @@ def test_impossible_arrays_are_refused_by_name(spec, message):
 def test_wrong_types_are_refused_by_name(arrays, message):
     with pytest.raises(TypeError, match=message):
         array_specs("loader_arrays", arrays)
+
+
+def test_layouts_of_other_rows_and_at_other_places_keep_the_rest():
+    specs = array_specs("a", {"x": ((3,), "uint8", "float32"), "y": ((), "int64"), "z": ([np.int64(2)], bool)})
+    assert array_specs("b", specs) == specs
+    layouts = array_layouts(4, specs)
+    assert [layout.nbytes for layout in layouts.values()] == [12, 32, 8]
+    assert block_size(layouts) == 192
+    assert block_size({}) == 0
+    other = resized(layouts, 100)
+    assert [(layout.shape, layout.offset) for layout in other.values()] == [
+        ((100, 3), 0),
+        ((100,), 320),
+        ((100, 2), 1152),
+    ]
+    assert [layout[1:3] for layout in other.values()] == [layout[1:3] for layout in layouts.values()]
+    assert [layout.offset for layout in shifted(layouts, 128).values()] == [128, 192, 256]
+    assert resized(other, 4) == layouts == shifted(layouts, 0)
+    assert Ragged(5, 1, 2).resized(9) == Ragged(9, 1, 2)
+
+
+def test_an_array_in_parts_has_a_row_of_each_behind_the_other():
+    layouts = array_layouts(6, array_specs("a", {"x": ((3,), "uint8"), "y": ((), "uint8")}), {"x": 3})
+    assert layouts["y"].offset == 192
+    block = np.zeros(block_size(layouts, {"x": 3}), np.uint8)
+    assert len(block) == 256
+    found = views(np.concatenate([np.full(64, 9, np.uint8), block]), layouts, 64, {"x": 3})["x"]
+    assert (found.shape, found.strides) == ((3, 2, 3), (64, 3, 1))
+    for row in range(6):
+        row_at(found, row)[...] = row + 1
+    assert joined(found).tolist() == [[row + 1] * 3 for row in range(6)]
+    clear_rows(found, 1, 4)
+    assert joined(found)[:, 0].tolist() == [1, 0, 0, 0, 5, 6]
