@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from hydrax_core.cache.format import codec
 from hydrax_core.cache.format.codec import MAX_DEPTH, DecodeError, PickleRefusedError, UnstorableError, decode, encode
 
 known_zones = zoneinfo.available_timezones() & {"UTC", "Europe/Berlin"}  # a small container has none
@@ -232,6 +233,9 @@ def length(number):
         b"M\xd0\x07\x01\x01" + b"\x00" * 8 + b"s" + length(14) + b"../etc/passwd\x00",
         b"l\x01" * (MAX_DEPTH + 2) + b"N",
         b"l\x01" * 100_000,
+        b"a" + length(3) + b"|u1" + length(1) + length(2) + length(3) + b"abc",
+        b"a" + length(3) + b"|u1" + length(1) + length(2) + length(1) + b"a",
+        b"n" + length(3) + b"|u1" + length(2) + b"ab",
         b"NN",
         b"?",
     ],
@@ -246,3 +250,76 @@ def test_a_long_list_is_decoded_in_full():
     source = random.Random(0)
     value = [source.choice([source.random(), "é", None, 2**70]) for _ in range(10_000)]
     assert decode(encode(value)) == value
+
+
+def nested(wrap, depth):
+    value = None
+    for _ in range(depth):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {"a": v}], ids=["list", "tuple", "dict"])
+def test_containers_may_be_nested_so_deep_and_no_deeper(wrap):
+    value = nested(wrap, MAX_DEPTH)
+    code = encode(value)
+    assert decode(code) == value
+    with pytest.raises(UnstorableError, match="nested more than 100 deep"):
+        encode(wrap(value))
+    with pytest.raises(DecodeError, match="nested more than 100 deep"):
+        decode(b"l\x01" + code)
+
+
+def test_keys_count_for_the_depth():
+    key = nested(lambda v: (v,), MAX_DEPTH - 1)
+    code = encode({key: 1})
+    assert decode(code) == {key: 1}
+    with pytest.raises(UnstorableError, match="nested more than 100 deep"):
+        encode({(key,): 1})
+    with pytest.raises(DecodeError, match="nested more than 100 deep"):
+        decode(b"l\x01" + code)
+
+
+UNIQUE = 2**61 - 1
+
+
+@pytest.mark.parametrize(
+    "keys", [range(100), range(-100, 0), "abcdefghij", [b"a", b"b"], [1 - UNIQUE, UNIQUE - 1]], ids=str
+)
+def test_any_number_of_keys_whose_hashes_cannot_be_chosen_is_taken(monkeypatch, keys):
+    monkeypatch.setattr(codec, "_MOST_KEYS", 1)
+    value = dict.fromkeys(keys)
+    assert decode(encode([value, value])) == [value, value]
+
+
+@pytest.mark.parametrize("number", [lambda n: n * UNIQUE, lambda n: -n * UNIQUE, lambda n: n + 0.5, lambda n: (n,)])
+def test_few_keys_may_be_such_that_their_hashes_could_be_chosen_equal(monkeypatch, number):
+    assert codec._MOST_KEYS == 10_000
+    monkeypatch.setattr(codec, "_MOST_KEYS", 50)
+    most = {number(n): None for n in range(1, 51)}
+    assert decode(encode([{}, most])) == [{}, most]
+    with pytest.raises(UnstorableError, match="dicts with more than 50 keys"):
+        encode([most, {number(51): None}])
+    with pytest.raises(DecodeError, match="more than 50 keys"):
+        decode(b"l\x02" + encode(most) + encode({number(51): None}))
+
+
+def test_what_is_no_zone_is_refused():
+    for tag in set(range(256)) - {ord("s")}:
+        with pytest.raises(DecodeError):
+            decode(encode(dt.time(1))[:-1] + bytes([tag]) + b"\x03UTC")
+
+
+def test_an_array_has_so_many_dimensions_and_no_more():
+    one = b"a" + length(3) + b"|u1"
+    assert decode(one + length(32) + b"\x01" * 32 + b"\x01\x07").shape == (1,) * 32
+    with pytest.raises(DecodeError, match="an array of 65 dimensions"):
+        decode(one + length(65) + b"\x01" * 65 + b"\x01\x07")
+
+
+def test_lengths_have_63_bits():
+    assert decode(b"s\x80\x80\x80\x80\x80\x80\x80\x80\x00") == ""
+    with pytest.raises(DecodeError, match=r"are announced at byte 10"):
+        decode(b"s" + length(2**63 - 1))
+    with pytest.raises(DecodeError, match="a length of more than 63 bits"):
+        decode(b"s" + length(2**63))
