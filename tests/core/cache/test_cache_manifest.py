@@ -204,7 +204,6 @@ def array(**changes):
         {"settings": {"a": "b", "c": 1, "d": 1.5, "e": True, "f": None}},
         {"made": {}, "code": {}, "settings": {}},
         {"code": {"load": "1234"}},
-        {"arrays": {f"x{n}": ARRAY for n in range(10_000)}},
     ],
     ids=lambda changes: ascii(changes)[:50],
 )
@@ -244,7 +243,6 @@ def test_a_manifest_within_the_bounds_is_read_as_it_was_written(tmp_path, change
         {"arrays": []},
         {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": [4]}}},
         {"arrays": {"x": ARRAY, "y": {**ARRAY, "shape": []}}},
-        {"arrays": {f"x{n}": ARRAY for n in range(10_001)}},
         {
             "entries": 1,
             "arrays": {
@@ -303,6 +301,14 @@ def test_a_manifest_that_is_too_long_or_too_deep_is_damaged(tmp_path, monkeypatc
     monkeypatch.setattr(manifest_module, "_LARGEST", size - 1)
     with pytest.raises(DamagedManifestError, match="does not say"):
         read_manifest(tmp_path)
+
+
+def test_a_manifest_names_so_many_arrays_and_no_more(tmp_path, monkeypatch):
+    assert manifest_module._MOST_ARRAYS == 10_000
+    monkeypatch.setattr(manifest_module, "_MOST_ARRAYS", 3)
+    assert len(forged(tmp_path, arrays=dict.fromkeys("abc", ARRAY)).arrays) == 3
+    with pytest.raises(DamagedManifestError, match="a field is wrong"):
+        forged(tmp_path, arrays=dict.fromkeys("abcd", ARRAY))
 
 
 def test_a_manifest_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
