@@ -192,7 +192,12 @@ def test_reading_that_takes_long_is_said_once(monkeypatch, caplog):
     monkeypatch.setattr(fingerprint_module, "_PATIENCE_SECONDS", 0)
     with caplog.at_level(logging.WARNING, "hydrax"):
         data_digest(range(5000))
-    assert ["fingerprint()" in record.getMessage() for record in caplog.records] == [True]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "has taken 0 s for 1024 of 5000; data with a method fingerprint()" in said
+    caplog.clear()
+    monkeypatch.undo()
+    data_digest(range(5000))
+    assert caplog.messages == []
 
 
 class Decoded:
@@ -231,3 +236,48 @@ def test_of_items_that_are_stored_all_are_read(kind):
 def test_an_unpicklable_item_is_named():
     with pytest.raises(TypeError, match=r"data: item 1 \(<function"):
         data_digest([1, lambda: 2])
+
+
+def test_digests_are_those_of_every_version(root):
+    """Saved states and caches of earlier versions count on them: change them only with the version of both."""
+    assert data_digest([1, "a", None, (2, b"b")]) == "e7bd86039965991c93b3f2ee85a2e654"
+    assert data_digest(range(3000)) == "dac7b1d6cba1c240d3b1135008a75054"
+    assert data_digest(range(10**12)) == "9ae0b6c440a486d7aae5d4587af8e00e"
+    assert data_digest(Decoded(range(10_000))) == "1effb8a064cb8c5e9bb6ac037dbc78f5"
+    assert data_digest(np.arange(12, dtype="<i2").reshape(4, 3)) == "eb21f1af4cde1305070798862c67cab4"
+    assert data_digest(np.zeros((0, 3), "<f4")) == "3b20f3c184f86256bd4121f2bf884c33"
+    assert data_digest(IdentifiedItems([1, 2], lambda: "files")) == "3c03203e36b2719500977ae87fca63ea"
+    assert files_fingerprint([*NAMES, "missing"], root) == "24d1327aef97257511448ce643a93dcb"
+    assert files_fingerprint([*NAMES, "missing"], root, content=True) == "eba2d46ccf203c825e698b0e2244d439"
+
+
+def test_long_files_are_read_in_parts(root, monkeypatch):
+    whole = files_fingerprint(NAMES, root, content=True)
+    monkeypatch.setattr(fingerprint_module, "_CHUNK", 3)
+    assert files_fingerprint(NAMES, root, content=True) == whole
+
+
+def test_items_with_a_source_are_those_items():
+    items = IdentifiedItems("abc", lambda: "text")
+    assert (len(items), items[1], items[1:], items.items) == (3, "b", "bc", "abc")
+    assert items.fingerprint() == f"text {data_digest('abc')}"
+
+
+def test_data_may_say_that_it_does_not_know_who_it_is():
+    class Unnamed(list):
+        def fingerprint(self):
+            return None
+
+    assert data_digest(Unnamed([1, 2])) == data_digest([1, 2])
+    assert data_digest(Unnamed([1, 2]), guard=Named([1, 2], "guarded")) == data_digest(Named([1, 2], "guarded"))
+
+
+def test_a_long_array_is_sampled_as_a_list_is(monkeypatch):
+    numbers = np.arange(5000)
+    whole = data_digest(numbers)
+    monkeypatch.setattr(fingerprint_module, "EXACT_ITEMS", 5000)
+    assert data_digest(numbers) == whole
+    monkeypatch.setattr(fingerprint_module, "EXACT_ITEMS", 4999)
+    monkeypatch.setattr(fingerprint_module, "SAMPLED_ITEMS", 2)
+    assert data_digest(numbers) != whole
+    assert data_digest(numbers) == data_digest(np.where((numbers > 0) & (numbers < 4999), 7, numbers))
