@@ -105,6 +105,9 @@ def test_additional_data_has_one_form_for_batches_and_one_for_items():
     assert items == [encode({"a": 1}), None, encode({"a": "x", "b": 2.5})]
     assert decode_item(items[2], allow_pickle=False) == {"a": "x", "b": 2.5}
     assert encode_items({}, 2, allow_pickle=False) == [None, None]
+    many = {"a": list(range(1000))}
+    assert decode_batch(encode_batch(many, 1000, allow_pickle=False), 1000, allow_pickle=False) == many
+    assert len(encode_items(many, 1000, allow_pickle=False)) == 1000
 
 
 @pytest.mark.parametrize("value", [5, [], {1: [1, 2]}, {"a": 1}, {"a": (1, 2)}, {"a": [1]}, {"a": [1, 2, 3]}], ids=repr)
