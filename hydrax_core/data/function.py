@@ -12,7 +12,17 @@ from typing import Any, TypeVar, overload
 
 from hydrax_core.data.checks import call, integer
 
-__all__ = ["active", "batched", "check_loader_func", "is_batched", "is_worker", "items_a_call", "local"]
+__all__ = [
+    "active",
+    "batched",
+    "cache_advice",
+    "check_loader_func",
+    "is_batched",
+    "is_worker",
+    "items_a_call",
+    "local",
+    "random_in_each_epoch",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,6 +94,22 @@ def _mark(loader_func: Any) -> tuple[int, int] | None:
             return None
         loader_func = loader_func.func
     return mark if isinstance(mark, tuple) else (0, 0)
+
+
+def random_in_each_epoch(loader_func: Any, advice: str) -> Any:
+    """A loader of a source whose rows are meant to be others in each epoch, which a cache of one epoch would end.
+
+    Args:
+        advice: What the user does instead, for the error.
+    """
+    marked: Any = functools.partial(loader_func)
+    marked.__hydrax_random__ = advice
+    return marked
+
+
+def cache_advice(loader_func: Any) -> str:
+    """What ``random_in_each_epoch`` advises; ``""`` for a loader without that mark."""
+    return str(getattr(loader_func, "__hydrax_random__", ""))
 
 
 def check_loader_func(argument: str, loader_func: Any) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from hydrax_core.data.augment import Augmentation, augmentation_name
 from hydrax_core.data.checks import Kept, boolean, call, choice, integer
 from hydrax_core.data.fingerprint import data_digest
-from hydrax_core.data.function import check_loader_func
+from hydrax_core.data.function import cache_advice, check_loader_func
 from hydrax_core.data.layout import ArraySpec, Layouts, array_layouts, array_specs, block_size
 from hydrax_core.data.ragged import RaggedLoader
 from hydrax_core.data.read_lock import GuardedData, guarded
@@ -167,6 +167,12 @@ class DataGroup(Sequence[D], Generic[D]):
         self._batch_count = self._count_batches()
         self._weight_ends = self._summed_weights(sample_weights)
         later: ShuffleLater = choice("shuffle_later", shuffle_later, get_args(ShuffleLater))
+        advice = cache_advice(loader_func) if self._cache_location is not None else ""
+        if advice and (self._first_seeds_only or later == "default"):
+            raise ValueError(
+                f"cache_location: {advice}; or keep each epoch, shuffle_later='itemwise', or have the first one again: "
+                "'batchwise', 'repeat'"
+            )
         if later == "default":
             later = "itemwise" if self._cache_location is None else "batchwise"
         self._shuffle_later: Shuffle = later

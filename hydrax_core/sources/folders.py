@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xxhash
 
 from hydrax_core.data.fingerprint import IdentifiedItems, files_fingerprint
+from hydrax_core.data.function import random_in_each_epoch
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.source import Source
 from hydrax_core.plan.permutation import Indices, derive_key, permute
@@ -73,23 +74,44 @@ class Sides(NamedTuple):
     validation: list[FolderItem]
     classes: tuple[str, ...]
 
+    @property
+    def label(self) -> dict[str, Any]:
+        """The array of labels, if there is one."""
+        return {"label": ((), "int32")} if self.classes else {}
+
     def groups(
-        self, root: Tree, loader_func: Any, arrays: Mapping[str, Any], reading: str, batch_size: int, seed: int
+        self,
+        root: Tree,
+        loader_func: Any,
+        arrays: Mapping[str, Any],
+        reading: str,
+        batch_size: int,
+        seed: int,
+        advice: str = "",
+        **others: Any,
     ) -> FolderGroups:
-        """The groups of the sides; ``reading`` says what else decides what a row holds."""
-        label = {"label": ((), "int32")} if self.classes else {}
+        """The groups of the sides.
+
+        Args:
+            reading: What else decides what a row holds.
+            advice: See ``random_in_each_epoch``, which the loader is in training.
+            others: Further arguments of the groups.
+        """
         training: DataGroup[FolderItem] = DataGroup(
             batch_size,
             root.items(self.training, reading),
-            loader_func=loader_func,
-            loader_arrays={**arrays, **label},
+            loader_func=random_in_each_epoch(loader_func, advice) if advice else loader_func,
+            loader_arrays={**arrays, **self.label},
             seed=seed,
             shuffle_first=True,
             remainder="pad",
-            labels=tuple(label),
+            labels=tuple(self.label),
             zeroed=False,
+            **others,
         )
-        validation = training.replace(data=root.items(self.validation, reading)) if self.validation else None
+        validation = None
+        if self.validation:
+            validation = training.replace(data=root.items(self.validation, reading), loader_func=loader_func)
         return FolderGroups(loader_func, training, self.classes, validation)
 
 

@@ -150,6 +150,15 @@ class Picture:
             # Pillow's plugins let out whatever damage makes them stumble over: OSError, SyntaxError, struct.error.
             raise ValueError(f"{name}: the image cannot be read ({type(error).__name__}: {error})") from error
 
+    def cut(self, pixels: npt.NDArray[Any], target: npt.NDArray[Any], seed: int | None) -> None:
+        """Make another array of this kind from one of another size, as ``read`` makes it of a file."""
+        height, width = pixels.shape[:2]
+        if self.gray:
+            pixels = pixels[..., 0]
+        elif self.bits == _DEEP:
+            pixels = (pixels // 257).astype(np.uint8)  # Pillow has no colours of more bits, and read none
+        self._place(_pillow().Image.fromarray(pixels), self._box(height, width, seed), (height, width), target)
+
     def _read_jpeg(self, data: bytes, target: npt.NDArray[Any], seed: int | None) -> bool:
         """Decode with simplejpeg; false where Pillow knows better."""
         jpeg = _simplejpeg()
@@ -257,6 +266,62 @@ class Picture:
         if pixels.shape[:2] != target.shape[:2]:
             target[...] = 0
         target[box.rows, box.columns] = pixels
+
+
+def decoding(picture: Picture, decoded_size: int | tuple[int, int] | None) -> Picture:
+    """What the loader reads: the picture itself; or, of ``decoded_size``, what it is cut from behind a cache.
+
+    Raises:
+        ValueError: ``decoded_size`` is of no use here.
+    """
+    if decoded_size is None:
+        return picture
+    if picture.augment is None:
+        raise ValueError("decoded_size: it is what images are cut from at random; give augment, too, or leave it out")
+    if picture.resize not in {"crop", "stretch"}:
+        raise ValueError(
+            f"decoded_size: resize={picture.resize!r} leaves borders, which would be cut out of, too; give 'crop' or "
+            "'stretch'"
+        )
+    whole = Picture.sized(decoded_size, **{name: getattr(picture, name) for name in _ALIKE})
+    whole.check()
+    return whole
+
+
+def advice_for(picture: Picture) -> str:
+    """See ``random_in_each_epoch``; ``""`` where pictures are the same in each epoch."""
+    return _ADVICE if picture.augment is not None else ""
+
+
+_ADVICE = (
+    "augment cuts images at random while they are decoded, and the cache would keep what the first epoch saw; give "
+    "decoded_size=256, and whole images of that size are kept, and cut anew in each epoch"
+)
+_ALIKE = ("resize", "gray", "bits", "background")
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """The ``augment_func`` of decoded images: cuts them anew, and passes on the other arrays.
+
+    Attributes:
+        names: The arrays that are images.
+    """
+
+    picture: Picture
+    names: tuple[str, ...]
+
+    def __call__(self, loaded: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], seed: int | None) -> None:
+        for name, target in arrays.items():
+            if name in self.names:
+                self.picture.cut(loaded[name], target, seed)
+            else:
+                target[...] = loaded[name]
+
+    def changes(self, specs: Mapping[str, Any]) -> dict[str, Any]:
+        """What a group with these arrays needs."""
+        cut = dict.fromkeys(self.names, (self.picture.shape, self.picture.dtype))
+        return {"augment_func": self, "augment_arrays": {**specs, **cut}}
 
 
 def _stored(box: _Box, image: Image, whole: tuple[int, int], turn: int) -> tuple[float, float, float, float]:

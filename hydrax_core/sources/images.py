@@ -25,7 +25,7 @@ from hydrax_core.sources.folders import (
     find_sides,
     open_tree,
 )
-from hydrax_core.sources.image_decoding import Augment, Picture, Resize
+from hydrax_core.sources.image_decoding import Augment, Cutting, Picture, Resize, advice_for, decoding
 from hydrax_core.sources.row_source import FETCHED_AT_ONCE, require
 
 __all__ = ["SUFFIXES", "Augment", "ImageFolder", "ImageLoader", "image_folder"]
@@ -53,6 +53,7 @@ def image_folder(
     bits: Literal[8, 16] = 8,
     background: tuple[int, int, int] = (255, 255, 255),
     augment: bool | Augment = False,
+    decoded_size: int | tuple[int, int] | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> ImageFolder:
@@ -77,6 +78,9 @@ def image_folder(
         bits: 16 for uint16, which images of 8 bits then fill, too; Pillow reads 16 bits of gray images only.
         background: Red, green and blue behind transparent parts, 0 to 255.
         augment: Random crops, and mirrored images, by the items' seeds, in training only; ``Augment`` says how.
+        decoded_size: Height and width of whole images, or one number for both, that ``augment`` cuts from in an
+            ``augment_func``: a cache keeps them, and each epoch has other crops. Without it they are cut while they are
+            decoded, which is quicker and sharper, and a cache that would keep one epoch is refused.
         batch_size: Images in a batch; the last one is padded.
         seed: Chooses the order.
 
@@ -88,13 +92,15 @@ def image_folder(
     require("PIL", "image", "reading images")
     picture = Picture.sized(size, augment, resize=resize, gray=gray, bits=bits, background=background)
     picture.check()
+    whole = decoding(picture, decoded_size)
     root = open_tree(folder)
     sides = find_sides(root, SUFFIXES, "image", split, classes, seed)
-    loader: Any = ImageLoader(root.place, picture)
+    loader: Any = ImageLoader(root.place, whole)
     if isinstance(root, RemoteTree):
         loader = batched(least=FETCHED_AT_ONCE)(loader.load_many)
-    arrays = {"image": (picture.shape, picture.dtype)}
-    return ImageFolder(*sides.groups(root, loader, arrays, repr(picture), batch_size, seed))
+    arrays = {"image": (whole.shape, whole.dtype)}
+    cutting = Cutting(picture, ("image",)).changes({**arrays, **sides.label}) if whole is not picture else {}
+    return ImageFolder(*sides.groups(root, loader, arrays, repr(whole), batch_size, seed, advice_for(whole), **cutting))
 
 
 @dataclass(frozen=True)

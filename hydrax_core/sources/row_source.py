@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xxhash
 
 from hydrax_core.data.checks import require
-from hydrax_core.data.function import batched
+from hydrax_core.data.function import batched, random_in_each_epoch
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, array_specs, length_name
 from hydrax_core.data.ragged import put
@@ -280,11 +280,11 @@ class Rows(NamedTuple):
         source = cast("RowSource", self.training.items)
         if len(source) < 2:  # noqa: PLR2004  one for each side
             raise ValueError(f"split: expected at least 2 rows, got {len(source)}")
-        training, validation = (
-            self.training.replace(data=part, rows=_order(part))
-            for part in (_Part(source, share, seed, validation=side) for side in (False, True))
+        training, validation = (_Part(source, share, seed, validation=side) for side in (False, True))
+        return (
+            self.training.replace(data=training, rows=_order(training)),
+            self.training.replace(data=validation, rows=_order(validation), loader_func=self.loader_func),
         )
-        return training, validation
 
 
 def by_content(group: DataGroup[D]) -> DataGroup[D]:
@@ -339,14 +339,21 @@ def _take_row(row: int, item: Mapping[str, Any], arrays: Arrays) -> dict[str, An
     return {name: value for name, value in item.items() if name not in arrays}
 
 
-def make_rows(source: RowSource, batch_size: int, seed: int, labels: Iterable[str] = ()) -> Rows:
-    """The group of a source, whose files elsewhere are asked for enough rows at once for many requests."""
+def make_rows(
+    source: RowSource, batch_size: int, seed: int, labels: Iterable[str] = (), *, advice: str = "", **others: Any
+) -> Rows:
+    """The group of a source, whose files elsewhere are asked for enough rows at once for many requests.
+
+    Args:
+        advice: See ``random_in_each_epoch``, which the loader is in training.
+        others: Further arguments of the group.
+    """
     remote = any(isinstance(path, RemoteFile) for path in getattr(source, "paths", ()))
     loader_func = batched(least=FETCHED_AT_ONCE)(functools.partial(load_rows)) if remote else load_rows
     group = DataGroup(
         batch_size,
         source,
-        loader_func=loader_func,
+        loader_func=random_in_each_epoch(loader_func, advice) if advice else loader_func,
         loader_arrays=source.specs,
         seed=seed,
         shuffle_first=True,
@@ -354,6 +361,7 @@ def make_rows(source: RowSource, batch_size: int, seed: int, labels: Iterable[st
         labels=labels,
         zeroed=False,
         rows=_order(source),
+        **others,
     )
     return Rows(loader_func, group, MappingProxyType(source.left_out), MappingProxyType(source.classes))
 

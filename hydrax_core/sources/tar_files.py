@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.image_decoding import Augment, Picture, Resize
+from hydrax_core.sources.image_decoding import Augment, Cutting, Picture, Resize, advice_for, decoding
 from hydrax_core.sources.index import FileIndex, Folder, IndexedFiles, Parts
 from hydrax_core.sources.paths import Paths, find_files
 from hydrax_core.sources.record_columns import LENGTH, additional_of, choose_columns, fill_columns, read_json, sampled
@@ -50,6 +50,7 @@ def tar(
     resize: Resize = "crop",
     gray: bool = False,
     augment: bool | Augment = False,
+    decoded_size: int | tuple[int, int] | None = None,
     length: int = LENGTH,
     batch_size: int = 64,
     seed: int = 0,
@@ -71,6 +72,7 @@ def tar(
         resize: How, as in ``image_folder``.
         gray: One channel instead of three.
         augment: Random crops, and mirrored images, by the items' seeds; ``Augment`` says how.
+        decoded_size: What they are cut from, as in ``image_folder``.
         length: Bytes kept of a text; 256 unless given, and a warning tells of longer ones.
         batch_size: Samples in a batch; the last one is padded.
         seed: Chooses the order.
@@ -83,9 +85,11 @@ def tar(
         ValueError: It is no such file, is damaged, or has no such columns.
     """
     picture = Picture.sized(size, augment, resize=resize, gray=gray)
-    source = TarSamples(find_files("paths", paths, TAR, "tar"), picture, index_folder, dict(missing or {}))
+    whole = decoding(picture, decoded_size)
+    source = TarSamples(find_files("paths", paths, TAR, "tar"), whole, index_folder, dict(missing or {}))
     source.choose(columns, additional, length)
-    return make_rows(source, batch_size, seed, labels)
+    cutting = Cutting(picture, source.images).changes(source.specs) if whole is not picture else {}
+    return make_rows(source, batch_size, seed, labels, advice=advice_for(whole) if source.images else "", **cutting)
 
 
 class TarSamples(FileSource):
@@ -95,7 +99,7 @@ class TarSamples(FileSource):
         super().__init__(paths, picture, missing)
         self.picture, self.missing = picture, missing
         self.files = IndexedFiles(paths, "tar", index_folder)
-        self._images: tuple[str, ...] = ()
+        self.images: tuple[str, ...] = ()
         self._needed: set[str] | None = None
 
     def __len__(self) -> int:
@@ -121,10 +125,10 @@ class TarSamples(FileSource):
         self.specs, self.additional, self.left_out = choose_columns(
             records, columns, additional, length, given=given, missing=self.missing
         )
-        self._images = tuple(name for name in self.specs if isinstance(given.get(name), ArraySpec))
-        if self._images:
+        self.images = tuple(name for name in self.specs if isinstance(given.get(name), ArraySpec))
+        if self.images:
             self.picture.check()
-        wrong = next((name for name in self._images if self.specs[name] != spec), None)
+        wrong = next((name for name in self.images if self.specs[name] != spec), None)
         if wrong is not None:
             raise ValueError(f"columns: {wrong!r} is {spec.numpy_dtype} {spec.shape}, as size and gray say")
         names = {*self.specs, *self.additional}
@@ -136,14 +140,14 @@ class TarSamples(FileSource):
     def fill_seeded(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
         records = []
         for row, (index, sample) in enumerate(self._samples(indices.tolist())):
-            images = {_name(k): data for k, data in sample.items() if _suffix(k) in _IMAGES} if self._images else {}
-            for name in self._images:
+            images = {_name(k): data for k, data in sample.items() if _suffix(k) in _IMAGES} if self.images else {}
+            for name in self.images:
                 if name not in images:
                     raise ValueError(f"{self._where(index)}: it has no {name!r}")
                 seed = None if seeds is None else seeds[row]
                 self.picture.read(images[name], f"{self._where(index)}: {name}", arrays[name][row], seed)
             records.append(self._record(index, sample))
-        others = {name: array for name, array in arrays.items() if name not in self._images}
+        others = {name: array for name, array in arrays.items() if name not in self.images}
         fill_columns(records, others, f"{self.paths[0]}: ", missing=self.missing)
         return additional_of(records, self.additional)
 

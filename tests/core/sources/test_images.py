@@ -16,6 +16,7 @@ import pytest
 import skimage.data
 from filekit import check_cache, check_promises, check_two_groups, epoch, touch
 
+from hydrax_core import Dataloader
 from hydrax_core.sources import Augment, image_decoding, image_folder, oklab, srgb
 
 
@@ -504,3 +505,56 @@ def test_oklab_is_that_of_the_paper_and_comes_back():
     image = skimage.data.astronaut()
     np.testing.assert_array_equal(srgb(oklab(image)), image)
     assert oklab(image).dtype == np.float32
+
+
+def epochs_of(group, count):
+    """The images of each epoch, in the order of their paths."""
+    found = [{} for _ in range(count)]
+    with Dataloader(group, loader_kind="inline", end_at=("epoch", count)) as loader:
+        for batch in loader:
+            for row in range(batch.size):
+                found[batch.epoch][batch.get_additional("path", row)] = np.array(batch.arrays["image"][row])
+    return [[images[path] for path in sorted(images)] for images in found]
+
+
+@pytest.mark.parametrize("cache_by", ["batch", "item"])
+def test_decoded_images_are_kept_once_and_cut_anew_in_every_epoch(photos, tmp_path, cache_by):
+    source = image_folder(photos, size=16, augment=True, decoded_size=(40, 48), batch_size=4, split=0.2)
+    group = source.training.replace(cache_location=tmp_path / "cache", cache_by=cache_by)
+    first, second = epochs_of(group, 2)
+    assert first[0].shape == (16, 16, 3)
+    assert all((a != b).any() for a, b in zip(first, second, strict=True))
+    (again,) = epochs_of(group.replace(cache_readonly=True), 1)
+    assert np.array_equal(again, first)
+    assert group.cache_layouts["image"].shape[1:] == (40, 48, 3)
+    with Dataloader(source.training, validation=("epoch", 1, source.validation), end_at=("epoch", 1)) as loader:
+        assert {batch.arrays["image"].shape for batch in loader} == {(4, 16, 16, 3)}
+
+
+@pytest.mark.parametrize("options", [{}, {"gray": True}, {"gray": True, "bits": 16}, {"bits": 16}])
+def test_the_whole_of_a_decoded_image_is_what_is_decoded_to_the_size(tmp_path, options):
+    save(tmp_path / "a.png", shape=(64, 64))
+    whole = Augment(area=(1, 1), ratio=(1, 1), flip=False)
+    group = image_folder(tmp_path, size=16, augment=whole, decoded_size=32, batch_size=1, **options).training
+    ((cut,),) = epochs_of(group, 1)
+    assert np.array_equal(cut, first(tmp_path, size=16, **options))
+
+
+def test_a_cache_that_would_keep_the_crops_of_one_epoch_is_refused(photos, tmp_path):
+    source = image_folder(photos, size=16, augment=True, split=0.2)
+    for options in ({}, {"cache_by": "item"}, {"cache_by": "item", "shuffle_later": "itemwise"}):
+        with pytest.raises(ValueError, match="decoded_size=256"):
+            source.training.replace(cache_location=tmp_path / "cache", **options)
+    for later in ("itemwise", "batchwise", "repeat"):
+        source.training.replace(cache_location=tmp_path / "cache", shuffle_later=later)
+    source.validation.replace(cache_location=tmp_path / "cache")
+
+
+def test_a_decoded_size_of_no_use_is_refused(folder):
+    for options, text in (
+        ({}, "give augment"),
+        ({"augment": True, "resize": "pad"}, "leaves borders"),
+        ({"augment": True, "decoded_size": 0}, "at least 1"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            image_folder(folder, **{"decoded_size": 64, **options})

@@ -195,6 +195,20 @@ def test_random_crops_come_from_the_seeds(tmp_path):
     assert (one != two).any()
 
 
+def test_decoded_images_of_a_cache_are_cut_anew_in_every_epoch(tmp_path):
+    write(tmp_path / "a.tar", samples(4))
+    cached = {"cache_location": tmp_path / "cache", "cache_by": "item"}
+    with pytest.raises(ValueError, match="decoded_size=256"):
+        tar(tmp_path / "a.tar", size=16, augment=True).training.replace(**cached)
+    rows = tar(tmp_path / "a.tar", size=16, augment=True, decoded_size=32, batch_size=4)
+    with Dataloader(rows.training.replace(**cached), loader_kind="inline", end_at=("epoch", 2)) as loader:
+        first, second = (
+            {i: np.array(batch.arrays["image"][r]) for r, i in enumerate(batch.indices)} for batch in loader
+        )
+    assert first[0].shape == (16, 16, 3)
+    assert any((first[index] != second[index]).any() for index in range(4))
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
