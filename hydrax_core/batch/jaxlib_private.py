@@ -10,13 +10,21 @@ from typing import Any
 
 import jax
 
-__all__ = ["batched_device_put", "coordination_client"]
+__all__ = ["batched_device_put", "coordination_client", "copied_during_call"]
 
 try:
     # jaxlib 0.4.35 to 0.10: (aval, sharding, one array a device, devices, committed) -> jax.Array
     from jaxlib.xla_client import batched_device_put
 except ImportError:
     batched_device_put = None
+
+try:
+    # jaxlib 0.4.35 to 0.10: what follows `committed`, of NumPy arrays that are copied before it returns
+    from jaxlib.xla_client import HostBufferSemantics
+
+    copied_during_call: tuple[Any, ...] | None = (False, HostBufferSemantics.IMMUTABLE_ONLY_DURING_CALL)
+except (ImportError, AttributeError):
+    copied_during_call = None
 
 
 def coordination_client() -> Any:

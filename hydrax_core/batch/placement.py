@@ -26,7 +26,7 @@ from hydrax_core.batch.jax_settings import Settings, without_mesh
 from hydrax_core.batch.sharding import Pieces, mask_sharding, pieces, spans_hosts
 from hydrax_core.batch.transfers import checked, row_mask
 from hydrax_core.batch.trees import register
-from hydrax_core.data.layout import ArrayLayout, Layouts, resized
+from hydrax_core.data.layout import ALIGNMENT, ArrayLayout, Layouts, resized
 from hydrax_core.data.trim import trimmed_layouts
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.errors import PlacementError
@@ -110,6 +110,7 @@ class _Put:
         parts: The parts for this host's devices; ``None`` without sharding.
         convert: Converts the array on its devices; ``None`` where the dtype stays.
         default: Any array that lies where jax puts arrays by default.
+        copied: Whether the NumPy array is free at once.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class _Put:
         parts: Pieces | None,
         convert: Callable[[jax.Array], jax.Array] | None,
         default: jax.Array,
+        *,
+        copied: bool,
     ) -> None:
         self._shape, self._sharding, self._parts, self._convert = shape, sharding, parts, convert
         # A program over the devices of several hosts has to be started by all in the same order, and this one is not.
@@ -134,8 +137,16 @@ class _Put:
                     self._fast = (aval.update(shape=shape, dtype=there), sharding, parts.devices, True)
             elif _fast_put_works():
                 self._fast = (jax.core.ShapedArray(shape, there), default.sharding, list(default.devices()), False)
+        # jaxlib's own copy, part by part, takes 50 us for eight devices, one of NumPy's before it 60; it fails where
+        # two devices get the same part (jax 0.10).
+        differ = parts is None or len(set(map(str, parts.slices))) == len(parts.slices)
+        by_jaxlib = copied and differ and self._fast is not None and _copies_during_call()
+        self._copied_by_jaxlib = (jaxlib_private.copied_during_call or ()) if by_jaxlib else ()
+        self._copied = copied and not by_jaxlib
 
     def __call__(self, array: npt.NDArray[Any]) -> jax.Array:
+        if self._copied:
+            array = array.copy()
         parts = self._parts
         pieces_of = [array]
         if parts is not None:
@@ -144,7 +155,9 @@ class _Put:
         convert = self._convert
         if self._fast is not None:
             aval, sharding, devices, committed = self._fast
-            placed: jax.Array = jaxlib_private.batched_device_put(aval, sharding, pieces_of, devices, committed)
+            placed: jax.Array = jaxlib_private.batched_device_put(
+                aval, sharding, pieces_of, devices, committed, *self._copied_by_jaxlib
+            )
         elif parts is None:
             placed = jax.device_put(array)
         else:
@@ -188,6 +201,7 @@ class DevicePlacer(Placer):
                 None if sharding is None else pieces(sharding, layout.shape, own),
                 _converter(layout.jax_dtype) if sent != layout.jax_dtype else None,
                 default,
+                copied=name in self._small and name not in self._narrowed,
             )
 
     def warm(self) -> None:
@@ -213,8 +227,6 @@ class DevicePlacer(Placer):
             array = arrays[name]
             if name in self._narrowed:
                 array = array.astype(self._narrowed[name])
-            elif name in self._small:
-                array = array.copy()
             placed[name] = put(array)
         return placed
 
@@ -422,7 +434,7 @@ def _row_values_put(
     if sharding is not None and found is None:  # jax takes a NumPy array for one that every device has
         return lambda values: values  # type: ignore[return-value,unused-ignore]
     parts = None if found is None else pieces(found, layout.shape[:1], own)
-    return _Put(layout.shape[:1], np.dtype(bool), found, parts, None, default)
+    return _Put(layout.shape[:1], np.dtype(bool), found, parts, None, default, copied=False)
 
 
 @cache
@@ -443,6 +455,22 @@ def _fast_put_works() -> bool:
     except Exception:  # noqa: BLE001  it is not public and may ask for anything in a later jaxlib
         return False
     return (found.aval, found.sharding, found.committed) == (asked.aval, asked.sharding, asked.committed)
+
+
+@cache
+def _copies_during_call() -> bool:
+    """Whether jaxlib's own function, asked to, copies before it returns."""
+    array, device = np.zeros(1 << 12, np.uint8), jax.local_devices()[0]
+    aval, sharding = jax.core.ShapedArray((64,), np.dtype(np.uint8)), jax.sharding.SingleDeviceSharding(device)
+    start = -array.ctypes.data % ALIGNMENT  # there it would be aliased, else
+    try:
+        found = jaxlib_private.batched_device_put(
+            aval, sharding, [array[start : start + 64]], [device], True, *(jaxlib_private.copied_during_call or ())
+        )
+    except Exception:  # noqa: BLE001  see _fast_put_works
+        return False
+    array[:] = 1
+    return not np.asarray(found).any()
 
 
 @cache

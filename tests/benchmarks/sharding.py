@@ -1,6 +1,6 @@
 """What it costs to spread a batch over 8 CPU devices, against one: time a global batch, at full speed and ready made.
 
-    python tests/benchmarks/sharding.py
+    python tests/benchmarks/sharding.py [PIXELS ...]
 
 Prints one line a size. The promise is at most 1.3 times the time of one device at full speed.
 """
@@ -55,7 +55,7 @@ def seconds_a_batch(side: int, **sharding: object) -> float:
 def main() -> None:
     """One line a size."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    for side in (8, 64, 224, 299):
+    for side in map(int, sys.argv[1:] or ("8", "64", "224", "299")):
         pairs = [(seconds_a_batch(side), seconds_a_batch(side, sharding=(mesh, "data"))) for _ in range(3)]
         one, eight = (min(times) for times in zip(*pairs, strict=True))
         sys.stdout.write(

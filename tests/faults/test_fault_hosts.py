@@ -59,6 +59,28 @@ def test_a_training_stopped_on_four_hosts_goes_on_with_two_and_three_to_the_same
     assert losses == whole["losses"]
 
 
+@pytest.mark.parametrize("axes", AXES)
+def test_packed_rows_stopped_on_four_hosts_go_on_with_two_and_three(axes):
+    """One after the other, with documents that cannot be loaded; other rows of the plan stand in for theirs."""
+    setting = {"documents": 300, "train": False, "verify": 2, "epochs": 3, "kind": "process"}
+    setting |= {"bad": [5, 17, 120], "on_error": "substitute", "model": True}
+    (one,) = run_hosts(1, {**setting, "axes": [None]})
+    at = 0
+    for count, stop in ((4, 9), (2, 14), (3, None)):
+        hosts = run_hosts(count, {**setting, "axes": AXES[axes], "stop": stop})
+        batches = one["batches"][at : at + len(hosts[0]["batches"])]
+        for *parts, batch in zip(*(host["batches"] for host in hosts), batches, strict=True):
+            assert {*batch["rows"]} == {row for part in parts for row in part["rows"]}
+            for part in parts:
+                assert part["address"] == batch["address"]
+                assert part["rows"] == {row: batch["rows"][row] for row in part["rows"]}
+        at += len(batches)
+        assert len({str(host["state"]) for host in hosts}) == 1
+        setting |= {"state": hosts[0]["state"]}
+    assert at == len(one["batches"])
+    assert setting["state"] == one["state"]
+
+
 def test_a_training_killed_on_four_hosts_goes_on_with_two_and_three_to_the_same_bits(tmp_path):
     """Every host gets SIGKILL, while the others wait in a computation for the last of them."""
     setting = {"size": 127, "epochs": 3, "kind": "process"}

@@ -1,4 +1,5 @@
 import importlib
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
@@ -9,7 +10,7 @@ import pytest
 
 from hydrax_core import DataGroup, Dataloader, PlacementError, TrainingBatch, ValidationBatch
 from hydrax_core.batch import jaxlib_private
-from hydrax_core.batch.placement import Placement, Share, UserPlacer, _fast_put_works
+from hydrax_core.batch.placement import Placement, Share, UserPlacer, _copies_during_call, _fast_put_works
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -64,11 +65,26 @@ def test_an_array_is_the_same_whether_jax_is_asked_or_its_own_function_is(monkey
             assert (np.asarray(other) == np.asarray(array)).all()
 
 
-def test_small_arrays_are_copies_and_large_ones_are_not():
-    memory = np.zeros((4 << 15) + 16, np.float32)
-    start = -memory.ctypes.data % 64 // 4
+def aligned(shape, dtype):
+    """An array that jax aliases where it is not told to copy."""
+    memory = np.zeros(np.dtype(dtype).itemsize * math.prod(shape) + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + memory.nbytes - 64].view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(jaxlib_private.copied_during_call, id="by jaxlib"),
+        pytest.param(None, id="by NumPy"),
+    ],
+)
+def test_small_arrays_are_copies_and_large_ones_are_not(monkeypatch, how):
+    monkeypatch.setattr(jaxlib_private, "copied_during_call", how)
+    _copies_during_call.cache_clear()
     host = host_batch()
-    host.arrays["image"] = memory[start : start + (4 << 15)].reshape(4, 1 << 15)
+    host.arrays["image"] = aligned((4, 1 << 15), np.float32)
+    host.arrays["label"] = aligned((4,), host.arrays["label"].dtype)
     placement = placement_of(GROUP)
     for _ in range(2):
         arrays = placed(placement, host)
@@ -77,6 +93,7 @@ def test_small_arrays_are_copies_and_large_ones_are_not():
         arrays = placed(placement, host)
         host.arrays["label"][...] = 4
         assert np.asarray(arrays["label"]).tolist() == [3, 3, 3, 3]
+    _copies_during_call.cache_clear()
 
 
 def test_without_the_fast_function_jax_is_asked_for_every_batch(monkeypatch):

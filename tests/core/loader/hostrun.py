@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 import hydrax_core
-from hydrax_core import DataGroup, Dataloader, HydraxError
+from hydrax_core import DataGroup, Dataloader, HydraxError, Ragged, buckets, concat, pack
 
 ARRAYS = {"x": ((4,), np.float32), "bytes": ((2,), np.uint8, np.float32), "y": ((), np.int32)}
 DRIFT = json.loads(sys.argv[4]).get("drift", 0)
@@ -28,6 +28,25 @@ def load(item, arrays, seed):
     arrays["bytes"][...] = item % 256
     arrays["y"][...] = item + (DRIFT if item == 5 else 0)
     return {"text": str(item)}
+
+
+def load_document(item, arrays, seed):
+    number, length = item
+    if number < 0:
+        raise ValueError("a bad document")
+    arrays["tokens"][...] = np.random.default_rng([seed or 0, number]).integers(1, 1000, length)
+
+
+def groups_of_documents(setting):
+    """Rows of 16 tokens, packed anew in each epoch, or cut from the stream, and two buckets of single documents."""
+    lengths = [1 + 7 * number % 13 for number in range(setting["documents"])]
+    bad = set(setting.get("bad", ()))
+    documents = [(-1 if number in bad else number, length) for number, length in enumerate(lengths)]
+    options = {"remainder": "pad", "shuffle_first": True, "loader_func": load_document}
+    whole = DataGroup(24, documents, loader_arrays={"tokens": ((Ragged(),), "int32")}, **options)
+    few = whole.replace(data=documents[:60], seed=3)
+    made = (pack(whole, lengths, length=16, repack="epoch"), concat(few, lengths[:60], length=16))
+    return (*made, *buckets(few, lengths[:60], boundaries=[6, 16]))
 
 
 def row_digests(batch):
@@ -97,6 +116,9 @@ def main():
         shuffle_later=setting.get("later", "default"),
         remainder="pad",
     )
+    mixture = {}
+    if "documents" in setting:
+        train, mixture = groups_of_documents(setting), {"weights": [(0, [3, 1, 1, 1]), (5, [1, 1, 2, 1])]}
     valid = DataGroup(24, range(30), loader_arrays=ARRAYS, remainder="pad")
     loader = Dataloader(
         load,
@@ -108,6 +130,7 @@ def main():
         verify_hosts_every=setting.get("verify", 0),
         timeout_sec=setting.get("timeout", 30),
         on_error=setting.get("on_error", "raise"),
+        **mixture,
     )
     if setting.get("state"):
         loader.load_state_dict(setting["state"])
@@ -132,10 +155,12 @@ def main():
                     checkpoint(setting, loader, weights, losses)
                     if len(losses) == setting.get("hang"):
                         threading.Event().wait()
+                if len(batches) == setting.get("pause"):
+                    found["paused"] = loader.state_dict()
                 if len(batches) == setting.get("stop"):
                     break
     except HydraxError as error:
-        found = {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began}
+        found |= {"error": f"{type(error).__name__}: {error}", "seconds": time.monotonic() - began}
     found |= {"batches": batches, "losses": losses, "weights": weights_of(weights)}
     found["state"] = None if "error" in found else loader.state_dict()
     sys.stdout.write(json.dumps(found) + "\n")

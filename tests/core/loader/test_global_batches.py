@@ -48,3 +48,15 @@ def test_hosts_that_are_about_to_do_different_things_say_so_instead_of_waiting_f
         assert "training.groups[0].data: host 0 has '" in text
         assert f"  hydrax_version: host 0 has '{hydrax_core.__version__}', host 1 has '0.0.9'" in text
         assert host["seconds"] < 10
+
+
+@pytest.mark.timeout(120)
+def test_packed_rows_a_stream_and_buckets_go_on_with_another_number_of_hosts():
+    setting = {"documents": 300, "train": False, "verify": 2}
+    (one,) = run_hosts(1, {**setting, "pause": 7})
+    whole = merged([one])
+    assert any(isinstance(row, list) for _, rows, _ in whole[7:] for row in rows)
+    assert any(isinstance(row, int) for _, rows, _ in whole[7:] for row in rows)
+    hosts = run_hosts(2, {**setting, "state": one["paused"]})
+    assert merged(hosts) == whole[7:]
+    assert all(host["state"] == one["state"] for host in hosts)
