@@ -2,9 +2,9 @@
 
 Run it with ``python docs/examples/train_buckets.py``, or with ``--problem PLAID``. ``--data`` names a folder with
 ``JapaneseVowels_TRAIN.ts`` and ``JapaneseVowels_TEST.ts`` (nine speakers, 7 to 29 steps of twelve numbers; Kudo,
-Toyama, Shimbo; UCI Machine Learning Repository, CC BY 4.0), or the same of PLAID (eleven appliances, 100 to 1,344
-steps of their current; Gao, Giri, Kara, Berges, BuildSys 2014), of which so small a model learns little; sktime ships
-both. Without it, series of the same shape are made up.
+Toyama, Shimbo; UCI Machine Learning Repository, CC BY 4.0), or the same of PLAID (eleven kinds of appliances, 100 to
+1,344 steps of their current; Gao, Giri, Kara, Berges, BuildSys 2014; https://github.com/jingkungao/PLAID); sktime ships
+both in ``sktime/datasets/data``. Without it, series of the same shape are made up.
 """
 
 import argparse
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     context: int  # steps that are looked at together
 
 
-PROBLEMS = {"JapaneseVowels": Problem(12, 9, (7, 29), 3, 1), "PLAID": Problem(1, 11, (100, 1344), 4, 48)}
+PROBLEMS = {"JapaneseVowels": Problem(12, 9, (7, 29), 3, 1), "PLAID": Problem(2, 11, (100, 1344), 4, 32)}
 
 
 def read(path):
@@ -40,11 +40,19 @@ def read(path):
     return list(zip(series, labels.tolist(), strict=True))
 
 
+def shape_and_size(items):
+    """Currents as two channels, for some are ten thousand times others."""
+    tops = [np.abs(series).max() + 1e-9 for series, _ in items]
+    return [
+        (np.hstack([series / top, np.full_like(series, np.log10(top))]), label)
+        for (series, label), top in zip(items, tops, strict=True)
+    ]
+
+
 def scaled(items, like):
-    """Series of about the deviation 1; some currents are a hundred times others."""
-    values = np.arcsinh(np.concatenate([series for series, _ in like]))
-    mean, deviation = values.mean(0), values.std(0)
-    return [((np.arcsinh(series) - mean) / deviation, label) for series, label in items]
+    """Series whose numbers have the mean 0 and the deviation 1."""
+    values = np.concatenate([series for series, _ in like])
+    return [((series - values.mean(0)) / values.std(0), label) for series, label in items]
 
 
 def made_up(count, problem, rng):
@@ -68,7 +76,7 @@ def scores(weights, series, lengths):
     later = [jnp.pad(series, ((0, 0), (0, shift), (0, 0)))[:, shift:] for shift in range(context)]
     series = jnp.concatenate(later, axis=2)
     hidden = jax.nn.relu(series @ weights["in"] + weights["bias"])
-    pooled = (hidden * real).sum(1) / lengths[:, None]
+    pooled = jnp.hstack([(hidden * real).sum(1) / lengths[:, None], (hidden * real).max(1)])
     return jax.nn.relu(pooled @ weights["mid"]) @ weights["out"]
 
 
@@ -104,6 +112,8 @@ def main():
     problem = PROBLEMS[options.problem]
     if options.data:
         train, test = (read(options.data / f"{options.problem}_{part}.ts") for part in ("TRAIN", "TEST"))
+        if options.problem == "PLAID":
+            train, test = shape_and_size(train), shape_and_size(test)
         train, test = scaled(train, train), scaled(test, train)
     else:
         rng = np.random.default_rng(1)
@@ -126,7 +136,7 @@ def main():
 
     keys = jax.random.split(jax.random.key(0), 3)
     seen = problem.channels * problem.context
-    shapes = {"in": (seen, WIDTH), "mid": (WIDTH, WIDTH), "out": (WIDTH, problem.classes)}
+    shapes = {"in": (seen, WIDTH), "mid": (2 * WIDTH, WIDTH), "out": (WIDTH, problem.classes)}
     weights = {n: jax.random.normal(k, s) / np.sqrt(s[0]) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
     weights["bias"] = jnp.zeros(WIDTH)
     moments = (jax.tree.map(jnp.zeros_like, weights),) * 2

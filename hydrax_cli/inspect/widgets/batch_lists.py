@@ -26,6 +26,8 @@ _WIDE = 111
 _VERY_WIDE = 132
 _MOST_VALUE_COLUMNS = 3
 _VALUE_WIDTH = 8
+_NUMBERS_WIDTH = 16
+"""Columns for the indices, or seeds, of the documents of a packed row."""
 _REST_WIDTH = 16
 """Columns of what an item is that are worth more than its seed."""
 
@@ -157,14 +159,14 @@ class ItemList(LineList):
         self._view = view
         indices = [str(index) for index in view.indices]
         self._columns = [_ItemColumn("row", [str(row) for row in range(len(indices))], "plain")]
-        self._columns.append(_ItemColumn("index", indices, "plain"))
+        self._columns.append(_ItemColumn("index", [clean(index, _NUMBERS_WIDTH) for index in indices], "plain"))
         self._columns += [
             _ItemColumn(name[:_VALUE_WIDTH], [str(value)[:_VALUE_WIDTH] for value in array], "accent")
             for name, array in view.arrays.items()
             if array.ndim == 1
         ][:_MOST_VALUE_COLUMNS]
         if view.seeds is not None:
-            self._columns.append(_ItemColumn("seed", [str(seed) for seed in view.seeds], "dim"))
+            self._columns.append(_ItemColumn("seed", [clean(str(seed), _NUMBERS_WIDTH) for seed in view.seeds], "dim"))
         # A descriptor that only repeats the index says nothing.
         self._descriptors = () if list(view.descriptors) == indices else view.descriptors
         self.border_title = many(len(indices), "item")

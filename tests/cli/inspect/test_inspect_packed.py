@@ -6,9 +6,10 @@ from inspect_support import app_of, asynchronous, table, until
 from hydrax_cli.inspect.numbers.pixels import segments
 from hydrax_cli.inspect.screens.batch import BatchScreen
 from hydrax_cli.inspect.widgets.array_picture import ArrayPicture
+from hydrax_cli.inspect.widgets.batch_lists import ItemList
 from hydrax_core import DataGroup, Dataloader, Ragged, pack
 
-LENGTHS = [3, 9, 4, 16, 2, 8, 1, 12, 4, 7, 15, 5]
+LENGTHS = [3, 9, 4, 16, 2, 8, 1, 12, 4, 7, 15, 5, *[1] * 20]
 
 
 def tokens(item, arrays, seed):
@@ -16,7 +17,7 @@ def tokens(item, arrays, seed):
 
 
 def packed():
-    texts = DataGroup(2, range(12), loader_arrays={"tokens": ((Ragged(),), "int32")})
+    texts = DataGroup(8, range(len(LENGTHS)), loader_arrays={"tokens": ((Ragged(),), "int32")})
     return Dataloader(
         tokens, pack(texts, LENGTHS, length=20, shuffle_first=False, remainder="pad"), loader_kind="thread"
     )
@@ -48,6 +49,12 @@ async def test_a_packed_row_is_shown_with_its_documents_in_colours():
         assert f"row 0: {documents} segments" in picture.border_subtitle
         assert "100.0% full" in picture.border_subtitle
         assert len(colours_of(picture)) == 1 + documents, "the number of the row, and its documents"
+        items, indices = app.screen.query_one(ItemList), app.screen._view.indices
+        assert max(map(len, indices)) > 10, "so many that they do not fit"
+        room = items.content_size.width
+        for row, numbers in enumerate(indices):
+            line = "".join(text for text, _ in items.pieces(row, room))
+            assert str(numbers)[:8] in line[:room], "whatever the other rows hold"
         await pilot.press("z")
         assert len(colours_of(picture)) == 1 + documents
         await pilot.press("v", "v", "v")
