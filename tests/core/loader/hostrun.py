@@ -34,7 +34,7 @@ def load_document(item, arrays, seed):
     number, length = item
     if number < 0:
         raise ValueError("a bad document")
-    arrays["tokens"][...] = np.random.default_rng([seed or 0, number]).integers(1, 1000, length)
+    return {"tokens": np.random.default_rng([seed, number]).integers(1, 1000, length)}
 
 
 def groups_of_documents(setting):
