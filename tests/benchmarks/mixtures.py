@@ -2,7 +2,7 @@
 
 Rounds of what is compared take turns, and each figure is the best of its rounds: other work on the machine only adds.
 With grain and torch installed, their packing of the same documents is measured beside ours: grain's own, and for torch
-a collate function in Python.
+two collate functions in Python, of which one leaves the tokens of a document to NumPy.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from hydrax_core.plan.mixture import by_weights
 
 ROUNDS = 3
 say = functools.partial(print, flush=True)
-LENGTH, ROWS = 2048, 8
+LENGTH, LONG, ROWS = 2048, 16_384, 8
 ARRAYS = {"x": ((4,), "float32")}
 
 
@@ -120,28 +120,34 @@ def hydrax_run(rows, epochs):
             batch.arrays["tokens"].block_until_ready()
 
 
-def grain_run(found, epochs):
+def grain_run(found, length, epochs):
     import grain  # noqa: PLC0415  a peer that need not be there
     from grain.experimental import FirstFitPackIterDataset  # noqa: PLC0415  same
 
     source = grain.MapDataset.source(found).repeat(epochs).map(lambda tokens: {"tokens": tokens})
-    packed = FirstFitPackIterDataset(source.to_iter_dataset(), length_struct={"tokens": LENGTH}, num_packing_bins=64)
+    packed = FirstFitPackIterDataset(source.to_iter_dataset(), length_struct={"tokens": length}, num_packing_bins=64)
     for batch in packed.batch(ROWS):
         into_jax(batch)
 
 
-def collated(parts):
-    """First-fit in Python, as one writes it for torch."""
+def first_fit(parts, length):
+    """Rows of documents, as one writes it for torch."""
     rows, spaces = [], []
     for tokens in sorted(parts, key=len, reverse=True):
         row = next((place for place, space in enumerate(spaces) if space >= len(tokens)), None)
         if row is None:
             row = len(rows)
             rows.append([])
-            spaces.append(LENGTH)
+            spaces.append(length)
         rows[row].append(tokens)
         spaces[row] -= len(tokens)
-    arrays = {name: np.zeros((len(rows), LENGTH), np.int32) for name in ("tokens", "segment_ids", "positions")}
+    return rows
+
+
+def collated(parts, length):
+    """First-fit in Python, the rows by NumPy."""
+    rows = first_fit(parts, length)
+    arrays = {name: np.zeros((len(rows), length), np.int32) for name in ("tokens", "segment_ids", "positions")}
     for place, row in enumerate(rows):
         start = 0
         for number, tokens in enumerate(row, 1):
@@ -153,34 +159,56 @@ def collated(parts):
     return arrays
 
 
-def torch_run(found, epochs):
+def collated_lists(parts, length):
+    """First-fit, and the rows as lists, in Python: token by token."""
+    arrays = {"tokens": [], "segment_ids": [], "positions": []}
+    for row in first_fit(parts, length):
+        values = {name: [] for name in arrays}
+        for number, tokens in enumerate(row, 1):
+            values["tokens"] += tokens.tolist()
+            values["segment_ids"] += [number] * len(tokens)
+            values["positions"] += range(len(tokens))
+        for name, row_values in values.items():
+            arrays[name].append(row_values + [0] * (length - len(row_values)))
+    return {name: np.array(rows, np.int32) for name, rows in arrays.items()}
+
+
+def torch_run(collate, found, length, epochs):
     from torch.utils.data import DataLoader  # noqa: PLC0415  a peer that need not be there
 
-    together = max(1, ROWS * LENGTH * len(found) // sum(map(len, found)))  # so that they fill about as many rows
-    batches = DataLoader(found, batch_size=together, shuffle=True, num_workers=1, collate_fn=collated)
+    together = max(1, ROWS * length * len(found) // sum(map(len, found)))  # so that they fill about as many rows
+    collate = functools.partial(collate, length=length)
+    batches = DataLoader(found, batch_size=together, shuffle=True, num_workers=1, collate_fn=collate)
     for _ in range(epochs):
         for batch in batches:
             into_jax(batch)
 
 
-def throughput(epochs=20):
+def throughput():
     whole = documents()
-    found = [tokens[:LENGTH] for tokens in whole]
+    for length, epochs in ((LENGTH, 20), (LONG, 5)):
+        compare(whole, [tokens[:length] for tokens in whole], length, epochs)
+
+
+def compare(whole, found, length, epochs):
     lengths = [len(tokens) for tokens in found]
-    one, all_of_it = pack(lengths, length=LENGTH, max_segments=1), pack(list(map(len, whole)), length=LENGTH)
+    one, all_of_it = pack(lengths, length=length, max_segments=1), pack(list(map(len, whole)), length=length)
     group = DataGroup(ROWS, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad")
-    rows = pack(group, lengths, length=LENGTH)
-    say(
-        f"{len(found)} documents, cut at {LENGTH} tokens: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}; "
-        f"whole, long ones split: {all_of_it.fill:.1%}"
-    )
+    rows = pack(group, lengths, length=length)
+    say(f"{len(found)} documents, cut at {length:,} tokens: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}")
+    say(f"the same documents whole, long ones split: {all_of_it.fill:.1%}")
     total = epochs * sum(lengths)
     runs = {"hydrax": lambda: hydrax_run(rows, epochs)}
-    for name, run in (("grain", grain_run), ("torch", torch_run)):
-        if importlib.util.find_spec(name) is None:
+    peers = {
+        "grain, its packing": grain_run,
+        "torch, rows by NumPy": functools.partial(torch_run, collated),
+        "torch, rows as lists": functools.partial(torch_run, collated_lists),
+    }
+    for name, run in peers.items():
+        if importlib.util.find_spec(name.partition(",")[0]) is None:
             say(f"{name}: not installed")
         else:
-            runs[f"{name}, packing"] = functools.partial(run, found, epochs)
+            runs[name] = functools.partial(run, found, length, epochs)
     seconds = best(ROUNDS, *runs.values())
     for name, needed in zip(runs, seconds, strict=True):
         say(f"{name}: {total / needed / 1e6:.1f} M tokens/s into jax; hydrax has {needed / seconds[0]:.1f} times that")
