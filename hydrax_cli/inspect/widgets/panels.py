@@ -130,7 +130,15 @@ class ProgressPanel(FramePanel):
         if self.frame.subject is None:
             return 2
         plan = self.frame.subject.plan
-        return 2 + bool(plan.validation_interval) + len(self._data(plan, width))
+        return 2 + bool(plan.validation_interval) + len(self._shares()) + len(self._data(plan, width))
+
+    def _shares(self) -> list[Content]:
+        """What share of the batches each of several groups has, and should have."""
+        groups = () if self.frame.stats is None else self.frame.stats.groups
+        if len(groups) == 1 or self.app.screen.has_class("-short"):
+            return []
+        texts = [f"{100 * g.share:.0f} % ({100 * g.expected:.0f} %), {g.epochs:.1f} ep." for g in groups]
+        return [self._text("shares (wanted)", " · ".join(texts))] if texts else []
 
     def _data(self, plan: RunPlan, width: int) -> list[Content]:
         """The seed that every epoch is shuffled by, and the arrays of a batch: as many lines as there is room for."""
@@ -181,7 +189,7 @@ class ProgressPanel(FramePanel):
             else:
                 rest = plan.validation_interval - number % plan.validation_interval
                 lines.append(self._text("validation", f"in {many(rest, 'batch', 'batches')}"))
-        return Content("\n").join([*lines, *self._data(plan, self.content_size.width)])
+        return Content("\n").join([*lines, *self._shares(), *self._data(plan, self.content_size.width)])
 
     def _training(self, plan: RunPlan, epoch: int, done: int, number: int) -> list[Content]:
         if plan.streams():  # nobody knows how many there will be
@@ -205,7 +213,8 @@ class ProgressPanel(FramePanel):
         )
 
     def _text(self, name: str, text: str) -> Content:
-        return Content.assemble((f"{name:<15} ", "$foreground"), (text, "$dim"))
+        line = Content.assemble((f"{name:<15} ", "$foreground"), (text, "$dim"))
+        return line.truncate(max(1, self.content_size.width), ellipsis=True)
 
 
 class SpeedPanel(FramePanel):

@@ -1,7 +1,7 @@
-"""Packed rows on the screen: each document in a colour of its own."""
+"""Packed rows on the screen, each document in a colour of its own, and the shares of a mixture."""
 
 import numpy as np
-from inspect_support import app_of, asynchronous, table, until
+from inspect_support import app_of, asynchronous, shows, table, until
 
 from hydrax_cli.inspect.numbers.pixels import segments
 from hydrax_cli.inspect.screens.batch import BatchScreen
@@ -59,6 +59,18 @@ async def test_a_packed_row_is_shown_with_its_documents_in_colours():
         assert len(colours_of(picture)) == 1 + documents
         await pilot.press("v", "v", "v")
         assert len(picture.kinds) == 3
+
+
+def mixture():
+    arrays = {"tokens": ((3,), "int32")}
+    groups = [DataGroup(2, range(size), loader_arrays=arrays) for size in (60, 20)]
+    return Dataloader(lambda *_: None, groups, weights=[3, 1], loader_kind="thread", end_at=("batch", 80))
+
+
+@asynchronous
+async def test_the_shares_of_the_groups_of_a_mixture_stand_beside_those_that_were_asked_for():
+    async with app_of(mixture) as (app, pilot):
+        await shows(app, pilot, "shares (wanted) 75 % (75 %), 2.0 ep. · 25 % (25 %), 2.0 ep.")
 
 
 def test_rows_of_segments_are_as_wide_as_there_is_room_and_padding_has_the_first_colour():
