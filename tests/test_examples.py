@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
@@ -50,6 +51,23 @@ def test_buckets_of_like_lengths_are_compiled_once_each():
     assert output.count("bucket of up to") == 3
     compilations, right = re.search(r"(\d+) compilations; ([\d.]+)% of 370", output).groups()
     assert int(compilations) == 3
+    assert float(right) > 80
+
+
+def test_currents_of_appliances_are_read_and_told_apart_whatever_their_size(tmp_path):
+    """Files as PLAID's; the real ones come with sktime."""
+    rng = np.random.default_rng(0)
+    for part, count in (("TRAIN", 60), ("TEST", 30)):
+        lines = ["#made up", "@problemName PLAID", "@data"]
+        for number in range(count):
+            wave = np.sin(np.arange(rng.integers(100, 160)) / 3)
+            shape = (wave, np.sign(wave), np.abs(wave) ** 8)[number % 3]
+            lines.append(",".join(f"{value:.5g}" for value in shape * 10 ** rng.uniform(-4, 1)) + f":{number % 3}")
+        (tmp_path / f"PLAID_{part}.ts").write_text("\n".join(lines) + "\n")
+    options = ["--problem", "PLAID", "--data", str(tmp_path), "--epochs", "6", "--buckets", "2"]
+    output = run("train_buckets.py", *options).stdout
+    compilations, right = re.search(r"(\d+) compilations; ([\d.]+)% of 30", output).groups()
+    assert int(compilations) == output.count("bucket of up to") == 2
     assert float(right) > 80
 
 

@@ -70,13 +70,13 @@ def load(item, arrays, seed):
     return {"series": series}  # as long as it is: hydrax pads it and notes the length
 
 
+@jax.jit
 def scores(weights, series, lengths):
     real = jnp.arange(series.shape[1])[None, :, None] < lengths[:, None, None]
-    context = weights["in"].shape[0] // series.shape[2]
-    later = [jnp.pad(series, ((0, 0), (0, shift), (0, 0)))[:, shift:] for shift in range(context)]
-    series = jnp.concatenate(later, axis=2)
-    hidden = jax.nn.relu(series @ weights["in"] + weights["bias"])
-    pooled = jnp.hstack([(hidden * real).sum(1) / lengths[:, None], (hidden * real).max(1)])
+    padding = [(0, weights["in"].shape[0] - 1)]
+    seen = jax.lax.conv_general_dilated(series, weights["in"], (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"))
+    hidden = jax.nn.relu(seen + weights["bias"]) * real
+    pooled = jnp.hstack([hidden.sum(1) / lengths[:, None], hidden.max(1)])
     return jax.nn.relu(pooled @ weights["mid"]) @ weights["out"]
 
 
@@ -108,6 +108,7 @@ def main():
     parser.add_argument("--problem", choices=PROBLEMS, default="JapaneseVowels")
     parser.add_argument("--data", type=Path, help="folder with the two .ts files")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--buckets", type=int, help="3 or 4, as the problem is")
     options = parser.parse_args()
     problem = PROBLEMS[options.problem]
     if options.data:
@@ -124,7 +125,7 @@ def main():
         buckets(
             DataGroup(16, items, loader_arrays=declared, shuffle_first=True, remainder="pad"),
             lambda item: len(item[0]),
-            boundaries=problem.buckets,
+            boundaries=options.buckets or problem.buckets,
         )
         for items in (train, test)
     )
@@ -135,9 +136,12 @@ def main():
         )
 
     keys = jax.random.split(jax.random.key(0), 3)
-    seen = problem.channels * problem.context
-    shapes = {"in": (seen, WIDTH), "mid": (2 * WIDTH, WIDTH), "out": (WIDTH, problem.classes)}
-    weights = {n: jax.random.normal(k, s) / np.sqrt(s[0]) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+    seen = (problem.context, problem.channels)
+    shapes = {"in": (*seen, WIDTH), "mid": (2 * WIDTH, WIDTH), "out": (WIDTH, problem.classes)}
+    weights = {
+        name: jax.random.normal(key, shape) / np.sqrt(np.prod(shape[:-1]))
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
     weights["bias"] = jnp.zeros(WIDTH)
     moments = (jax.tree.map(jnp.zeros_like, weights),) * 2
     with Dataloader(load, training, end_at=("epoch", options.epochs)) as loader:
