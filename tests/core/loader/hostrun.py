@@ -49,6 +49,23 @@ def groups_of_documents(setting):
     return (*made, *buckets(few, lengths[:60], boundaries=[6, 16]))
 
 
+def training(setting):
+    """The groups that are trained on, and how they are mixed."""
+    if "documents" in setting:
+        return groups_of_documents(setting), {"weights": [(0, [3, 1, 1, 1]), (5, [1, 1, 2, 1])]}
+    items = setting.get("items", list(range(setting.get("size", 48))))
+    train = DataGroup(
+        setting.get("batch_size", 24),
+        items,
+        loader_arrays=ARRAYS,
+        seed=setting.get("seed", 0),
+        shuffle_first=True,
+        shuffle_later=setting.get("later", "default"),
+        remainder="pad",
+    )
+    return train, {}
+
+
 def row_digests(batch):
     """Of each row that this host has, whole: a row's digest does not depend on which host has it."""
     found = {}
@@ -106,19 +123,7 @@ def main():
         sys.stdout.write("{}\n")
         return
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    items = setting.get("items", list(range(setting.get("size", 48))))
-    train = DataGroup(
-        setting.get("batch_size", 24),
-        items,
-        loader_arrays=ARRAYS,
-        seed=setting.get("seed", 0),
-        shuffle_first=True,
-        shuffle_later=setting.get("later", "default"),
-        remainder="pad",
-    )
-    mixture = {}
-    if "documents" in setting:
-        train, mixture = groups_of_documents(setting), {"weights": [(0, [3, 1, 1, 1]), (5, [1, 1, 2, 1])]}
+    train, mixture = training(setting)
     valid = DataGroup(24, range(30), loader_arrays=ARRAYS, remainder="pad")
     loader = Dataloader(
         load,
