@@ -1,5 +1,6 @@
 """The documents keep their promises to the reader: links lead somewhere, and nothing names a machine of ours."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -38,6 +39,22 @@ def python_pages():
 @pytest.mark.parametrize("page", python_pages(), ids=[page.stem for page in python_pages()])
 def test_the_python_of_a_page_runs(page, tmp_path):
     """All blocks as one program, in an empty folder, with what the page takes for granted from tests/pages/."""
-    program = [sys.executable, ROOT / "tests/pages/run.py", page]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=55, check=False)
+    run_page(tmp_path, page)
+
+
+def run_page(folder, *arguments):
+    program = [sys.executable, ROOT / "tests/pages/run.py", *arguments]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stderr
+
+
+NEEDS = [
+    (page, library) for page in python_pages() for library in re.findall(r"<!-- needs (\w+) -->", page.read_text())
+]
+
+
+@pytest.mark.parametrize(("page", "library"), NEEDS, ids=[f"{page.stem}-{library}" for page, library in NEEDS])
+def test_the_python_that_needs_a_library_runs_where_it_is_installed(page, library, tmp_path):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    run_page(tmp_path, page, library)

@@ -4,8 +4,8 @@ Promise: a file is its address, size and ETag (where there is none, the time of 
 source was made. Every answer is compared with that: bytes of another content are refused by name, and never come into
 an array, a cache or a state. The requests of one call go out together, ``REQUESTS`` at a time in each process; ranges
 that are close are one request, long ones are several. A request that fails in a way that may pass is made up to
-``ATTEMPTS`` times, waiting longer each time; what is refused, or not there, is an error at once. Refused, too: what has
-neither an ETag nor a time of change.
+``ATTEMPTS`` times, waiting longer each time, within the ``again_seconds`` of its store; what is refused, or not there,
+is an error at once. Refused, too: what has neither an ETag nor a time of change.
 
 Credentials in an address (``https://user:password@...``, the ``?signature`` of a signed one) go to the store, and to
 the workers; a ``RemoteFile`` *is* its address without them, so no text, fingerprint, index or cache has any.
@@ -337,9 +337,9 @@ def _asking(place: str, shown: str, ask: Callable[[Store], T]) -> T:
 
     Raises:
         FileNotFoundError: It is not there.
-        OSError: The store refused, or failed ``ATTEMPTS`` times.
+        OSError: The store refused, or failed ``ATTEMPTS`` times, or once that took long.
     """
-    store = store_at(place)
+    store, first = store_at(place), time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return ask(store)
@@ -347,8 +347,9 @@ def _asking(place: str, shown: str, ask: Callable[[Store], T]) -> T:
             raise FileNotFoundError(f"there is no {shown}") from None
         except PassingError as error:
             reason = _clean(str(error), place)
-            if attempt == ATTEMPTS:
-                raise OSError(f"{shown}: failed {ATTEMPTS} times, at last: {reason}") from None
+            if attempt == ATTEMPTS or time.monotonic() - first >= store.again_seconds:
+                times = "failed" if attempt == 1 else f"failed {attempt} times, at last"
+                raise OSError(f"{shown}: {times}: {reason}") from None
             _warn_once(shown, reason)
             time.sleep(_FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * _chance.uniform(0.5, 1))
         except OSError as error:

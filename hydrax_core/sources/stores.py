@@ -11,7 +11,7 @@ import base64
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from hydrax_core.data.checks import require
@@ -68,6 +68,9 @@ class Answer(NamedTuple):
 
 class Store(ABC):
     """A place that keeps files; any thread may use it."""
+
+    again_seconds: ClassVar[float] = 2 * TIMEOUT_SECONDS
+    """How long after it was first made a request that failed is made again."""
 
     @abstractmethod
     def status(self, path: str) -> Seen:
@@ -246,6 +249,9 @@ class FileSystem(Store):
 
 class Hub(FileSystem):
     """Repositories of Hugging Face: what is read is a commit, whose files never change."""
+
+    again_seconds = 20
+    """Its client itself makes most requests five times more, over 23 seconds, and has no setting for that."""
 
     def __init__(self, system: Any, api: Any) -> None:
         super().__init__(system)

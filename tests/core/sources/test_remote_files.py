@@ -86,6 +86,15 @@ def test_a_slow_answer_is_asked_for_again(server, monkeypatch):
     assert read(file, (1000, 500)) == [CONTENT[1000:1500]]
 
 
+def test_no_request_is_made_again_when_its_time_is_over(server, monkeypatch):
+    file = found(f"{server.address}/a.bin")
+    monkeypatch.setattr(stores.Store, "again_seconds", 0)
+    server.faults.extend([503] * 10)
+    with pytest.raises(OSError, match=r"a\.bin: failed: .*503"):
+        read(file, (1000, 500))
+    assert len(server.faults) == 10 - 2  # what it is now is asked, too
+
+
 def test_trying_again_has_an_end(server):
     file = found(f"{server.address}/a.bin")
     server.faults.extend([503] * 100)
