@@ -16,7 +16,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -144,7 +144,14 @@ class IndexedFiles:
     def read_many(self, spans: Sequence[tuple[int, int, int]]) -> Iterable[bytes]:
         """Bytes of files, ``(number, start, size)``, one after the other; elsewhere all at once."""
         remote = [Span(path, *span) for number, *span in spans if isinstance(path := self.paths[number], RemoteFile)]
-        return map(bytes, read_ranges(remote)) if remote else (self.read(*span) for span in spans)
+        return map(bytes, read_ranges(remote)) if remote else self._read_many(spans)
+
+    def _read_many(self, spans: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+        descriptors = self._descriptors
+        for number, start, size in spans:
+            descriptor = descriptors.get(number)
+            found = b"" if descriptor is None else os.pread(descriptor, size, start)
+            yield found if len(found) == size else self.read(number, start, size)
 
     def walking(self, number: int, ahead: int) -> Callable[[int, int], bytes]:
         """What reads bytes of a file from its beginning to its end, skipping some: ``(start, size)``, fewer at the end.

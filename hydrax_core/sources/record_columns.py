@@ -48,8 +48,11 @@ _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
 _EXACT = 1 << 53
 """Floats hold all whole numbers up to this."""
 _LONG = 200
-_MAY_OVERFLOW = re.compile(rb"\d[eE]\+?\d{3}"), re.compile(rb"\d{%d}" % _LONG)
-"""Exponents, and digits: one pattern of both takes as long as to parse a line."""
+_EXPONENTS = re.compile(rb"e\+?\d{3}").search, re.compile(rb"E\+?\d{3}").search
+"""What numbers beyond all floats have, and some texts: patterns that begin with one byte take a quarter of the time."""
+_DIGITS = re.compile(rb"\d{%d}" % _LONG).search
+_decode = json.JSONDecoder().raw_decode
+"""``json.loads`` takes as long to look for white space and at its arguments as to parse a line."""
 
 _log = logging.getLogger("hydrax")
 _warned: set[str] = set()
@@ -191,10 +194,14 @@ def read_json(data: bytes) -> Any:
         OverflowError: A number is beyond all floats, which Python itself reads as infinity.
         ValueError: It is no JSON.
     """
-    exponent, digits = _MAY_OVERFLOW
-    finite = _finite if exponent.search(data) or (len(data) > _LONG and digits.search(data)) else None
+    lower, upper = _EXPONENTS
+    overflowing = lower(data) or upper(data) or (len(data) > _LONG and _DIGITS(data))
     utf8 = data[:1] == b"{" and data[1:2] != b"\0"  # json itself looks closer, which takes as long as to parse
-    return json.loads(data.decode("utf-8", "surrogatepass") if utf8 else data, parse_float=finite)
+    if not utf8 or overflowing:
+        return json.loads(data, parse_float=_finite if overflowing else None)
+    text = data.decode("utf-8", "surrogatepass")
+    found, end = _decode(text)
+    return found if end == len(text) else json.loads(text)
 
 
 def _finite(text: str) -> float:

@@ -55,6 +55,7 @@ def walk(read: _Read, size: int, path: str) -> Members:  # noqa: C901  a call fo
     sizes: list[int] = []
     offset, long_name, long_size = 0, b"", -1
     start, window, width, before = 0, b"", _WINDOW, 0
+    wanted: dict[bytes, int] = {}  # checksum fields and what their headers add up to: few differ
     while True:
         place = offset - start
         header = window[place : place + _BLOCK]
@@ -65,12 +66,15 @@ def walk(read: _Read, size: int, path: str) -> Members:  # noqa: C901  a call fo
         if len(header) < _BLOCK or (not header[156] and not header.strip(b"\0")):
             break
         kind, field, data = header[156], header[148:156], offset + _BLOCK
-        try:  # nearly always digits, a zero byte or a space, and the checksum of six digits
-            length, checksum = int(header[124:135], 8), int(field[:6], 8)
+        try:  # nearly always digits, a zero byte or a space
+            length = int(header[124:135], 8)
         except ValueError:
-            length, checksum = _number(header[124:136]), _number(field)
+            length = _number(header[124:136])
+        total = wanted.get(field)
+        if total is None:
+            total = wanted[field] = (_number(field) + (adler32(field) & 0xFFFF) - _SPACES) % 65521
         # The low half of Adler-32 is the sum of all bytes and 1, modulo 65,521: twenty times as fast as sum().
-        if length < 0 or (checksum + (adler32(field) & 0xFFFF) - _SPACES - (adler32(header) & 0xFFFF)) % 65521:
+        if length < 0 or total != adler32(header) & 0xFFFF:
             raise ValueError(_damage(path, offset, names))
         if kind in _FILES:
             if long_size >= 0:

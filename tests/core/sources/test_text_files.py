@@ -348,9 +348,27 @@ def test_a_column_of_numbers_and_words_is_left_out_and_told(tmp_path, caplog):
     assert set(csv(tmp_path / "b.csv", columns=["x"]).training.loader_layouts) == {"x", "x_length"}
 
 
+NUMBERS = st.integers() | st.floats(allow_nan=False) | st.from_regex(r"\A[a-f]?[eE]\+?[0-9]{1,4}\Z")
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), st.recursive(NUMBERS | st.none() | st.text(), st.lists, max_leaves=8)),
+    st.sampled_from(["", " ", "\t ", "{}", "]"]),
+    st.booleans(),
+)
+def test_a_line_says_what_json_says(record, behind, ascii_only):
+    line = (json.dumps(record, ensure_ascii=ascii_only) + behind).encode("utf-8", "surrogatepass")
+    if behind.strip():
+        with pytest.raises(ValueError, match="Extra data"):
+            records_module.read_json(line)
+    else:
+        assert records_module.read_json(line) == record
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
+        ('{"x": 1} {}', "Extra data"),
         ('{"x": 1', "a.jsonl at byte"),
         ("[1]", "expected a JSON object a line, got a list"),
         ('{"x": 4294967296}', "'x': 4294967296 does not fit into int32"),
