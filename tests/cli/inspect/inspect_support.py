@@ -3,12 +3,15 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import cloudpickle
 import textual.app
 import textual.pilot
+from textual._compositor import Compositor
 from textual._context import active_app
 
 import hydrax_cli.inspect.app
@@ -20,6 +23,7 @@ from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 
 TIMEOUT = 30
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not import textual
 
 
 async def drained(*_):
@@ -36,7 +40,13 @@ async def drained(*_):
         quiet = 0 if busy else quiet + 1
 
 
+def not_drawn(compositor, **_):
+    """What a headless app draws goes nowhere; ``texts`` draws what a test looks at."""
+    compositor._dirty_regions.clear()
+
+
 textual.app.wait_for_idle = textual.pilot.wait_for_idle = drained
+Compositor.render_update = not_drawn
 hydrax_cli.inspect.app._FRAME_SECONDS = 0.05  # a run is drawn as soon as something has happened
 ARRAYS = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32"), "tokens": ((7,), "int32")}
 
