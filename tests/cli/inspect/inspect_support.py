@@ -40,13 +40,14 @@ async def drained(*_):
         quiet = 0 if busy else quiet + 1
 
 
-def not_drawn(compositor, **_):
-    """What a headless app draws goes nowhere; ``texts`` draws what a test looks at."""
+def drawn_on_demand(compositor, full=False, draw=Compositor.render_update, **named):
+    """What a headless app draws by itself goes nowhere; pictures and ``texts`` draw what a test looks at."""
     compositor._dirty_regions.clear()
+    return draw(compositor, full=True, **named) if full else None
 
 
 textual.app.wait_for_idle = textual.pilot.wait_for_idle = drained
-Compositor.render_update = not_drawn
+Compositor.render_update = drawn_on_demand
 hydrax_cli.inspect.app._FRAME_SECONDS = 0.05  # a run is drawn as soon as something has happened
 ARRAYS = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32"), "tokens": ((7,), "int32")}
 

@@ -1,7 +1,7 @@
 """Every key and screen of the app, on a real loader with worker processes."""
 
 import numpy as np
-from inspect_support import app_of, asynchronous, failing_at, load, make_loader, shown, shows, table, until
+from inspect_support import app_of, asynchronous, failing_at, load, make_loader, shown, shows, table, texts, until
 from textual.widgets import Input
 
 from hydrax_cli.inspect.screens.batch import BatchScreen
@@ -196,6 +196,7 @@ async def test_the_mouse_chooses_and_opens_and_c_copies_the_command():
         await pilot.double_click(BatchTable, offset=(20, 3))
         await until(pilot, lambda: isinstance(app.screen, BatchScreen) and app.screen.settled)
         assert app.screen.record.epoch_batch == 1
+        texts(app)  # where its rows are, a picture knows once it is drawn
         picture = app.screen.query_one(ArrayPicture)
         grid = picture._grid
         left = (picture.size.width - grid.columns * (grid.width + 1) - 1) // 2

@@ -296,8 +296,8 @@ def test_it_works_in_tmux_and_follows_its_size(tmp_path, target):
         tmux("send-keys", "-t", "app", "Space")
         tmux.until("‖ paused")
         tmux("resize-window", "-t", "app", "-x", "150", "-y", "45")
-        screen = tmux.until("╭─ progress")
-        assert "╭─ log" in screen
+        for text in ("╭─ progress", "╭─ log"):
+            tmux.until(text)
         tmux("send-keys", "-t", "app", "Enter")
         tmux.until("values of x")
         tmux("send-keys", "-t", "app", "Escape")
