@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -40,6 +41,10 @@ SCHEMES = (*_LISTED, *_WEB, "hf")
 
 TIMEOUT_SECONDS = 30
 """For one request and its answer, of at most a few MiB."""
+
+_WHICH_REQUEST = re.compile(r"^Generic \w+ error: Error performing \w+ \S+ in \S+ - ")
+_SYSTEM_ERROR = re.compile(r'(?:Os|Custom) \{\s[^{}]*(?:message|error): "([^"]+)"')
+"""What obstore's errors say first of the request, which ours name, and at the end of what the system said."""
 
 _NO_RANGES = "Range request not supported"
 _PERMANENT = ("PermissionDeniedError", "UnauthenticatedError", "InvalidPathError", "NotSupportedError")
@@ -195,7 +200,9 @@ class _ObjectStore(Store):
         except FileNotFoundError:
             raise
         except self._module.exceptions.BaseError as error:
-            text = _text(error)
+            text = _WHICH_REQUEST.sub("", _text(error))
+            if (cause := _SYSTEM_ERROR.search(str(error))) is not None:
+                text = f"{text} ({cause[1]})"
             if _NO_RANGES in text:
                 raise OSError(
                     "the server sends whole files only, not ranges of them; copy the file to a disk"

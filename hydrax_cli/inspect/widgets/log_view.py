@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
+from hydrax_cli.shared.units import many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +37,7 @@ class LogView(LineList):
         if missed:
             self._lines.append(f"{missed:,} lines came too fast to be shown")
         self._lines.extend(lines)
-        self.border_title = f"log · {len(self._lines):,} lines"
+        self.border_title = f"log · {many(len(self._lines), 'line')}"
         self.lines_changed()
         if following and self.chosen is None:
             self.scroll_end(animate=False)

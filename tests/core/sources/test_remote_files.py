@@ -86,6 +86,14 @@ def test_a_slow_answer_is_asked_for_again(server, monkeypatch):
     assert read(file, (1000, 500)) == [CONTENT[1000:1500]]
 
 
+def test_why_a_server_is_not_reached_is_said(monkeypatch):
+    monkeypatch.setattr(stores.Store, "again_seconds", 0)
+    with pytest.raises(
+        OSError, match=r"^http://127\.0\.0\.1:1/a\.bin: failed: HTTP error: [^:]*\(Connection refused\)$"
+    ):
+        remote.remote_file("http://127.0.0.1:1/a.bin")
+
+
 def test_no_request_is_made_again_when_its_time_is_over(server, monkeypatch):
     file = found(f"{server.address}/a.bin")
     monkeypatch.setattr(stores.Store, "again_seconds", 0)
