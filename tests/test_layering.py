@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,21 @@ def test_no_file_outgrows_a_reader(package):
     for path, module in modules(package):
         lines = path.read_text().count("\n")
         assert lines <= LONGEST_FILE, f"{module} has {lines} lines: it wants a second room"
+
+
+@pytest.mark.parametrize("package", ["hydrax_core", "hydrax_cli"])
+def test_what_a_docstring_points_at_is_there(package):
+    texts = {}
+    for path, module in [*CORE, *modules("hydrax_cli")]:
+        texts.setdefault(module.rpartition(".")[2], []).append(path.read_text())
+    every = {module for _, module in CORE}
+    for path, module in modules(package):
+        for target in re.findall(r"(?i:see|as in) ``([a-z_]+\.[\w.]+)", path.read_text()):
+            file, name = target.split(".")[:2]
+            found = any(
+                re.search(rf"(def|class) {name}\b|^{name}\b", text, re.MULTILINE) for text in texts.get(file, ())
+            )
+            assert found or target in every or file == "numpy", f"{module} points at {target}"
 
 
 def fresh(program):

@@ -321,7 +321,7 @@ class _Scattered:
         """Place of the row 0 of each chunk, if its rows went down so far."""
 
     def gather(self, where: str, indices: Indices, array: npt.NDArray[Any]) -> None:
-        """Fill an array with rows; see ``common.gather``."""
+        """Fill an array with rows; see ``row_source.gather``."""
         places = self._firsts[self._ends.searchsorted(indices, "right")] + indices * self._steps
         kept = self._chunks[0]
         if array.dtype != kept.dtype or array.shape[1:] != kept.shape[1:]:

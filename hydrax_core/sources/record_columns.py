@@ -82,12 +82,12 @@ def choose_columns(
     """The arrays that records fill, by some of them.
 
     Args:
-        columns: As in ``common.choose``; ``None`` for all of numbers, and where there are none for all of text.
+        columns: As in ``row_source.choose``; ``None`` for all of numbers, and where there are none for all of text.
         additional: Names of the columns that go to the additional data.
         parse: Turns a text into a number where it is one.
         given: What is known of other columns, which are in no record.
         missing: What a missing value is, by column.
-        ragged: See ``common.choose``.
+        ragged: See ``row_source.choose``.
 
     Raises:
         TypeError: An argument has the wrong type.
