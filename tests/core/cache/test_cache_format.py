@@ -8,7 +8,8 @@ import cachekit as kit
 import numpy as np
 import pytest
 
-from hydrax_core.cache.format.arrays import HEADER_BYTES, EpochMap, EpochWriter, array_files
+from hydrax_core.cache.format import arrays as arrays_module
+from hydrax_core.cache.format.arrays import HEADER_BYTES, EpochMap, EpochWriter, array_files, punch
 from hydrax_core.cache.format.codec import DecodeError, decode, encode
 from hydrax_core.cache.format.entry import (
     CHECKSUM_BYTES,
@@ -21,6 +22,8 @@ from hydrax_core.cache.format.entry import (
     unseal,
 )
 from hydrax_core.cache.format.manifest import Manifest, StoredArray
+from hydrax_core.data.portable import PORTABLE
+from hydrax_core.engine.resources.slots import _anonymous_file
 
 IDENTITY = bytes(range(16))
 PLACE = (3, 41)
@@ -262,3 +265,17 @@ def test_a_file_that_cannot_be_opened_leaves_no_descriptor(written):
     with pytest.raises(FileNotFoundError):
         EpochMap(written, 6, FILES)
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("portable", [True, pytest.param(False, marks=pytest.mark.skipif(PORTABLE, reason="no holes"))])
+def test_a_hole_reads_as_zeros_and_takes_no_room_where_there_are_holes(monkeypatch, portable):
+    monkeypatch.setattr(arrays_module, "PORTABLE", portable)
+    descriptor = _anonymous_file()
+    with open(descriptor, "r+b") as file:  # noqa: PTH123  a descriptor
+        file.write(b"x" * 1_000_000)
+        file.flush()
+        before = os.fstat(descriptor).st_blocks
+        punch(descriptor, 5000, 300_001)
+        file.seek(0)
+        assert file.read() == b"x" * 5000 + bytes(300_001) + b"x" * 694_999
+        assert (os.fstat(descriptor).st_blocks < before) is not portable
