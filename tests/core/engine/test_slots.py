@@ -9,6 +9,7 @@ import pytest
 
 from hydrax_core import DataGroup, Dataloader
 from hydrax_core.data.portable import PORTABLE
+from hydrax_core.engine.resources import slots as slots_module
 from hydrax_core.engine.resources.slots import SlotMemory, SlotPool
 
 
@@ -205,3 +206,54 @@ def test_notes_are_of_what_was_handed_out_and_holders_may_go_before_their_lease(
     assert pool.notes() == ["second", "first"]
     del arrays[1]
     assert pool.leased() == {slots[0], slots[2]}
+
+
+def test_memory_goes_back_after_so_many_batches_that_had_no_need_of_it_a_slot_a_batch():
+    pool, given_back, rounds = SlotPool(1000, limit=4, workers=1, base=2), [], 0
+    pool.memory.discard = lambda slot: given_back.append((rounds, slot))
+    slots = [pool.acquire(1) for _ in range(3)]
+
+    def idle(count):
+        nonlocal rounds
+        for _ in range(count):
+            rounds += 1
+            pool.release(pool.acquire(1))
+
+    for slot in slots:
+        pool.release(slot)
+    idle(200)
+    assert given_back == [(64, 0), (65, 1)]
+    given_back.clear()
+    slots = [pool.acquire(1) for _ in range(3)]
+    assert slots == [2, 1, 0]
+    for slot in slots:
+        pool.release(slot)
+    rounds = 0
+    idle(200)
+    assert given_back == [(64, 2), (65, 1)]
+    pool.close()
+
+
+def test_as_much_memory_is_mapped_ahead_as_a_workers_start_leaves_time_for(monkeypatch):
+    pool, mapped = SlotPool(10_000, limit=8, workers=1, base=8), []
+    stride = pool.memory.stride
+    monkeypatch.setattr(slots_module, "_PREFAULT_BYTES", 3 * stride + stride - 1)
+    monkeypatch.setattr(pool.memory, "prefault", mapped.append)
+    pool.prefault(range(8))
+    assert mapped == [0, 1, 2]
+    pool.prefault([7])
+    assert mapped == [0, 1, 2, 7]
+    pool.close()
+
+
+@pytest.mark.skipif(PORTABLE, reason="memory is given back at the end only")
+def test_memory_is_mapped_in_pieces_and_only_that_of_the_slot(monkeypatch):
+    pool = SlotPool(40_000, limit=4, workers=1, base=4)
+    monkeypatch.setattr(slots_module, "_PREFAULT_PIECE", 16_384)
+    page, stride = 512, pool.memory.stride
+    for slots in (1, 2):
+        pool.memory.prefault(slots)
+        assert blocks(pool.memory.fd) * page == slots * stride
+    pool.memory.discard(1)
+    assert blocks(pool.memory.fd) * page == stride
+    pool.close()
