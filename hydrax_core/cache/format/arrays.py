@@ -259,7 +259,7 @@ class EpochMap:
 
 def punch(descriptor: int, offset: int, length: int) -> None:
     """Make a part of a file read as zeros and free its room on the disk."""
-    fallocate = None if PORTABLE else ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate = None if PORTABLE else ctypes.CDLL(None).fallocate
     arguments = (ctypes.c_int(descriptor), ctypes.c_int(_KEEP_SIZE_PUNCH_HOLE))
     if fallocate is not None and fallocate(*arguments, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
         return

@@ -1,7 +1,11 @@
 """What lies on the disk stays as it is, for caches of earlier versions: change it only with the format's version."""
 
+import contextlib
+import dataclasses
 import datetime as dt
+import errno
 import gc
+import mmap
 import os
 
 import cachekit as kit
@@ -279,3 +283,61 @@ def test_a_hole_reads_as_zeros_and_takes_no_room_where_there_are_holes(monkeypat
         file.seek(0)
         assert file.read() == b"x" * 5000 + bytes(300_001) + b"x" * 694_999
         assert (os.fstat(descriptor).st_blocks < before) is not portable
+
+
+def test_what_the_system_writes_in_pieces_is_written_whole(tmp_path, monkeypatch):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, data[:7], offset))
+    writer = EpochWriter(tmp_path, 0, FILES)
+    writer.write(1, parts(5))
+    writer.close()
+    assert (tmp_path / "epoch-0" / "x.npy").read_bytes()[: len(FILES[0].header)] == FILES[0].header
+    assert [bytes(part) for part in EpochMap(tmp_path, 0, FILES).parts(1)] == [part.tobytes() for part in parts(5)]
+
+
+class Mapping:
+    """Of a file; notes what is asked of the system."""
+
+    def __init__(self, length):
+        self.length, self.asked = length, []
+
+    def __len__(self):
+        return self.length
+
+    def madvise(self, advice, start, length):
+        self.asked.append((advice, start, length))
+
+
+def test_the_system_is_asked_for_the_pages_of_an_entry_as_far_as_they_are_mapped(written):
+    entry = 10_000
+    (file,) = array_files(
+        dataclasses.replace(MANIFEST, entries=5, arrays=(StoredArray("x", (entry,), "u1", "u1", "|u1"),))
+    )
+    cut = 4096 + 3 * entry + 100
+    mapped = EpochMap(written, 5, FILES)
+    mapped._files, mapped._maps = [file], [Mapping(cut)]
+    for number in range(5):
+        mapped.read_ahead(number)
+    mapped.read(1)
+    page = mmap.PAGESIZE
+    expected = []
+    for number in (0, 1, 2, 3, 1):
+        start, end = 4096 + number * entry, min(cut, 4096 + (number + 1) * entry)
+        expected.append((start - start % page, end - (start - start % page)))
+    assert [asked[1:] for asked in mapped._maps[0].asked] == expected
+    assert [asked[0] for asked in mapped._maps[0].asked] == [*[mmap.MADV_WILLNEED] * 4, 22]
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EINVAL, False), (errno.EIO, True), (errno.EFAULT, True)])
+def test_an_older_system_is_asked_in_the_older_way(written, number, raised):
+    def madvise(advice, start, length):
+        asked.append(advice)
+        if advice != mmap.MADV_WILLNEED:
+            raise OSError(number, "")
+
+    asked, mapped = [], EpochMap(written, 5, FILES[:1])
+    mapped._maps = [Mapping(4096 + 72)]
+    mapped._maps[0].madvise = madvise
+    with pytest.raises(OSError, match=f"Errno {number}") if raised else contextlib.nullcontext():
+        mapped.read(0)
+    assert asked == ([22] if raised else [22, mmap.MADV_WILLNEED])
