@@ -341,3 +341,14 @@ def test_an_older_system_is_asked_in_the_older_way(written, number, raised):
     with pytest.raises(OSError, match=f"Errno {number}") if raised else contextlib.nullcontext():
         mapped.read(0)
     assert asked == ([22] if raised else [22, mmap.MADV_WILLNEED])
+
+
+def test_a_file_that_cannot_be_extended_leaves_no_descriptor(tmp_path, monkeypatch):
+    def full(descriptor, size):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    before = descriptors()
+    with pytest.raises(OSError, match="full"):
+        EpochWriter(tmp_path, 0, FILES)
+    assert descriptors() == before
