@@ -166,9 +166,10 @@ def test_a_file_that_is_replaced_is_read_anew(cache):
     assert reader.corrupt == 0
 
 
-def test_a_row_that_another_process_writes_meanwhile_is_followed(cache, monkeypatch):
+@pytest.mark.parametrize("checksum", [bytes(16), b"\xff" * 16])
+def test_a_row_that_another_process_writes_meanwhile_is_followed(cache, checksum, monkeypatch):
     reader, first = cache.reader(), cache.index.rows[0, 1]
-    cache.index.rows[0, 1] = first._replace(checksum=bytes(16))
+    cache.index.rows[0, 1] = first._replace(checksum=checksum)
     get = cache.index.get
 
     def written_meanwhile(epoch, number):
@@ -252,3 +253,11 @@ def test_the_epochs_used_last_are_kept_open(cache):
     reader.close()
     reader.find(3, 0)
     assert cache.index.asked == asked + 3
+
+
+def test_files_that_are_replaced_all_the_time_are_tried_a_few_times(cache, monkeypatch):
+    cache.damage(1)
+    monkeypatch.setattr(EpochMap, "is_current", lambda self: False)
+    reader = cache.reader()
+    assert reader.find(0, 1) is None
+    assert reader.corrupt == 1
