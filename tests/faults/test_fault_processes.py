@@ -16,8 +16,9 @@ from faultloads import fill, socket_of_worker
 from waiting import wait_until
 
 from hydrax_core import Dataloader, LoaderError
+from hydrax_core.data.portable import PORTABLE
 
-pytestmark = limit(30, 600)
+pytestmark = limit(50, 600)
 
 BUSY = """
     import re, time
@@ -89,7 +90,7 @@ kept = [next(loader), next(loader)]
         for name, (code, _, _) in ENDINGS.items()
     }
     for name, process in programs.items():
-        _, errors = process.communicate(timeout=25)
+        _, errors = process.communicate()
         assert process.returncode == ENDINGS[name][1], (name, errors)
         said = ENDINGS[name][2]
         assert said in errors if said else errors == "", (name, errors)
@@ -146,7 +147,8 @@ def test_an_odd_machine_makes_no_difference(tmp_path):
     result = python(program, env=environment, cwd=folder, flags=["-P"])
     assert "nothing \\udce4.bin" in result.stdout
     assert "FileNotFoundError" in result.stdout
-    assert result.stderr == ""
+    if not PORTABLE:  # elsewhere the batches lie in a file of the temporary folder
+        assert result.stderr == ""
 
 
 def test_a_tiny_dev_shm_makes_no_difference():
@@ -246,11 +248,12 @@ import os, sys
 sys.path.insert(0, os.environ["HYDRAX_FAULTS_FOLDER"])
 from faultkit import *
 from faultloads import fill, socket_of_worker
+from hydrax_core.data.portable import PORTABLE
 def load(item, arrays, seed):
     print("heard by nobody")
     return fill(item, arrays, seed)
 with Dataloader(load, group(), end_at=("epoch", 1), timeout_sec=10) as loader:
-    low = loader._engine._pool.memory.fd < 3
+    low = loader._engine._pool.memory.fd < 3 + PORTABLE
     found = contents(loader)
 sys.exit(not low or found != undisturbed(group()))
 """
