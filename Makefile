@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 LOWEST := .venv-lowest
 FAST := tests/test_layering.py tests/test_public_api.py tests/core/data tests/core/plan tests/core/batch tests/core/engine \
 	tests/core/loader/test_group_loaders.py tests/core/loader/test_caching.py tests/cli/test_command_line.py
+EXTRAS := tests/core/sources tests/core/loader/test_checkpoint.py tests/core/test_testing.py
 BENCH := .venv-bench
 MUTANTS := .venv-mutants
 
@@ -26,7 +27,7 @@ test-fast: $(STAMP)
 
 # The lowest versions that pyproject.toml names must work, too.
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest $(FAST)
+	$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(FAST) $(EXTRAS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
