@@ -98,8 +98,6 @@ class Batch(ABC, Generic[D]):
         self._seeds: tuple[Any, ...] | None = None
         self.made_ahead = False
         """Whether it was made ahead and is not handed out yet."""
-        self.holders = () if known is None else tuple(map(weakref.ref, arrays.values()))
-        """Weak references to its arrays: as long as one of them lives, the batch is held."""
 
     @property
     def _text(self) -> str:

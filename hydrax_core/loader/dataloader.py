@@ -305,7 +305,8 @@ class Dataloader(Generic[D]):
             assert self._placement is not None
             host = ready.batch
             batch = ready.prepared or self._placement.make(host)
-            if not engine.take(ready, (caller.f_code, caller.f_lasti), batch.holders):
+            holders = tuple(map(weakref.ref, batch.arrays.values()))
+            if not engine.take(ready, (caller.f_code, caller.f_lasti), holders):
                 return None  # another thread closed the loader meanwhile
             batch.made_ahead = False
             self._pass(engine, host)

@@ -129,6 +129,12 @@ def test_what_a_batch_knows_stays_with_it_and_never_enters_a_compiled_function()
         jax.jit(lambda batch: batch.seed)(first)
 
 
+def test_whatever_jax_puts_in_the_place_of_arrays_can_stand_there():
+    first = batches()[0]
+    leaves, tree = jax.tree.flatten(first)
+    assert jax.tree.leaves(jax.tree.unflatten(tree, range(len(leaves)))) == list(range(len(leaves)))
+
+
 def test_the_mask_is_a_leaf_where_the_group_pads():
     training, *_, validation = batches(remainder="drop")
     assert isinstance(validation, ValidationBatch)
