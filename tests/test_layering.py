@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,11 @@ def test_what_a_loader_function_needs_brings_nothing_of_the_consumers_side():
     modules = fresh("import sys, hydrax_core.sources.digits, hydrax_core.engine.workers.child; print(*sys.modules)")
     assert "hydrax_core.engine.workers.child" in modules
     assert not {"jax", "hydrax_core.loader.dataloader", "hydrax_core.engine.engine"} & set(modules)
+
+
+def test_the_tables_of_mutants_name_files_that_are_there():
+    tables = [tomllib.loads((ROOT / "tests/mutants" / name).read_text()) for name in ("modules.toml", "survivors.toml")]
+    tests = tables[0]["tests"]
+    named = [word for command in tests.values() for word in command.split() if word.startswith("tests/")]
+    assert [name for name in [*tests, *named, *tables[1]] if not (ROOT / name).is_file()] == []
+    assert tables[1].keys() <= tests.keys()

@@ -370,3 +370,27 @@ def test_a_host_has_its_own_rows_and_the_mask_of_these(rows):
     assert np.asarray(batch.mask).tolist() == [True] * len(rows)
     short = host._replace(planned=host.planned._replace(content=host.planned.content._replace(indices=np.arange(2))))
     assert np.asarray(placement.make(short).mask).tolist() == [row < 2 for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("cached", "readonly", "stores"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+def test_a_batch_can_be_stored_where_it_comes_from_the_loader_and_the_cache_may_be_written(
+    tmp_path, cached, readonly, stores
+):
+    specs = {"x": ((2,), np.float32)}
+    group = DataGroup(
+        4, range(8), loader_arrays=specs, cache_arrays=specs, cache_location=tmp_path / "c", cache_readonly=readonly
+    )
+    placement = placement_of(group)
+    placement.store = mock.Mock()
+    plan = Plan([(group_order(group, "training", 0), 2)], [], 0, interleave=True)
+    arrays = {"x": np.ones((4, 2), np.float32)}
+    batch = placement.make(HostBatch(plan.batch(0), 0, None, arrays, np.arange(4), None, {}, cached=cached))
+    assert (batch.known.store is not None) is stores
+    if stores:
+        batch.cache({"x": batch.arrays["x"] + 1})
+        (host, found, _), _ = placement.store.call_args
+        assert host.arrays == {}
+        assert np.asarray(found["x"]).tolist() == [[2.0, 2.0]] * 4
+    assert placement_of(group).make(batch.known.host._replace(arrays=arrays, cached=False)).known.store is None
