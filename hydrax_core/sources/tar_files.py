@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
 from hydrax_core.plan.permutation import Indices
-from hydrax_core.sources.image_decoding import Augment, Cutting, Picture, Resize, advice_for, decoding
+from hydrax_core.sources.image_decoding import Augment, Cutting, Picture, Resampling, Resize, advice_for, decoding
 from hydrax_core.sources.index import FileIndex, Folder, IndexedFiles, Parts
 from hydrax_core.sources.paths import Paths, find_files
 from hydrax_core.sources.record_columns import LENGTH, additional_of, choose_columns, fill_columns, read_json, sampled
@@ -51,6 +51,7 @@ def tar(
     gray: bool = False,
     augment: bool | Augment = False,
     decoded_size: int | tuple[int, int] | None = None,
+    resampling: Resampling = "pillow",
     length: int = LENGTH,
     batch_size: int = 64,
     seed: int = 0,
@@ -73,6 +74,7 @@ def tar(
         gray: One channel instead of three.
         augment: Random crops, and mirrored images, by the items' seeds; ``Augment`` says how.
         decoded_size: What they are cut from, as in ``image_folder``.
+        resampling: What brings images to their size, as in ``image_folder``.
         length: Bytes kept of a text; 256 unless given, and a warning tells of longer ones.
         batch_size: Samples in a batch; the last one is padded.
         seed: Chooses the order.
@@ -84,7 +86,7 @@ def tar(
         ImportError: There are images, and Pillow is not installed.
         ValueError: It is no such file, is damaged, or has no such columns.
     """
-    picture = Picture.sized(size, augment, resize=resize, gray=gray)
+    picture = Picture.sized(size, augment, resize=resize, gray=gray, resampling=resampling)
     whole = decoding(picture, decoded_size)
     source = TarSamples(find_files("paths", paths, TAR, "tar"), whole, index_folder, dict(missing or {}))
     source.choose(columns, additional, length)

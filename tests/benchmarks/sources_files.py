@@ -39,6 +39,8 @@ MARKS = {
     "jsonl, random lines": ("jsonl, HF load_dataset[i]", 5),
     "jpeg, crop and resize": ("jpeg, Pillow", 1.5),
     "jpeg, crop and resize ": ("jpeg, simplejpeg decodes only", 0.95),
+    "jpeg, the same by OpenCV": ("jpeg, Pillow", 1.5),
+    "jpeg, the same by OpenCV ": ("jpeg, simplejpeg decodes only", 0.95),
 }
 BATCH = 64
 CONSOLE = Console(width=100, highlight=False)
@@ -69,6 +71,7 @@ def cases(folder):
     members, size = 2 * len(samples), lines.stat().st_size
     image = (folder / "a.jpg").read_bytes()
     picture, target = Picture(224, 224, augment=Augment()), np.empty((224, 224, 3), np.uint8)
+    fast = Picture(224, 224, augment=Augment(), resampling="opencv")
 
     def index():
         with path.open("rb") as file:
@@ -104,6 +107,7 @@ def cases(folder):
         "wc -l": (lambda: subprocess.run(["wc", "-l", lines], check=True, capture_output=True), size),
         "jsonl, random lines": fill(records),
         "jpeg, crop and resize": (lambda: [picture.read(image, "a", target, seed) for seed in range(20)], 20),
+        "jpeg, the same by OpenCV": (lambda: [fast.read(image, "a", target, seed) for seed in range(20)], 20),
         "jpeg, Pillow": (pillow, 20),
         "jpeg, simplejpeg decodes only": (lambda: [simplejpeg.decode_jpeg(image) for _ in range(20)], 20),
     }

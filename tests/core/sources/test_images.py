@@ -317,7 +317,81 @@ def test_a_fifo_among_the_images_is_refused_not_waited_for(tmp_path):
         first(tmp_path)
 
 
+# --- by OpenCV
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+def test_opencv_resizes_as_pillow_does(tmp_path, decoder, name, resize):
+    pytest.importorskip("cv2")
+    plain_jpeg(tmp_path / "a.jpg", PIL.Image.fromarray(getattr(skimage.data, name)()[:300, :400]))
+    for size in ((330, 500), (224, 224), (160, 290), (140, 90), (60, 32)):
+        pillow, other = (first(tmp_path, size=size, resize=resize, resampling=by) for by in ("pillow", "opencv"))
+        apart = np.square(pillow.astype(float) - other).mean()
+        assert 10 * np.log10(255**2 / apart) > 33
+        assert np.abs(pillow.mean((0, 1)) - other.mean((0, 1))).max() < 0.5
+
+
+@pytest.mark.parametrize("size", [222, 260, 310, 360])
+def test_opencv_leaves_no_pattern_where_lines_are_too_fine(tmp_path, size):
+    pytest.importorskip("cv2")
+    lines = np.zeros((400, 400), np.uint8)
+    lines[:, ::2] = 255  # as fine as can be
+    PIL.Image.fromarray(lines).save(tmp_path / "a.png")
+    pillow, other = (
+        first(tmp_path, size=size, gray=True, resampling=by).astype(float)[8:-8, 8:-8] for by in ("pillow", "opencv")
+    )
+    assert other.std() <= 1.25 * pillow.std() + 1
+    assert abs(other.mean() - 127.5) < 2
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("options", [{}, {"gray": True}, {"augment": True}])
+def test_opencv_turns_and_mirrors_as_pillow_does(tmp_path, decoder, turn, options):
+    pytest.importorskip("cv2")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = turn
+    plain_jpeg(tmp_path / "a.jpg", photo("chelsea", slice(0, 120)), exif=exif)
+    for seed in range(4):
+        pillow, other = (
+            first(tmp_path, seed, size=(50, 40), resampling=by, **options).astype(float) for by in ("pillow", "opencv")
+        )
+        assert np.abs(pillow - other).mean() < 6
+
+
+def test_opencv_is_asked_for_by_name_and_is_other_data(folder, monkeypatch):
+    pytest.importorskip("cv2")
+    prints = {image_folder(folder, resampling=by).training.fingerprint()["data"] for by in ("pillow", "opencv")}
+    assert len(prints) == 2
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r"resampling='opencv' needs cv2: pip install 'hydrax-toolkit\[opencv\]'"):
+        image_folder(folder, resampling="opencv")
+
+
+def test_an_image_of_one_pixel_fills_any_size(tmp_path, decoder):
+    pytest.importorskip("cv2")
+    save(tmp_path / "a.jpg", (10, 200, 30), (1, 1))
+    for by in ("pillow", "opencv"):
+        assert np.ptp(first(tmp_path, 3, size=(5, 7), augment=True, resampling=by), (0, 1)).max() == 0
+
+
 # --- random changes
+
+
+def test_a_part_is_made_of_what_is_decoded_around_it_only():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    image = PIL.Image.fromarray(pixels)
+    for _ in range(50):
+        left, right = np.sort(rng.uniform(0, 80, 2))
+        top, bottom = np.sort(rng.uniform(0, 60, 2))
+        part, size = (left, top, max(right, left + 1e-3), max(bottom, top + 1e-3)), (int(rng.integers(1, 90)), 17)
+        inner, within = image_decoding._around(pixels, part, size)
+        found, whole = (
+            np.asarray(each.resize(size, PIL.Image.Resampling.BILINEAR, box)).astype(int)
+            for each, box in ((PIL.Image.fromarray(np.ascontiguousarray(inner)), within), (image, part))
+        )
+        assert np.abs(found - whole).max() <= 1
 
 
 def test_random_crops_come_from_the_seed_and_not_in_validation(tmp_path, decoder):
@@ -446,6 +520,7 @@ def test_folders_share_a_numbering_by_classes(folder):
         ({"split": 0.01}, ValueError, "nothing for validation"),
         ({"bits": 12}, ValueError, "bits: expected 8 or 16"),
         ({"resize": "zoom"}, ValueError, "resize: expected one of"),
+        ({"resampling": "best"}, ValueError, "resampling: expected one of"),
         ({"classes": "cat"}, TypeError, "classes: expected a tuple"),
     ],
 )
