@@ -44,7 +44,7 @@ def test_the_python_of_a_page_runs(page, tmp_path):
 
 def run_page(folder, *arguments):
     program = [sys.executable, ROOT / "tests/pages/run.py", *arguments]
-    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=55, check=False)
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,7 +3,7 @@
 import time
 
 
-def wait_until(condition, seconds=20.0, why=lambda: "it did not come about"):
+def wait_until(condition, seconds=40.0, why=lambda: "it did not come about"):
     """What ``condition`` gives once that is true; after so many seconds the test fails with the text of ``why``."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -208,7 +208,7 @@ def test_findings_go_to_standard_output_while_a_bar_is_shown_elsewhere(folder):
         [sys.executable, "-c", CACHE_MAIN, "verify", str(folder)], stdin=worker, stdout=subprocess.PIPE, stderr=worker
     )
     os.close(worker)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=100)
     bar = os.read(main, 1 << 16)
     os.close(main)
     assert out.decode().startswith("corrupt     epoch 0, batch 3: wrong checksum")
@@ -259,7 +259,7 @@ def test_clear_asks_on_a_terminal(folder, answer, left):
     os.close(worker)
     try:
         os.write(main, answer.encode())
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=100)
     finally:
         process.kill()  # it must not outlive a time-out
         process.communicate()

@@ -22,7 +22,7 @@ from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 
-TIMEOUT = 30
+TIMEOUT = 60
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not import textual
 
 

@@ -22,7 +22,7 @@ from hydrax_cli.inspect.command import inspect
 from hydrax_core import DataGroup
 from hydrax_core.cache import CacheStore
 
-TIMEOUT = 40
+TIMEOUT = 60
 # pytest's readline puts the size of another terminal into the environment of what is started.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
 TARGET = """

@@ -129,7 +129,7 @@ class Child:
         self.close()
 
     def result(self):
-        output, errors = self.process.communicate(timeout=50)
+        output, errors = self.process.communicate(timeout=100)
         assert self.process.returncode == 0, errors
         return output
 

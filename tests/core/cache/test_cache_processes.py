@@ -176,7 +176,7 @@ def run_within(tmp_path, mount, script):
     head = f"import sys; sys.path.insert(0, {str(kit.HERE)!r}); import cachekit as kit; folder = sys.argv[1]\n"
     path.write_text(head + kit.textwrap.dedent(script))
     command = namespace(f'{mount} && exec "{kit.sys.executable}" "{path}" "{tmp_path}/c"')
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
 
 
 def test_a_cache_on_a_read_only_file_system_is_read(tmp_path):

@@ -268,7 +268,7 @@ reader.join()
 
 
 def test_a_forks_child_may_read_though_another_thread_was_reading():
-    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "3\n"
 
 

@@ -88,7 +88,7 @@ def test_a_worker_whose_fork_keeps_its_socket_open_is_replaced_and_leaves_nothin
     temporary.mkdir()
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(temporary))
     with start(code, tmp_path, temporary) as process:
-        output, errors = process.communicate(timeout=40)
+        output, errors = process.communicate(timeout=100)
     assert output == f"{list(range(16))} 1\n", errors
     assert not list(temporary.iterdir())
     (forked,) = (tmp_path / "forked").iterdir()

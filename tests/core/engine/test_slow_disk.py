@@ -14,7 +14,7 @@ LARGE = {"x": ((1 << 17,), "float32")}  # 2 MiB a batch: these are not copied fo
 
 
 @pytest.fixture
-def stuck(monkeypatch):
+def stuck_writes(monkeypatch):
     """Writes wait until it is set."""
     release = threading.Event()
     write = EpochWriter.write
@@ -28,6 +28,13 @@ def stuck(monkeypatch):
     release.set()
     # what was left behind ends
     wait_until(lambda: not any(thread.name.startswith("hydrax-cach") for thread in threading.enumerate()))
+
+
+@pytest.fixture
+def stuck(stuck_writes, monkeypatch):
+    """The same, and leaving ``with`` waits a quarter of a second for them instead of two."""
+    monkeypatch.setattr("hydrax_core.engine.engine._CLOSE_SECONDS", 0.25)
+    return stuck_writes
 
 
 def load(item, arrays, seed):
@@ -62,12 +69,12 @@ def test_a_stuck_disk_holds_back_no_batch_and_what_it_missed_is_counted_and_said
     assert loader.stats().cache_error == ""
 
 
-def test_leaving_waits_for_a_stuck_disk_less_than_it_would_take(tmp_path, stuck):
+def test_leaving_waits_for_a_stuck_disk_less_than_it_would_take(tmp_path, stuck_writes):
     before = time.monotonic()
     with run(group(tmp_path / "c")) as loader:
         next(loader)
     assert time.monotonic() - before < 20  # it is 30 s where leaving waits for it
-    assert not stuck.is_set()
+    assert not stuck_writes.is_set()
 
 
 def test_several_caches_share_the_time_to_close(tmp_path, stuck):

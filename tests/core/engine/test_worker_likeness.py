@@ -45,7 +45,7 @@ def program(tmp_path, code, *flags, env=None, name="train.py", command=None):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=40,
+        timeout=100,
         check=False,
         cwd=tmp_path,
     )

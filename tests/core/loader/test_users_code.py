@@ -96,7 +96,7 @@ with Dataloader(load, group, loader_kind=sys.argv[1], end_at=("epoch", 1), timeo
 @pytest.mark.parametrize("kind", ["inline", "thread", "process"])
 def test_a_program_that_gevent_has_patched_is_served(kind):
     program = [sys.executable, "-c", GEVENT, kind]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=40, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.returncode) == ("[16, 17, 18, 19]\n", 0), done.stderr
 
 
@@ -207,7 +207,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count():
         process.send_signal(signal.SIGSTOP)
         time.sleep(2.5)
         process.send_signal(signal.SIGCONT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     assert (out, err) == ("0 1\n", "")
 
 
