@@ -79,6 +79,7 @@ ENDINGS = {
 }
 
 
+@limit(120, 600)
 def test_a_program_that_ends_without_leaving_with_ends_at_once_and_silently():
     start = """
 loader = Dataloader(fill, group(), loader_count=2)
