@@ -22,7 +22,7 @@ from waiting import wait_until
 
 from hydrax_core import BatchesHeldError, BatchTimeoutError, Dataloader, HydraxError, PlacementError
 
-pytestmark = limit(20)
+pytestmark = limit(60)
 
 
 @pytest.mark.parametrize("kind", KINDS)

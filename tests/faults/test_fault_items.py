@@ -18,7 +18,7 @@ from waiting import wait_until
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, WorkerDiedError, WorkerStartError, batched
 
-pytestmark = limit(20)
+pytestmark = limit(60)
 
 
 def failing_at(bad, fail):

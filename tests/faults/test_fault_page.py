@@ -5,7 +5,7 @@ from pathlib import Path
 
 from faultkit import limit
 
-pytestmark = limit(5)
+pytestmark = limit(30)
 
 FOLDER = Path(__file__).parent
 

@@ -11,7 +11,7 @@ import pytest
 from faultkit import limit, python, start_python
 from waiting import wait_until
 
-pytestmark = limit(30)
+pytestmark = limit(60)
 
 LOADER = """
 from hydrax_core import DataGroup, Dataloader

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hydrax_core import DataGroup, Dataloader, LoaderError, PlacementError, StateMismatchError, ValidationBatch
 
-pytestmark = limit(20)
+pytestmark = limit(60)
 
 PLAIN_DTYPES = ["bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32", "complex64"]
 WIDE_DTYPES = ["int64", "uint64", "float64", "complex128"]

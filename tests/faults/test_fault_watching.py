@@ -24,7 +24,7 @@ from hydrax_core.monitor.client import Run, find_runs
 from hydrax_core.monitor.protocol import address
 from hydrax_core.monitor.server import server
 
-pytestmark = limit(30)
+pytestmark = limit(60)
 
 
 @pytest.fixture(autouse=True)
