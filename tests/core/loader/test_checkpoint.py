@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -50,6 +51,26 @@ def test_a_loader_saves_and_loads_itself_as_orbax_v1_asks(stopped, tmp_path):
     asyncio.run(read(other))
     assert rest(other) == rest(loader())[3:]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 4096
+
+
+def test_a_save_does_not_wait_for_a_batch_that_another_thread_waits_for(tmp_path):
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(item, arrays, seed):
+        begun.set()
+        assert go.wait(60)
+
+    async def save(running):
+        await (await running.save(tmp_path))
+
+    with Dataloader(slow, DataGroup(4, range(8), loader_arrays=ARRAYS), loader_kind="thread") as running:
+        waiting = threading.Thread(target=next, args=(running,))
+        waiting.start()
+        assert begun.wait(60)
+        asyncio.run(save(running))
+        assert waiting.is_alive(), "it was saved while there was no batch"
+        go.set()
+        waiting.join()
 
 
 def test_orbax_v1(stopped, tmp_path):
