@@ -23,6 +23,7 @@ from hydrax_core.data.function import is_batched
 from hydrax_core.data.group import DataGroup
 from hydrax_core.data.layout import ArraySpec, length_name
 from hydrax_core.data.ragged import put
+from hydrax_core.data.read_lock import PlainData, is_plain
 from hydrax_core.data.rows import DrawnRows, RowOrder, value_digest
 from hydrax_core.data.source import Source
 from hydrax_core.plan.lengths import NO_RAGGED, Progress, lengths_of
@@ -190,6 +191,13 @@ class _PackedItems(Sequence[Any]):
 
     def fingerprint(self) -> str:
         return value_digest(data_digest(self.items), self.rows.digest, self._repacked)
+
+
+class _PackedPlain(_PackedItems, PlainData[Any]):
+    """The same of a list, an array and the like."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return [self[index] for index in indices]
 
 
 class _PackedSource(Source[Any]):
@@ -394,7 +402,8 @@ def _group_of_rows(
         if name in arrays:
             raise ValueError(f"names: {name!r} is an array of the group; choose another name")
         arrays[name] = ArraySpec((rows.length,), _INT32, _INT32)
-    packed = _PackedItems(group.items, rows, repacked=repacked)
+    kind = _PackedPlain if is_plain(group.items) else _PackedItems
+    packed = kind(group.items, rows, repacked=repacked)
     zeroed = settings.get("zeroed", group.zeroed)
     pads = {name: own.pad for name, own in ragged.items()}
     carried = DocumentRows(packed, repacked, MappingProxyType(pads), tuple(by_segment), pairs, zeroed)

@@ -193,7 +193,7 @@ def throughput():
 def compare(whole, found, length, epochs):
     lengths = [len(tokens) for tokens in found]
     one, all_of_it = pack(lengths, length=length, max_segments=1), pack(list(map(len, whole)), length=length)
-    group = DataGroup(ROWS, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad")
+    group = DataGroup(ROWS, found, loader_arrays={"tokens": ((Ragged(),), "int32")}, remainder="pad", zeroed=False)
     rows = pack(group, lengths, length=length)
     say(f"{len(found)} documents, cut at {length:,} tokens: one a row {one.fill:.1%} full, packed {rows.rows.fill:.1%}")
     say(f"the same documents whole, long ones split: {all_of_it.fill:.1%}")
