@@ -100,7 +100,6 @@ class _CleanFormatter(logging.Formatter):
     """What is logged tells of items, exceptions and paths of others."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text, harmless."""
         return clean_lines(super().format(record))
 
 

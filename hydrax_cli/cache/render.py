@@ -105,7 +105,6 @@ def loader_text(info: CacheInfo) -> str:
 
 
 def loader_values(info: CacheInfo) -> dict[str, Any]:
-    """The same as JSON values."""
     return {"version": info.settings.get("version"), "code": dict(info.code), "code_digest": info.code_digest}
 
 

@@ -117,7 +117,6 @@ class _Shapes:
             yield f'<path fill="{colour}" d="{"".join(pieces)}"/>'
 
     def arcs(self) -> Iterator[str]:
-        """The arcs, measured in pixels."""
         for colour, pieces in self._arcs.items():
             yield f'<path fill="none" stroke="{colour}" d="{"".join(pieces)}"/>'
 

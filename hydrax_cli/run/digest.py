@@ -81,7 +81,6 @@ class RowsDigest(RunDigest):
             self._sum += hashed.intdigest()
 
     def hexdigest(self) -> str:
-        """The sum so far."""
         return f"{self._sum % 2**_BITS:0{_BITS // 4}x}"
 
 

@@ -51,7 +51,6 @@ class Reporter:
 
 
 def choose_reporter(stream: TextIO, *, quiet: bool) -> Reporter:
-    """The reporter that suits a stream."""
     if quiet:
         return SilentReporter(stream)
     console = Console(file=stream, highlight=False)
@@ -159,7 +158,6 @@ class _Bars(Progress):
         self.update(self._whole, completed=passes.batches)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bars and the rates below them."""
         yield self.make_tasks_table(self.tasks)
         yield self._rates
 

@@ -166,7 +166,6 @@ _RATE = 16_000
 
 
 def is_data_name(target: str) -> bool:
-    """Whether a name is that of data, there or not."""
     return sources.file_format(target, content=False) is not None
 
 
@@ -208,7 +207,6 @@ def recognise(target: str, options: SourceOptions) -> Recognised:
 
 
 def _of_path(target: str, options: SourceOptions) -> tuple[str, str]:
-    """The source, and what it is for people."""
     if is_address(target):
         return _of_address(target, options)
     status = os.stat(target)  # noqa: PTH116  same
@@ -262,7 +260,6 @@ def _refuse_archive(path: Path) -> None:
 
 
 def _of_folder(path: Path) -> tuple[str, str]:
-    """The source, and what it is for people."""
     for marker, known in _MARKERS.items():
         if (path / marker).is_file():
             return known
@@ -292,7 +289,6 @@ def _main_format(path: str, found: Counter[sources.FileFormat]) -> tuple[str, st
 
 
 def _count(path: Path) -> Counter[sources.FileFormat]:
-    """How many files of each format are in a folder, and below it."""
     suffixes: Counter[str] = Counter()
     for _, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -377,7 +373,6 @@ def _one_split(target: str) -> None:
 
 
 def _table(path: str) -> str:
-    """The only table of a database."""
     import sqlite3  # noqa: PLC0415  slow to import, and most targets need none of it
 
     uri = f"{Path(path).absolute().as_uri()}?mode=ro"

@@ -77,7 +77,6 @@ class Pace:
 
     @property
     def cached(self) -> bool:
-        """Whether a cache served all of it."""
         return self.hits == self.batches
 
 

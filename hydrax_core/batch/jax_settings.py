@@ -34,7 +34,6 @@ class Settings:
         self._mesh: Any = _mesh() if users else None
 
     def applied(self) -> AbstractContextManager[Any]:
-        """Have them apply to this thread."""
         config: Any = jax.config
         entered: list[Any] = []
         if config.jax_enable_x64 != self._x64:

@@ -84,7 +84,6 @@ def _in_named(referrer: Any, value: Any) -> str | None:
 
 
 def _in(referrer: Any, value: Any) -> str:
-    """Where ``value`` stands in ``referrer``."""
     kind = type(referrer).__name__
     if isinstance(referrer, dict):
         return f"a {kind}, at {_keys(referrer, value)}"

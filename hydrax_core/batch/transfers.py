@@ -26,7 +26,6 @@ def row_mask(rows: int, size: int, device: Any) -> jax.Array:
 
 
 def split_rows(array: jax.Array, first: int, end: int, device: Any) -> jax.Array:
-    """Rows ``first`` to ``end`` of an array, on a device."""
     several = len(array.sharding.device_set) > 1  # a slice on the devices would have to keep their mesh
     with own_transfers():
         rows: Any = np.asarray(array) if several else array

@@ -28,14 +28,12 @@ def integer(argument: str, value: Any, minimum: int | None = None, maximum: int 
 
 
 def boolean(argument: str, value: Any) -> bool:
-    """True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument}: expected True or False, got {value!r}")
     return value
 
 
 def choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
-    """One of some words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{argument}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
     return value

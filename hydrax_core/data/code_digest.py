@@ -75,7 +75,6 @@ def _parts(pending: list[tuple[str, Any]]) -> Iterator[tuple[str, bytes]]:
 
 
 def _of_source(data: Any) -> Iterator[tuple[str, Any]]:
-    """The code that makes the items of a source."""
     if not isinstance(data, Source):
         return
     kind = type(data)

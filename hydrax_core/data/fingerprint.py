@@ -93,7 +93,6 @@ class _Items:
         self._warned = False
 
     def encode(self, indices: Sequence[int]) -> bytes:
-        """The items as bytes."""
         items = [self._item(index) for index in indices]
         self._read += len(items)
         if time.monotonic() > self._warn_at:
@@ -183,7 +182,6 @@ class IdentifiedItems(Sequence[D], Generic[D]):
 
     @property
     def items(self) -> Sequence[D]:
-        """The items as they were given."""
         return self._items
 
     def fingerprint(self) -> str:

@@ -70,7 +70,6 @@ class RaggedLoader:
 
 
 def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-    """``target[...] = values``."""
     if target.shape != values.shape:
         raise ValueError(f"{where}: expected the shape {target.shape[1:]}, got {values.shape[1:]}")
     with np.errstate(invalid="ignore", over="ignore"):

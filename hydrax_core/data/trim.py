@@ -32,7 +32,6 @@ class Trim(NamedTuple):
 
 
 def trims_of(specs: Mapping[str, ArraySpec]) -> tuple[Trim, ...]:
-    """The arrays that are trimmed."""
     return tuple(
         Trim(name, spec.ragged.multiple, spec.shape[0])
         for name, spec in specs.items()
@@ -50,7 +49,6 @@ def trimmed(arrays: Mapping[str, npt.NDArray[Any]], trims: Sequence[Trim]) -> di
 
 
 def trimmed_layouts(layouts: Layouts, lengths: Mapping[str, int]) -> Layouts:
-    """Layouts of arrays of which some are trimmed to a length."""
     found = dict(layouts)
     for name, length in lengths.items():
         shape = (layouts[name].shape[0], length, *layouts[name].shape[2:])

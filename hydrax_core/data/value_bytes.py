@@ -45,7 +45,6 @@ _NOTHING = (None, None, None, None)
 
 
 def value_bytes(value: Any) -> bytes:
-    """A value as bytes."""
     found = _dump(value)
     if any(mark in found for mark in _SET_MARKS):
         return _dump(_plain(value))

@@ -73,7 +73,6 @@ class GroupCaches:
             store.prefetch_items(self._groups[group].own(planned.content).indices)
 
     def batch(self, planned: PlannedBatch, group: int) -> HostBatch | None:
-        """A batch of a cache of batches."""
         store = self._stores[group]
         assert store is not None
         content = planned.content

@@ -289,8 +289,6 @@ class _JoinedPlain(_Joined, PlainData[Any]):
 
 
 class _JoinedSource(Source[Any]):
-    """The same where it is read in the workers."""
-
     def __init__(self, parts: Sequence[Any]) -> None:
         self.joined = _Joined(parts)
 

@@ -155,7 +155,6 @@ class PackedItem(tuple[Any, ...]):  # noqa: SLOT001  a tuple has no room for slo
     pieces: tuple[Piece, ...]
 
     def __new__(cls, items: Sequence[Any], pieces: tuple[Piece, ...]) -> Self:
-        """The documents ``items``, each of which has one of ``pieces``."""
         made = super().__new__(cls, items)
         made.pieces = pieces
         return made
@@ -281,8 +280,6 @@ class DocumentRows(RowOrder):
 
 
 class _DocumentLoader:
-    """Loads a row, document by document."""
-
     def __init__(
         self,
         loader_func: Callable[..., Any],

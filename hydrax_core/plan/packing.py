@@ -75,7 +75,6 @@ class _Rows(Sequence[tuple[int | tuple[int, int], ...]]):
     _size: int
 
     def row(self, number: int, epoch: int = 0) -> Row:
-        """What a row holds, in order."""
         raise NotImplementedError
 
     @property
@@ -227,7 +226,6 @@ class ConcatenatedRows(_Rows):
 
 
 def checked_lengths(argument: str, lengths: Any) -> Lengths:
-    """Lengths as int64."""
     found = np.asarray(lengths)
     if found.ndim != 1 or not found.size:
         raise ValueError(f"{argument}: expected one number for each item, got an array of shape {found.shape}")

@@ -97,7 +97,6 @@ class MixedRows(RowOrder):
         return [(-1, np.empty(0, np.int64))]
 
     def alike(self, index: int) -> tuple[Member, int]:
-        """See ``RowOrder``: of the same member."""
         for member in self.members:
             place = index - member.start if isinstance(member, range) else int(np.searchsorted(member, index))
             if 0 <= place < len(member) and member[place] == index:
@@ -106,7 +105,6 @@ class MixedRows(RowOrder):
 
 
 def _by_owner(owners: Indices) -> list[Indices]:
-    """The rows of each owner, ascending."""
     order = np.argsort(owners.astype(np.min_scalar_type(int(owners.max()))), kind="stable")  # small ints by radix
     return np.split(order, np.flatnonzero(np.diff(owners[order])) + 1)
 

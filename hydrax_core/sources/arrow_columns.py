@@ -358,7 +358,6 @@ def _matrices(chunks: list[Any]) -> list[Any]:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether it is a type of lists of any length."""
     types = pyarrow().types
     return bool(types.is_list(kind) or types.is_large_list(kind))
 

@@ -76,7 +76,6 @@ class Sides(NamedTuple):
 
     @property
     def label(self) -> dict[str, Any]:
-        """The array of labels, if there is one."""
         return {"label": ((), "int32")} if self.classes else {}
 
     def groups(
@@ -245,7 +244,6 @@ class LocalTree:
         )
 
     def items(self, items: Sequence[FolderItem], reading: str) -> FolderItems:
-        """The data of a group."""
         return FolderItems(self.place, items, reading)
 
     def walk(self, below: str) -> Iterator[tuple[str, Iterable[str]]]:
@@ -289,7 +287,6 @@ class RemoteTree:
                 yield from self.walk(f"{below}/{name}")
 
     def items(self, items: Sequence[FolderItem], reading: str) -> FolderItems:
-        """The data of a group."""
         return FolderItems(self.place, items, reading, [self._files[path] for path, _ in items])
 
 

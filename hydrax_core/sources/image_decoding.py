@@ -119,7 +119,6 @@ class Picture:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the array of one picture."""
         return self.height, self.width, 1 if self.gray else 3
 
     @property

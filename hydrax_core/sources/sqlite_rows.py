@@ -99,7 +99,6 @@ class SqliteRows(FileSource):
         return range(int(keys[0]), int(keys[-1]) + 1) if keys[-1] - keys[0] == len(keys) - 1 else keys
 
     def choose(self, columns: Columns, additional: Iterable[str]) -> None:
-        """Decide which columns become what."""
         sample = list(self._rows(f"SELECT * FROM ({self._query}) LIMIT {_SAMPLED}", ()))  # noqa: S608  same
         names = self._names
         found = {name: _spec([row[place] for row in sample]) for place, name in enumerate(names) if name != self._key}

@@ -219,8 +219,6 @@ def _seen(meta: Any) -> Seen:
 
 
 class FileSystem(Store):
-    """A file system of fsspec."""
-
     def __init__(self, system: Any) -> None:
         self._system = system
 

@@ -190,8 +190,6 @@ class StreamRows(RowOrder):
 
 
 class _Reading(NamedTuple):
-    """How a stream is read."""
-
     shards: int
     batch_size: int
     buffer: int
@@ -337,7 +335,6 @@ def _shuffled(items: Iterator[Any], size: int, chance: random.Random) -> Iterato
 
 
 def _factory(given: Any, shards: int) -> Callable[[int, int], Iterable[Any]]:
-    """What makes the iterable of a shard."""
     if callable(given) and not hasattr(given, "__iter__"):
         if not _takes_none(given):
             return given  # type: ignore[no-any-return]  # calling it shows what it is

@@ -113,7 +113,6 @@ class TarSamples(FileSource):
         return self.files.open(self._build)
 
     def choose(self, columns: Columns, additional: Iterable[str], length: int) -> None:
-        """Say what to fill."""
         if not len(self):
             raise ValueError(f"{self.paths[0]}: it has no files")
         tried = sampled(len(self))

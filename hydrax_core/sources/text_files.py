@@ -232,7 +232,6 @@ class _Records(_Lines):
     missing: Mapping[str, Any]
 
     def choose(self, columns: Columns, additional: Sequence[str], length: int) -> None:
-        """Say what to fill."""
         if not len(self):
             raise ValueError(f"{self.what}: it has no rows")
         integer("length", length, minimum=1)

@@ -81,8 +81,6 @@ def tokens(
 
 
 class TokenWindows(FileSource):
-    """Windows of the tokens in a file."""
-
     def __init__(
         self,
         path: str,

@@ -16,6 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from hydrax_cli.inspect.cache_app.model.contents import Conditions
+from hydrax_cli.inspect.screens.dialogs import EVERYWHERE, IN_A_BATCH, HelpGroups
 from hydrax_cli.inspect.textual_private import CurrentSize
 from hydrax_cli.inspect.widgets.line_list import LineList, Pieces
 from hydrax_cli.shared.text import clean
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from hydrax_cli.inspect.cache_app.model.contents import Group
-    from hydrax_cli.inspect.screens.dialogs import HelpGroups
     from hydrax_core.cache import Cleared
 
 __all__ = ["HELP", "ClearScreen", "ConfirmScreen"]
@@ -53,17 +53,8 @@ HELP: Final[HelpGroups] = (
             ("m", "the map and back; there ← → ↑ ↓ go, Enter comes back"),
         ),
     ),
-    (
-        "In an entry",
-        (
-            ("a", "next array"),
-            ("← →", "item before, next item"),
-            ("v", "picture, heat map, rows"),
-            ("z  Enter", "the item alone, as large as it gets"),
-            ("[  ]", "entry before, next entry"),
-        ),
-    ),
-    ("Everywhere", (("Ctrl+P", "all commands"), ("t", "dark or light"), ("Esc", "back"), ("q  Ctrl+C", "quit"))),
+    ("In an entry", (*IN_A_BATCH, ("[  ]", "entry before, next entry"))),
+    EVERYWHERE,
     (
         "Signs",
         (

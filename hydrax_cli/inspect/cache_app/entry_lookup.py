@@ -59,7 +59,6 @@ class Looking:
         return record
 
     def open(self, record: BatchRecord) -> BatchView:
-        """What is in them; called in a thread."""
         together = self._together[record.serial]
         view, faults = self._source.open(self._state.group, together, record)
         self._jobs.post(lambda found: self._read(self._state, *found), (together, faults))

@@ -126,7 +126,6 @@ class AttachedFeed:
         )
 
     def _state(self, talk: Conversation | None, fault: Fault | None) -> tuple[RunState, str]:
-        """The state, and more of it in words."""
         if fault is not None:
             return "failed", ""
         if talk is None:

@@ -77,7 +77,6 @@ class _Stream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # io declares an attribute
-        """As a terminal's."""
         return "utf-8"
 
     def writable(self) -> bool:

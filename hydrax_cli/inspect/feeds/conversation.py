@@ -97,7 +97,6 @@ class Conversation:
         return None
 
     def hear(self) -> None:
-        """Take in what has come."""
         for message, payload in self._connection.receive():
             if isinstance(message, Hello):
                 check_version(message)

@@ -108,7 +108,6 @@ def trouble_fault(trouble: Trouble | None, before: Fault | None) -> Fault | None
 
 
 def gone_fault(run: Run, how: str) -> Fault:
-    """A run that is gone, or cannot be watched."""
     what = Fault.of(how)
     title = f"{_name(run)} (pid {run.pid}): {what.title}"
     return Fault(title, title if what.title == how else f"{title}\n\n{how}", fatal=False, gone=True)

@@ -88,7 +88,6 @@ def array_stats(array: npt.NDArray[Any]) -> ArrayStats:
 
 
 def uncounted(why: str) -> ArrayStats:
-    """The numbers of an array of which there are none."""
     return ArrayStats(0, False, None, None, None, None, 0, 0, (), (why,))
 
 

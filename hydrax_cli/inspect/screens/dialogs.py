@@ -26,6 +26,17 @@ _PLACE = re.compile(r"\s*(\d{1,12})(?:\s*[:, ]\s*(\d{1,12}))?\s*")
 
 HelpGroups: TypeAlias = "tuple[tuple[str, tuple[tuple[str, str], ...]], ...]"
 
+IN_A_BATCH = (
+    ("a", "next array"),
+    ("← →", "item before, next item"),
+    ("v", "picture, heat map, rows"),
+    ("z  Enter", "the item alone, as large as it gets"),
+)
+"""Keys where a batch, or an entry of a cache, is looked into."""
+EVERYWHERE = (
+    "Everywhere",
+    (("Ctrl+P", "all commands"), ("t", "dark or light"), ("Esc", "back"), ("q  Ctrl+C", "quit")),
+)
 _RUN = (
     "The run",
     (
@@ -61,16 +72,9 @@ _HELP: HelpGroups = (
     ),
     (
         "In a batch",
-        (
-            ("a", "next array"),
-            ("← →", "item before, next item"),
-            ("v", "picture, heat map, rows"),
-            ("z  Enter", "the item alone, as large as it gets"),
-            ("[  ]", "batch before, next batch"),
-            ("s", "take the next batch and show it"),
-        ),
+        (*IN_A_BATCH, ("[  ]", "batch before, next batch"), ("s", "take the next batch and show it")),
     ),
-    ("Everywhere", (("Ctrl+P", "all commands"), ("t", "dark or light"), ("Esc", "back"), ("q  Ctrl+C", "quit"))),
+    EVERYWHERE,
     (
         "Signs",
         (
@@ -173,7 +177,6 @@ class FaultScreen(CurrentSize, ModalScreen[None]):
                 yield Static(Content("\n").join([*(line.stylize("$text-error bold") for line in head), *rest]))
 
     def _words(self) -> tuple[str, str]:
-        """What happened, and what can be done."""
         if self.fault.gone:
             return "✗ the run is gone", "r looks for runs · "
         if self.fault.fatal:

@@ -47,8 +47,6 @@ class _RunList(LineList):
 
 
 class RunsScreen(CurrentSize, ModalScreen[RunChoice | None]):
-    """Asks which run to watch."""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "close", show=False),
         Binding("q", "app.quit", "quit", show=False),

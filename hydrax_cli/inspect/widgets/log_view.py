@@ -55,7 +55,6 @@ class LogView(LineList):
         return [(at, "dim"), (source, "key"), (f"{_MARKS[line.level]} ", look), (line.text.replace("\t", "    "), look)]
 
     def text(self) -> str:
-        """All lines, for the clipboard."""
         return "\n".join(line if isinstance(line, str) else line.text for line in self._lines)
 
     def action_last(self) -> None:

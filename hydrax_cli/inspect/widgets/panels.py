@@ -70,8 +70,6 @@ class FramePanel(Widget):
 
 
 class TopBar(FramePanel):
-    """What is looked at, where it stands, and what it does."""
-
     def render(self) -> Content:
         """One line: the name to the left, the state to the right, in between what there is room for."""
         frame, width = self.frame, self.content_size.width
@@ -391,12 +389,10 @@ def _sign(worker: WorkerStats, busy: float) -> Content:
 
 
 def _joined(pieces: list[Content], across: int) -> list[Content]:
-    """Pieces in lines of so many."""
     return [Content("").join(pieces[i : i + across]) for i in range(0, len(pieces), across)]
 
 
 def _wrapped(text: str, style: str, width: int, lines: int) -> list[Content]:
-    """A text in at most so many lines."""
     if not text or width <= 0:
         return []
     made = Content.styled(text, style).wrap(width)

@@ -99,7 +99,6 @@ def _passes_view(result: RunResult) -> Table:
 
 
 def _hit_share(counts: Pass | Stats) -> str:
-    """The share of hits; 100 % are all of them."""
     asked = counts.cache_hits + counts.cache_misses
     return f"{100 * counts.cache_hits // asked} %" if asked else "-"
 

@@ -130,7 +130,6 @@ class EpochWriter:
             raise
 
     def write(self, number: int, parts: Sequence[Any]) -> None:
-        """Write an entry."""
         for file, descriptor, part in zip(self._files, self._descriptors, parts, strict=True):
             _write_all(descriptor, part, file.offset(number))
 

@@ -94,7 +94,6 @@ def is_cache(folder: Path) -> bool:
 
 
 def require_cache(path: str | os.PathLike[str]) -> Path:
-    """The path, where it is a cache."""
     folder = Path(path)
     if not is_cache(folder):
         if not folder.exists():

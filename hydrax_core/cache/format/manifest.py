@@ -236,7 +236,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _parse(content: dict[str, Any]) -> Manifest:
-    """The manifest; its values may be forged."""
     try:
         arrays = tuple(_parse_array(name, fields) for name, fields in sorted(content["arrays"].items()))
         settings, made, code, entries = content["settings"], content["made"], content["code"], content["entries"]

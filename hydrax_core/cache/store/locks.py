@@ -174,7 +174,6 @@ class OpenFileLocks:
         return kind != fcntl.F_UNLCK
 
     def close(self) -> None:
-        """Give all locks back."""
         os.close(self._file)
 
 

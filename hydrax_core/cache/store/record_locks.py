@@ -135,7 +135,6 @@ class RecordLocks:
         return True
 
     def close(self) -> None:
-        """Give all locks back."""
         with _lock:
             if self._closed:
                 return

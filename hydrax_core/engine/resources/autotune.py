@@ -77,8 +77,6 @@ class Load:
 
 
 class _Window(NamedTuple):
-    """The mean over a window."""
-
     rate: float
     waiting: float
     load_seconds: float
@@ -168,7 +166,6 @@ class Tuner:
         return changed
 
     def _more(self, setting: Setting, seen: _Window, now: float) -> Setting | None:
-        """The setting with more of what is missing, or ``None``."""
         can_deepen = setting.depth < self._depth.most and now >= self._useless["depth"]
         can_employ = setting.workers < self._workers.most and now >= self._useless["workers"]
         if can_employ and seen.busy > (_MAYBE_BUSY if not can_deepen else _BUSY):

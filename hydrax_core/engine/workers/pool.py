@@ -95,8 +95,6 @@ class WorkerHandle:
 
 
 class WorkerPool:
-    """All workers of an engine."""
-
     def __init__(self, start_worker: Callable[[int], Worker], count: int) -> None:
         self._start_worker = start_worker
         self._count = count

@@ -105,8 +105,6 @@ class ProcessWorkers:
 
 
 class ProcessWorker:
-    """One worker process; see ``Worker`` for the members."""
-
     replaceable = True
 
     def __init__(self, setup: WorkerSetup, memory: SlotMemory, workers: ProcessWorkers) -> None:

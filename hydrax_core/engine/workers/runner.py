@@ -170,7 +170,6 @@ class ChunkRunner:
         return self._run_batched(loader, chunk, views)
 
     def _augment(self, augment: Augmentation, chunk: Chunk, failed: Collection[int]) -> list[ItemFailure]:
-        """Augment the rows of a chunk that are loaded."""
         loader = GroupLoader(augment, augment.batched, None)
         views = self._views(chunk.slot, chunk.group, "read")
         failures: list[ItemFailure] = []

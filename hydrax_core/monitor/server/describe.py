@@ -36,7 +36,6 @@ def sizes(groups: Sequence[DataGroup[Any]]) -> tuple[int, int]:
 
 
 def sample(copied: Copied, group: DataGroup[Any]) -> Sample:
-    """Rows of a group that were copied, with what they are."""
     indices = tuple(int(index) for index in copied.indices)
     return Sample(
         record=copied.record,

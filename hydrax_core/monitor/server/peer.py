@@ -55,7 +55,6 @@ class Peer:
         return self._next_answer if self._asked else None
 
     def hear(self) -> None:
-        """Take in what it says."""
         try:
             data = self._connection.recv(_RECEIVE)
         except (BlockingIOError, InterruptedError):
@@ -89,7 +88,6 @@ class Peer:
         self.flush(now)
 
     def flush(self, now: float) -> None:
-        """Send what can leave now."""
         while self._outbox:
             piece = self._outbox[0]
             try:

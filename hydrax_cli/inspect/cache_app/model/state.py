@@ -74,7 +74,6 @@ class Verdicts:
         return sum(map(len, self._bad.values()))
 
     def bad_between(self, epoch: int, first: int, end: int) -> int:
-        """How many of ``range(first, end)`` are bad."""
         numbers = self._bad.get(epoch)
         return 0 if numbers is None else max(0, bisect_left(numbers, end) - bisect_left(numbers, first))
 

@@ -106,7 +106,6 @@ def rows_of(array: StoredArray) -> int:
 
 
 def _real_rows(found: CacheInfo | None, number: int) -> int:
-    """Rows of a batch that are no padding."""
     if found is None:
         return 1
     rows, items = rows_of(found.arrays[0]), found.settings.get("items")

@@ -108,7 +108,6 @@ class CoverageMap(LineList):
 
     @property
     def plot(self) -> Plot | None:
-        """How it lies on the screen."""
         return self._plot
 
     @property

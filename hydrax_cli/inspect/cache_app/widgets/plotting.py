@@ -59,18 +59,15 @@ class Plot:
         return epoch_place, range(first, min(first + self.across, self.cells))
 
     def cell(self, epoch_place: int, number: int) -> Cell:
-        """A cell by its number within an epoch."""
         first = number * self.width
         return Cell(epoch_place, first, min(first + self.width, self.entries))
 
     def at(self, column: int, line: int) -> Cell | None:
-        """The cell at a place on the screen."""
         epoch_place, cells = self.line(line)
         across = (column - self.label) // self.broad
         return self.cell(epoch_place, cells[across]) if 0 <= across < len(cells) else None
 
     def line_of(self, epoch_place: int, number: int) -> int:
-        """The line in which an entry stands."""
         return epoch_place * self.lines + number // self.width // self.across
 
 
