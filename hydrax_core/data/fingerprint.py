@@ -15,6 +15,7 @@ shape. Which items are equal: ``hydrax_core.data.value_bytes``. An item that can
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import time
 from collections import deque
@@ -134,7 +135,7 @@ def files_fingerprint(
     """The identity of files: of each, in this order, its path within ``root``, its size and when it was last changed.
 
     Where ``root`` lies does not count. A file that cannot be looked at counts as such: reading it is what fails. Two
-    hundred thousand files take half a second.
+    hundred thousand files take a second, most of it the system's.
 
     Args:
         paths: The files, relative to ``root`` or below it.
@@ -145,17 +146,20 @@ def files_fingerprint(
     """
     digest = xxhash.xxh3_128(b"content" if content else b"size and time")
     folder = os.path.join(os.fspath(root), "")  # noqa: PTH118  a prefix that ends with a separator
-    for given in paths:
-        path = os.fspath(given)
-        full = path if path.startswith(folder) else folder + path
-        try:
-            status = os.stat(full)  # noqa: PTH116  three times as fast as Path, once a file
-            state = _content_digest(full) if content else str(status.st_mtime_ns)
-            state = f"{status.st_size} {state}"
-        except OSError:
-            state = "unreadable"
-        digest.update(f"{full[len(folder) :]}\0{state}\0".encode("utf-8", "surrogateescape"))
+    given = iter(paths)
+    while some := [os.fspath(path).removeprefix(folder) for path in itertools.islice(given, _RUN)]:
+        states = [_state(folder + path, content) for path in some]
+        lines = [f"{path}\0{state}\0" for path, state in zip(some, states, strict=True)]
+        digest.update("".join(lines).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _state(path: str, content: bool) -> str:
+    try:
+        status = os.stat(path)  # noqa: PTH116  three times as fast as Path, once a file
+        return f"{status.st_size} {_content_digest(path) if content else status.st_mtime_ns}"
+    except OSError:
+        return "unreadable"
 
 
 class IdentifiedItems(Sequence[D], Generic[D]):

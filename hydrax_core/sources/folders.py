@@ -137,8 +137,10 @@ def find_sides(
     found = _find(root, tuple(sorted(suffixes)), what, shared=split is not None)
     names = _names(found, classes)
     number = {name: place for place, name in enumerate(names)}
-    training = [(path, number.get(label, 0)) for path, label in found.training]
-    validation = [(path, number.get(label, 0)) for path, label in found.validation]
+    training, validation = (
+        [(path, place) for label, paths in side.items() for place in (number.get(label, 0),) for path in paths]
+        for side in found
+    )
     if split is not None:
         if validation:
             raise ValueError(f"split: {root} has sub-folders for training and validation; leave split out")
@@ -296,10 +298,10 @@ def open_tree(folder: str | os.PathLike[str]) -> LocalTree | RemoteTree:
 
 
 class _Found(NamedTuple):
-    """Paths and the names of their labels, in order."""
+    """Paths by the names of their labels, in order; of no name where there are none."""
 
-    training: list[tuple[str, str]]
-    validation: list[tuple[str, str]]
+    training: Mapping[str, list[str]]
+    validation: Mapping[str, list[str]]
 
 
 def content(path: str) -> bytes:
@@ -318,7 +320,7 @@ def _find(root: Tree, suffixes: tuple[str, ...], what: str, *, shared: bool) -> 
     beside = (entry.name for entry in entries if entry.name not in sides and _holds(root, entry, suffixes))
     others = next(beside, None) if sides else None
     if not sides or (others and not (train and (valid or test))):
-        return _Found(_labelled(root, "", suffixes, what), [])
+        return _Found(_labelled(root, "", suffixes, what), {})
     found = f"folder: {root} has {', '.join(f'{name}/' for name in sides)}"
     if others:
         raise ValueError(
@@ -334,7 +336,7 @@ def _find(root: Tree, suffixes: tuple[str, ...], what: str, *, shared: bool) -> 
             f"{test[0]}/ unread; or give one of the folders, such as {root}/{train[0]}"
         )
     training, *validation = (_labelled(root, name, suffixes, what) for name in (*train, *valid))
-    return _Found(training, validation[0] if validation else [])
+    return _Found(training, validation[0] if validation else {})
 
 
 def _holds(root: Tree, entry: _Entry, suffixes: tuple[str, ...]) -> bool:
@@ -344,8 +346,8 @@ def _holds(root: Tree, entry: _Entry, suffixes: tuple[str, ...]) -> bool:
     return any(_counts(name, suffixes) for _, names in root.walk(entry.name) for name in names)
 
 
-def _labelled(root: Tree, below: str, suffixes: tuple[str, ...], what: str) -> list[tuple[str, str]]:
-    """Files in a folder and the sub-folders they are in; no name where there are none."""
+def _labelled(root: Tree, below: str, suffixes: tuple[str, ...], what: str) -> dict[str, list[str]]:
+    """Files in a folder by the sub-folders they are in."""
     prefix = f"{below}/" if below else ""
     folder = f"{root}/{below}" if below else str(root)
     entries = root.entries(below)
@@ -361,15 +363,16 @@ def _labelled(root: Tree, below: str, suffixes: tuple[str, ...], what: str) -> l
             f"folder: {folder} holds {what}s itself ({direct[0]}) and in sub-folders ({next(iter(found))}/), so some "
             "would have a label and some not; move them into a sub-folder, or give the sub-folder alone"
         )
-    if direct:
-        return [(prefix + name, "") for name in direct]
-    return [(path, label) for label, paths in found.items() for path in paths]
+    return {"": [prefix + name for name in direct]} if direct else found
 
 
 def _walk(root: Tree, below: str, suffixes: tuple[str, ...]) -> list[str]:
     """Files below a folder, as paths in the root."""
     return [
-        f"{folder}/{name}" for folder, names in root.walk(below) for name in sorted(names) if _counts(name, suffixes)
+        f"{folder}/{name}"
+        for folder, names in root.walk(below)
+        for name in sorted(names)
+        if name.lower().endswith(suffixes) and name[0] != "."  # as in _counts: a call a file takes as long
     ]
 
 
@@ -378,8 +381,9 @@ def _counts(name: str, suffixes: tuple[str, ...]) -> bool:
 
 
 def _names(found: _Found, classes: Sequence[str] | None) -> tuple[str, ...]:
-    there = sorted({label for _, label in (*found.training, *found.validation)} - {""})
-    if any(not label for _, label in (*found.training, *found.validation)) and there:
+    labels = {*found.training, *found.validation}
+    there = sorted(labels - {""})
+    if "" in labels and there:
         raise ValueError("folder: one of training and validation has sub-folders for labels and the other has none")
     if classes is None:
         return tuple(there)
