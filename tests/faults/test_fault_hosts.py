@@ -136,7 +136,7 @@ def test_hosts_whose_copies_of_a_row_differ_are_found_on_the_way():
 def test_other_settings_are_named(field):
     for host in run_hosts(2, {field: 1}, {field: 3}):
         assert {"verify": "verify_hosts_every", "epochs": "end"}[field] in host["error"]
-        assert host["seconds"] < 10
+        assert host["seconds"] < 25  # less than the timeout
 
 
 def test_a_host_that_fails_ends_the_others_with_its_error():

@@ -48,7 +48,7 @@ def test_hosts_that_are_about_to_do_different_things_say_so_instead_of_waiting_f
         assert "training.groups[0].items: host 0 has 48, host 1 has 47" in text
         assert "training.groups[0].data: host 0 has '" in text
         assert f"  hydrax_version: host 0 has '{hydrax_core.__version__}', host 1 has '0.0.9'" in text
-        assert host["seconds"] < 10
+        assert host["seconds"] < 25  # less than the timeout
 
 
 @pytest.mark.timeout(120)
