@@ -48,7 +48,8 @@ def load(item, arrays, seed):
 arrays = {"image": ((6, 5, 3), "uint8", "float32"), "label": ((), "int32")}
 group = DataGroup(8, range(800), loader_arrays=arrays, labels=("label",))
 end = ("batch", int(sys.argv[3])) if sys.argv[3:] else None
-with Dataloader(load, group, validation=("epoch", 1, group), monitor=sys.argv[1], end_at=end) as loader:
+validation = ("epoch", 1, group)
+with Dataloader(load, group, validation=validation, loader_count=1, monitor=sys.argv[1], end_at=end) as loader:
     while True:
         try:
             for batch in loader:

@@ -1,8 +1,13 @@
 """Loaders that tests begin with: two arrays that tell item and seed, filled in the caller."""
 
+import sys
+
+import cloudpickle
 import numpy as np
 
 from hydrax_core import DataGroup, Dataloader, batched
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need no Dataloader
 
 ARRAYS = {"x": ((3,), "float32"), "y": ((), "int32")}
 
