@@ -303,9 +303,9 @@ async def test_help_theme_palette_small_terminals_and_quitting():
 
 
 @asynchronous
-async def test_every_size_shows_the_run_and_its_batches():
+async def test_the_smallest_and_a_flat_terminal_show_the_run_and_its_batches():
     async with app_of(lambda: make_loader(end_at=("epoch", 1))) as (app, pilot):
-        for size in [(60, 18), (80, 24), (120, 40), (200, 60), (300, 20)]:
+        for size in [(60, 18), (300, 20)]:  # others are pinned as pictures
             await pilot.resize_terminal(*size)
             await until(pilot, lambda: table(app).count() == 24 and shown(app, "done"))
             for text in ("the-target", "done", "items/s", "slots", "validation", "play"):
