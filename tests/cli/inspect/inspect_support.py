@@ -27,17 +27,20 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers need not 
 
 
 async def drained(*_):
-    """Until no message waits anywhere and the screen is laid out; a second at most, where something always happens.
+    """Until no message waits anywhere and the screen is laid out; 300 rounds at most, where something always happens.
 
-    Textual's own way is to wait until the process is idle, which one with a loader in it never is.
+    Textual's own way is to wait until the process is idle, which one with a loader in it never is. A dozen rounds do;
+    rounds, and no seconds, as those pass on a busy machine without anything having happened.
     """
-    app, quiet, deadline = active_app.get(), 0, time.monotonic() + 1
-    while quiet < 3 and time.monotonic() < deadline:
+    app, quiet = active_app.get(), 0
+    for _ in range(300):
         await asyncio.sleep(0.0005)
         screen = app.screen
         pumps = (app, *screen.walk_children(with_self=True))
         busy = screen._callbacks or screen._layout_required or any(pump.message_queue_size for pump in pumps)
         quiet = 0 if busy else quiet + 1
+        if quiet == 3:
+            return
 
 
 def drawn_on_demand(compositor, full=False, draw=Compositor.render_update, **named):
