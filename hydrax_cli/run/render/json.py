@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hydrax_cli.shared.text import to_json
@@ -30,6 +31,7 @@ def result_json(result: RunResult) -> str:
         "loader_count": stats.loader_count,
         "depth": stats.depth,
         "tuning": stats.tuning,
+        "groups": [asdict(group) for group in stats.groups],
         "shapes": stats.shapes,
         "tokens": stats.tokens,
         "token_places": stats.token_places,

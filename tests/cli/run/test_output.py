@@ -233,7 +233,15 @@ def test_large_numbers_fit_a_terminal(width):
 
 
 def test_the_json_keys_are_exactly_these():
-    facts = {"errors": 1, "cache_hits": 5, "cache_misses": 17, "loader_count": 4, "depth": 3, "tuning": None}
+    facts = {
+        "groups": (GroupShare(16, 1.0, 1.0, 2.0),),
+        "errors": 1,
+        "cache_hits": 5,
+        "cache_misses": 17,
+        "loader_count": 4,
+        "depth": 3,
+        "tuning": None,
+    }
     values = json.loads(result_json(result(PASSES, digest="ab" * 16, stats=facts)))
     assert values == {
         "target": "a/loader.py:make",
@@ -250,6 +258,7 @@ def test_the_json_keys_are_exactly_these():
         "loader_count": 4,
         "depth": 3,
         "tuning": None,
+        "groups": [{"batches": 16, "share": 1.0, "expected": 1.0, "epochs": 2.0}],
         "shapes": 0,
         "tokens": 0,
         "token_places": 0,
