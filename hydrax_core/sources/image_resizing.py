@@ -8,6 +8,8 @@ pixels. Nothing of OpenCV's settings is changed.
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from hydrax_core.sources.row_source import require
 __all__ = ["opencv", "resized", "turned"]
 
 _TWICE = 2
+_local = threading.local()
 
 
 def opencv() -> Any:
@@ -34,6 +37,8 @@ def resized(
 ) -> npt.NDArray[np.uint8]:
     """A part (left, top, right, bottom) of rows x columns (x 3) pixels, of another width and height."""
     cv2 = opencv()
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[..., 0]  # as OpenCV has gray
     height, width = pixels.shape[:2]
     left, top = min(round(part[0]), width - 1), min(round(part[1]), height - 1)
     right, bottom = max(round(part[2]), left + 1), max(round(part[3]), top + 1)
@@ -43,9 +48,18 @@ def resized(
         found = cv2.resize(found, (min(width, size[0]), min(height, size[1])), interpolation=cv2.INTER_AREA)
     elif width > size[0] or height > size[1]:
         across, down = _smoothing(width / size[0]), _smoothing(height / size[1])
-        found = cv2.sepFilter2D(found, -1, across, down, borderType=cv2.BORDER_REPLICATE)
+        found = cv2.sepFilter2D(found, -1, across, down, _memory(found.shape), borderType=cv2.BORDER_REPLICATE)
     small: npt.NDArray[np.uint8] = cv2.resize(found, size, interpolation=cv2.INTER_LINEAR)
     return small
+
+
+def _memory(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Memory that is used again, in each thread for itself: fresh pages cost half of the smoothing."""
+    size = math.prod(shape)
+    held: npt.NDArray[np.uint8] | None = getattr(_local, "memory", None)
+    if held is None or len(held) < size:
+        held = _local.memory = np.empty(size, np.uint8)
+    return held[:size].reshape(shape)
 
 
 def _smoothing(factor: float) -> npt.NDArray[np.float32]:
