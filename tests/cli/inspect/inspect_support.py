@@ -13,6 +13,7 @@ import textual.app
 import textual.pilot
 from textual._compositor import Compositor
 from textual._context import active_app
+from textual.command import CommandList
 
 import hydrax_cli.inspect.app
 from hydrax_cli.inspect.app import InspectApp
@@ -173,3 +174,9 @@ async def shows(app, pilot, text):
 def children():
     """Processes of this process, those that ended and were not waited for included."""
     return {child for file in Path("/proc/self/task").glob("*/children") for child in file.read_text().split()}
+
+
+async def found_first(app, pilot, command):
+    """Until the palette offers that command first."""
+    found = app.screen.query_one(CommandList)
+    await until(pilot, lambda: found.option_count and command in str(found.get_option_at_index(0).prompt))

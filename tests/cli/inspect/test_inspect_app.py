@@ -1,7 +1,19 @@
 """Every key and screen of the app, on a real loader with worker processes."""
 
 import numpy as np
-from inspect_support import app_of, asynchronous, failing_at, load, make_loader, shown, shows, table, texts, until
+from inspect_support import (
+    app_of,
+    asynchronous,
+    failing_at,
+    found_first,
+    load,
+    make_loader,
+    shown,
+    shows,
+    table,
+    texts,
+    until,
+)
 from textual.widgets import Input
 
 from hydrax_cli.inspect.screens.batch import BatchScreen
@@ -288,7 +300,7 @@ async def test_help_theme_palette_small_terminals_and_quitting():
                 await pilot.press("t")
                 assert app.theme != dark
                 await pilot.press("ctrl+p", *"next ep")
-                await pilot.pause(0.5)
+                await found_first(app, pilot, "Next epoch")
                 await pilot.press("enter")
                 await until(pilot, lambda app=app: app.frame.current is not None)
                 await pilot.resize_terminal(40, 10)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from inspect_support import asynchronous, texts, until
+from inspect_support import asynchronous, found_first, texts, until
 from textual.widgets import Input
 
 from hydrax_cli.inspect.cache_app.app import CacheApp
@@ -458,7 +458,7 @@ async def test_help_theme_palette_small_terminals_and_quitting(made):
         await pilot.resize_terminal(100, 30)
         await until(pilot, lambda: isinstance(app.screen, CacheScreen))
         await pilot.press("ctrl+p", *"verify")
-        await pilot.pause(0.5)
+        await found_first(app, pilot, "Verify")
         await pilot.press("enter")
         await shows(app, pilot, "● sound")
         await pilot.press("ctrl+c")

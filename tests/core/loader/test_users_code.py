@@ -194,7 +194,7 @@ def load(item, arrays, seed):
         time.sleep(1.0)
 
 group = DataGroup(4, range(8), loader_arrays={"y": ((), "int32")})
-with Dataloader(load, group, loader_kind="thread", end_at=("epoch", 1), depth=1, timeout_sec=1.6) as loader:
+with Dataloader(load, group, loader_kind="thread", end_at=("epoch", 1), depth=1, timeout_sec=3) as loader:
     print(*(batch.batch_num for batch in loader), flush=True)
 """
 
@@ -205,7 +205,7 @@ def test_time_in_which_the_process_was_stopped_does_not_count():
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.3)  # it waits in next() by now
         process.send_signal(signal.SIGSTOP)
-        time.sleep(2.5)
+        time.sleep(4)  # longer than the timeout
         process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=100)
     assert (out, err) == ("0 1\n", "")
