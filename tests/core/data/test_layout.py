@@ -146,14 +146,26 @@ def test_layouts_of_other_rows_and_at_other_places_keep_the_rest():
 
 
 def test_an_array_in_parts_has_a_row_of_each_behind_the_other():
-    layouts = array_layouts(6, array_specs("a", {"x": ((3,), "uint8"), "y": ((), "uint8")}), {"x": 3})
+    layouts = array_layouts(6, array_specs("a", {"x": ((30,), "uint8"), "y": ((), "uint8")}), {"x": 3})
     assert layouts["y"].offset == 192
     block = np.zeros(block_size(layouts, {"x": 3}), np.uint8)
     assert len(block) == 256
     found = views(np.concatenate([np.full(64, 9, np.uint8), block]), layouts, 64, {"x": 3})["x"]
-    assert (found.shape, found.strides) == ((3, 2, 3), (64, 3, 1))
+    assert (found.shape, found.strides) == ((3, 2, 30), (64, 30, 1))
     for row in range(6):
         row_at(found, row)[...] = row + 1
-    assert joined(found).tolist() == [[row + 1] * 3 for row in range(6)]
+    assert joined(found).tolist() == [[row + 1] * 30 for row in range(6)]
     clear_rows(found, 1, 4)
     assert joined(found)[:, 0].tolist() == [1, 0, 0, 0, 5, 6]
+
+
+def test_a_ragged_array_has_its_greatest_length_or_one_until_that_is_known_and_an_array_of_lengths():
+    for first, length in ((Ragged(), 1), (Ragged(5), 5)):
+        specs = array_specs("a", {"x": ((first, 3), "uint8", "float32")})
+        assert [(name, spec.shape, str(spec.jax_dtype)) for name, spec in specs.items()] == [
+            ("x", (length, 3), "float32"),
+            ("x_length", (), "int32"),
+        ]
+        assert specs["x"].ragged == first
+    own = array_specs("a", {"x": ((Ragged(5),), "uint8"), "x_length": ((), "int64")})
+    assert [str(spec.numpy_dtype) for spec in own.values()] == ["uint8", "int64"]

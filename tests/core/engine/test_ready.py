@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 
+from hydrax_core.engine import ready as ready_module
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.engine.ready import ReadyQueue, Wakeup
 
@@ -147,7 +148,7 @@ def test_a_wakeup_wakes_a_selector_until_it_is_cleared():
     wakeup.close()
 
 
-def test_a_closed_wakeup_does_not_write_into_what_has_its_number_now():
+def test_a_closed_wakeup_does_not_write_into_what_has_its_number_now(monkeypatch):
     wakeup = Wakeup()
     wakeup.close()
     others = [*socket.socketpair(), *socket.socketpair()]
@@ -155,6 +156,10 @@ def test_a_closed_wakeup_does_not_write_into_what_has_its_number_now():
     assert not readable(*others)
     for other in others:
         other.close()
+    written = []
+    monkeypatch.setattr(ready_module, "_send", lambda number, *_: written.append(number))
+    wakeup.wake()
+    assert written[0] < 0
 
 
 @pytest.mark.parametrize(
@@ -169,6 +174,7 @@ def test_a_closed_wakeup_does_not_write_into_what_has_its_number_now():
 )
 def test_whatever_comes_wakes_a_consumer_that_waits(act):
     queue = ReadyQueue(Event())
+    assert queue.waited == 0
     with ThreadPoolExecutor(1) as consumer:
         waiting = consumer.submit(queue.await_news, 30, notify=never)
         while not queue.waiting:
@@ -185,6 +191,15 @@ def test_whatever_comes_wakes_a_consumer_that_waits(act):
 def test_the_engine_is_notified_where_it_asked_for_that_while_the_consumer_counts_as_waiting():
     event, seen = Event(), []
     queue = ReadyQueue(event)
+    assert queue.await_news(0.0, notify=never) is False
+    queue.offer(host(0))
+    assert queue.take(queue.first())
+    queue.offer(ValueError("an item"))
+    with pytest.raises(ValueError, match="an item"):
+        queue.first()
+    assert event.notified == 1, "for the error; nothing is owed"
+    assert queue.await_news(0.0, notify=never) is False
+    event.notified -= 1
     assert queue.await_news(0.0, notify=lambda: seen.append(queue.waiting) or True) is False
     assert (seen, event.notified, queue.waiting) == ([True], 1, False)
 
