@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hydrax_core.data import fingerprint as fingerprint_module
 from hydrax_core.data.fingerprint import IdentifiedItems, data_digest, files_fingerprint
+from hydrax_core.data.value_bytes import array_parts
 
 NAMES = ["a.bin", "below/b.bin"]
 
@@ -128,6 +129,9 @@ def test_long_data_is_sampled(monkeypatch):
     first = list(range(5000))
     assert data_digest(first) != data_digest([*first[:-1], -1])
     assert data_digest(first) != data_digest(first[:-1])
+    for count in (999, 1000, 1001):  # of so many all count, of more a sample
+        changed = [*range(500), -1, *range(501, count)]
+        assert (data_digest(changed) == data_digest(range(count))) is (count == 1001)
     assert data_digest(range(10**12)) != data_digest(range(10**12 + 1))
 
 
@@ -163,9 +167,20 @@ def test_arrays_whose_bytes_are_equal_differ_by_shape_and_by_the_names_of_fields
 
 def test_a_large_array_is_read_in_parts(monkeypatch):
     numbers = np.arange(1000).reshape(100, 10)
-    whole = data_digest(numbers)
-    monkeypatch.setattr(fingerprint_module, "_CHUNK", 64)
-    assert data_digest(numbers) == whole
+    whole, sizes = data_digest(numbers), []
+
+    def noted(array):
+        sizes.append(len(array))
+        return array_parts(array)
+
+    monkeypatch.setattr(fingerprint_module, "array_parts", noted)
+    for chunk, expected in ((64, [1] * 100), (840, [10] * 10), (3_000, [37, 37, 26]), (8_000, [100]), (10**6, [100])):
+        monkeypatch.setattr(fingerprint_module, "_CHUNK", chunk)
+        assert data_digest(numbers) == whole
+        assert sizes == expected
+        sizes.clear()
+    assert data_digest(np.zeros((5, 0))) != data_digest(np.zeros((6, 0)))
+    assert sizes == [5, 6]
 
 
 class Broken(list):
