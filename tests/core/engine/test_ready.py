@@ -205,10 +205,12 @@ def test_the_engine_is_notified_where_it_asked_for_that_while_the_consumer_count
 
 
 def test_a_batch_that_came_while_nobody_waited_wakes_nobody_later():
-    queue = ReadyQueue(Event())
+    event = Event()
+    queue = ReadyQueue(event)
     queue.offer(host(0))
     assert queue.take(queue.first())
     assert queue.await_news(0.0, notify=never) is False
+    assert event.notified == 0
 
 
 def test_errors_are_raised_in_their_place_once_and_the_last_one_for_ever():

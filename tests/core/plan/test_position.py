@@ -182,7 +182,9 @@ def test_another_augmentation_goes_on_and_is_said(caplog):
     assert resumed(bright, bright) == 3
     assert caplog.messages == []
     assert resumed(bright, dark) == 3
-    (said,) = caplog.messages
+    assert resumed(dark, bright) == 3
+    said, back = caplog.messages
+    assert back.startswith("augment_func: training group 1 is augmented by 'bright ")
     assert said.startswith("augment_func: training group 1 is augmented by 'dark ")
     assert ", in the saved run it was by 'bright " in said
     with pytest.raises(StateMismatchError, match=r"groups\[1\].augment_func: saved None, here 'dark "):
@@ -202,3 +204,10 @@ def test_a_run_that_validates_first_is_another_one():
     assert restore(state, plan(first=True), training, validation, 4, interleave=True).next_number == 2
     with pytest.raises(StateMismatchError, match=r"validation\.first: saved True, here None"):
         restore(state, plan(first=False), training, validation, 4, interleave=True)
+
+
+def test_many_groups_go_on_as_few_do():
+    training = [group_of(8)] * 300
+    plan = plan_of(training, [])
+    state = save(Consumed(1000), plan, training, [], 0, interleave=True)
+    assert restore(state, plan, training, [], 0, interleave=True).next_number == 1000
