@@ -26,6 +26,7 @@ from hydrax_core.sources.row_source import (
     choose,
     gather,
     put,
+    refuse_length_column,
     require,
     spec_of,
 )
@@ -52,15 +53,19 @@ def pyarrow() -> Any:
 
 def choose_columns(
     found: Mapping[str, Column], columns: Columns, additional: Iterable[str], others: Mapping[str, Any] = _NOTHING
-) -> Chosen:
+) -> tuple[Chosen, tuple[str, ...]]:
     """Which columns become arrays; lists of different length, or cut to another, bring an array of their lengths.
 
     Args:
         others: What becomes of a column instead of what it says itself.
+
+    Returns:
+        The choice, and the names of the columns that are read for its arrays.
     """
     known = {name: others.get(name) or column.spec for name, column in found.items()}
     chosen = choose("columns", known, columns, additional, ragged=True)
     specs = dict(chosen.specs)
+    loaded = tuple(name for name in found if name in specs)
     for name, spec in chosen.specs.items():
         if spec.ragged is not None:
             if isinstance(others.get(name), ArraySpec) or found[name].lists != 1 or isinstance(found[name].dtype, str):
@@ -71,8 +76,9 @@ def choose_columns(
             and found[name].lists
             and (found[name].ragged or spec.shape != getattr(known[name], "shape", None))
         ):
-            specs.setdefault(f"{name}{LENGTH}", spec_of((), np.int32))
-    return chosen._replace(specs=specs)
+            refuse_length_column(name, chosen.specs)
+            specs[f"{name}{LENGTH}"] = spec_of((), np.int32)
+    return chosen._replace(specs=specs), loaded
 
 
 def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays) -> None:
@@ -80,7 +86,8 @@ def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays
         if name in arrays and arrays[name].dtype.hasobject:
             column.elements(indices, arrays[name])
         elif name in arrays:
-            column.fill(indices, arrays[name], arrays.get(f"{name}{LENGTH}") if column.lists else None)
+            lengths = f"{name}{LENGTH}"
+            column.fill(indices, arrays[name], arrays.get(lengths) if column.lists and lengths not in columns else None)
 
 
 def value_type(kind: pa.DataType) -> tuple[tuple[int, ...], int, np.dtype[Any] | str]:

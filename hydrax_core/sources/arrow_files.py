@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -157,18 +158,19 @@ class ArrowTable(FileSource):
     def __getstate__(self) -> dict[str, Any]:
         """A large table in memory travels as the place of a copy that all processes map, where the system has such."""
         state = super().__getstate__()
-        if self._memory is not None and self._memory.nbytes > _SHARED and not PORTABLE:
+        of_another = isinstance(self._memory, tuple)
+        if self._memory is not None and not of_another and self._memory.nbytes > _SHARED and not PORTABLE:
             if self._shared is None:
                 self._shared = _SharedTable(self._memory)
-            state["_memory"] = self._shared.path
+            state["_memory"] = self._shared.place
         state["_shared"] = None
         return state
 
     def choose(self, columns: Columns, additional: Iterable[str], others: Mapping[str, ArraySpec] = _NOTHING) -> None:
         """Decide which columns become what, but for others that a subclass fills."""
-        found = open_columns(self._where, self._table, self._table.column_names, self._missing)
-        self.specs, self.additional, self.left_out = choose_columns(found, columns, additional, others)
-        self._loaded = tuple(name for name in found if name in self.specs and name not in others)
+        found = open_columns(self._where, self._table, _distinct(self._table.column_names), self._missing)
+        (self.specs, self.additional, self.left_out), loaded = choose_columns(found, columns, additional, others)
+        self._loaded = tuple(name for name in loaded if name not in others)
         self._shapes = {name: found[name].shape for name in self._loaded if found[name].is_extension}
         self.classes = {name: found[name].classes for name in self._loaded if found[name].classes}
 
@@ -176,19 +178,24 @@ class ArrowTable(FileSource):
         return self._size
 
     @functools.cached_property
+    def _given(self) -> pa.Table:
+        if self._memory is None:
+            return open_tables(self.paths, self._partitions)
+        return _opened_copy(self._memory) if isinstance(self._memory, tuple) else self._memory
+
+    @functools.cached_property
     def _table(self) -> pa.Table:
-        table = open_tables(self.paths, self._partitions) if self._memory is None else self._memory
-        if isinstance(table, str):
-            if not Path(table).exists():
-                raise ValueError("a table in memory is shared only while the process that has it keeps it")
-            table = open_tables([table])
-        return table.unify_dictionaries()
+        return _of_distinct_names(self._given.unify_dictionaries())
 
     @functools.cached_property
     def _columns(self) -> dict[str, Column]:
         if self._table.num_rows != self._size:
             raise ValueError(f"{self.paths[0]}: it changed: it no longer has {self._size} rows")
-        return open_columns(self._where, self._table, self._loaded, self._missing, self._shapes)
+        found = open_columns(self._where, self._table, self._loaded, self._missing, self._shapes)
+        for name, classes in self.classes.items():
+            if found[name].classes != classes:
+                raise ValueError(f"{self._where}it changed: the names of {name!r} are others")
+        return found
 
     @property
     def _where(self) -> str:
@@ -212,8 +219,8 @@ class ArrowTable(FileSource):
         if self._memory is None:
             return super().fingerprint()
         digest = xxhash.xxh3_128(self._reading.encode())
-        with pyarrow().ipc.new_stream(pyarrow().PythonFile(_Digesting(digest), "w"), self._memory.schema) as stream:
-            stream.write_table(self._memory.combine_chunks())
+        with pyarrow().ipc.new_stream(pyarrow().PythonFile(_Digesting(digest), "w"), self._given.schema) as stream:
+            stream.write_table(self._given.combine_chunks())
         return digest.hexdigest()
 
 
@@ -339,6 +346,7 @@ def _open_blocks(
         places.extend(_Place(path, number, rows) for number, rows in enumerate(reader.sizes()) if rows)
     if schema is None or not places:
         raise ValueError("it has no rows")
+    _distinct(schema.names)
     unknown = ArrowBlocks(paths, places, Chosen({}, (), {}), (), partitions, missing, 1, shuffled=False)
     asked = schema.names if columns is None else list(columns)
     lists = [name for name in schema.names if name in asked and is_list(schema.field(name).type)]
@@ -352,7 +360,7 @@ def _open_blocks(
         if found[name].ragged
     }
     reasons.update(dict.fromkeys(_dictionaries(schema), "its names are numbered anew in each block"))
-    chosen = choose_columns(found, columns, additional, reasons)
+    chosen, loaded = choose_columns(found, columns, additional, reasons)
     open_ended = next((name for name, spec in chosen.specs.items() if spec.ragged is not None), None)
     if open_ended is not None:
         raise ValueError(
@@ -360,7 +368,6 @@ def _open_blocks(
             "arrow(pyarrow.parquet.read_table(path), columns), of Feather pyarrow.feather.read_table(path)"
         )
     rows = window_rows("window", window, sum(place.rows for place in places), chosen.specs)
-    loaded = [name for name in names if name in chosen.specs]
     source = ArrowBlocks(paths, places, chosen, loaded, partitions, missing, rows, shuffled=shuffle != "rows")
     source.classes = {name: found[name].classes for name in keys if name in chosen.specs and found[name].classes}
     return source
@@ -425,6 +432,26 @@ def _dictionaries(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if pyarrow().types.is_dictionary(field.type)]
 
 
+def _distinct(names: list[str]) -> list[str]:
+    """The names of columns, each of which is there once."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"columns: two columns are called {twice!r}; rename one")
+    return names
+
+
+def _of_distinct_names(table: pa.Table) -> pa.Table:
+    """A table in whose dictionaries no name stands twice, and none that is missing: Arrow allows both."""
+    for place, field in enumerate(table.schema):
+        kind, column = field.type, table.column(place)
+        if pyarrow().types.is_dictionary(kind) and column.num_chunks:
+            names = column.chunk(0).dictionary
+            if names.null_count or len(names.unique()) < len(names):
+                column = column.cast(kind.value_type).dictionary_encode()
+                table = table.set_column(place, field.name, column.unify_dictionaries())
+    return table
+
+
 def _same(path: str, first: pa.Schema, other: pa.Schema) -> pa.Schema:
     if not other.equals(first):
         raise ValueError(f"{path}: expected the schema of the first file ({first}), got {other}")
@@ -444,17 +471,42 @@ def _named(paths: Sequence[str]) -> Iterator[None]:
 
 
 class _SharedTable:
-    """A copy of a table in memory without a file, at a path for other processes while this one keeps it."""
+    """A copy of a table in memory without a file, for other processes while this one keeps it.
+
+    Its place is a path and a name: descriptors are numbered anew, so the path may come to be that of another file.
+    """
 
     def __init__(self, table: pa.Table) -> None:
-        descriptor = os.memfd_create("hydrax-table")
+        name = f"hydrax-table-{secrets.token_hex(16)}"
+        descriptor = os.memfd_create(name)
         weakref.finalize(self, os.close, descriptor)
-        self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        self.place = f"/proc/{os.getpid()}/fd/{descriptor}", name
         with (
             os.fdopen(os.dup(descriptor), "wb") as file,
             pyarrow().ipc.new_file(file, table.schema) as writer,
         ):
             writer.write_table(table.combine_chunks())
+
+
+def _opened_copy(place: tuple[str, str]) -> pa.Table:
+    """The table at a place of ``_SharedTable``.
+
+    Raises:
+        ValueError: It is gone.
+    """
+    path, name = place
+    descriptor = -1
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        own = f"/proc/self/fd/{descriptor}"
+        if name in os.readlink(own):  # noqa: PTH115  no Path of what is none
+            return open_tables([own])
+    except FileNotFoundError:
+        pass
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    raise ValueError("data: a table in memory is shared only while the process that has it keeps it")
 
 
 class _Digesting:

@@ -115,13 +115,19 @@ class IndexedFiles:
         """
         descriptor = self._descriptors.get(number)
         if descriptor is None:
-            path, *expected = self.identity[number]
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            if _status(os.fstat(descriptor)) != expected:
+            descriptor = os.open(self.identity[number][0], os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._check(number, descriptor)
+            except ValueError:
                 os.close(descriptor)
-                raise ValueError(f"{path} changed after it was indexed; make the source anew")
+                raise
             self._descriptors[number] = descriptor
         return descriptor
+
+    def _check(self, number: int, descriptor: int) -> None:
+        path, *expected = self.identity[number]
+        if _status(os.fstat(descriptor)) != expected:
+            raise ValueError(f"{path} changed after it was indexed; make the source anew")
 
     def read(self, number: int, start: int, size: int) -> bytes:
         """Bytes of a file.
@@ -142,7 +148,11 @@ class IndexedFiles:
         return found
 
     def read_many(self, spans: Sequence[tuple[int, int, int]]) -> Iterable[bytes]:
-        """Bytes of files, ``(number, start, size)``, one after the other; elsewhere all at once."""
+        """Bytes of files, ``(number, start, size)``, one after the other; elsewhere all at once.
+
+        Raises:
+            ValueError: A file changed, perhaps while it was read; told behind the last.
+        """
         remote = [Span(path, *span) for number, *span in spans if isinstance(path := self.paths[number], RemoteFile)]
         return map(bytes, read_ranges(remote)) if remote else self._read_many(spans)
 
@@ -152,6 +162,8 @@ class IndexedFiles:
             descriptor = descriptors.get(number)
             found = b"" if descriptor is None else os.pread(descriptor, size, start)
             yield found if len(found) == size else self.read(number, start, size)
+        for number in {number for number, _, _ in spans}:  # they are open since the first read, perhaps of long ago
+            self._check(number, self.descriptor(number))
 
     def walking(self, number: int, ahead: int) -> Callable[[int, int], bytes]:
         """What reads bytes of a file from its beginning to its end, skipping some: ``(start, size)``, fewer at the end.

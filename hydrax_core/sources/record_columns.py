@@ -22,7 +22,17 @@ import numpy.typing as npt
 
 from hydrax_core.data.layout import ArraySpec
 from hydrax_core.errors import shorten
-from hydrax_core.sources.row_source import Arrays, Chosen, Columns, Extra, Found, choose, put, spec_of
+from hydrax_core.sources.row_source import (
+    Arrays,
+    Chosen,
+    Columns,
+    Extra,
+    Found,
+    choose,
+    put,
+    refuse_length_column,
+    spec_of,
+)
 
 __all__ = [
     "LENGTH",
@@ -42,6 +52,8 @@ LENGTH = 256
 
 SAMPLED = 400
 _SUFFIX = "_length"
+_LIST = 2
+"""Dimensions of the rows of a list."""
 _TRUTHS = {"true": True, "false": False}
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none"}
 """How files say in text that there is no number, in lower case."""
@@ -111,6 +123,8 @@ def choose_columns(
     arrays: dict[str, ArraySpec] = {}
     for name, spec in chosen.specs.items():
         arrays[name] = spec
+        if len(spec.shape) == 1 and spec.ragged is None:
+            refuse_length_column(name, chosen.specs)
         if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values.get(name, ())):
             arrays[name + _SUFFIX] = spec_of((), np.int32)
         _warned.discard(name)
@@ -139,8 +153,9 @@ def fill_columns(
         ValueError: A list is too long, or of another shape.
     """
     for name, target in arrays.items():
-        if name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) in arrays:
-            continue
+        padded = arrays.get(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+        if padded is not None and (padded.ndim == _LIST or padded.dtype.hasobject):
+            continue  # the lengths of that array: a column of this name is refused beside a list
         values = [record.get(name) for record in records]
         place = f"{where}{name!r}"
         if target.ndim == 1 and not target.dtype.hasobject:
@@ -152,7 +167,7 @@ def fill_columns(
             for row, value in enumerate(values):
                 target[row] = _elements(name, place, value)
             continue
-        lengths = arrays.get(name + _SUFFIX)
+        lengths = arrays.get(name + _SUFFIX) if target.ndim == _LIST else None
         if lengths is None and (many := _stacked(values, target)) is not None:
             put(place, target, many)
             continue

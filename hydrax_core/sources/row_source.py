@@ -53,6 +53,7 @@ __all__ = [
     "narrow",
     "one_length",
     "put",
+    "refuse_length_column",
     "require",
     "spec_of",
     "value_spec",
@@ -411,6 +412,19 @@ def choose(
         more = f"; {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         _log.warning("%s: no arrays are made of %s%s", argument, "; ".join(listed), more)
     return Chosen(specs, texts, left_out)
+
+
+def refuse_length_column(name: str, chosen: Mapping[str, ArraySpec]) -> None:
+    """Refuse a column, chosen to be an array, that has the name of the lengths of another.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if length_name(name) in chosen:
+        raise ValueError(
+            f"columns: the lengths of {name!r} would be {length_name(name)!r}, which is a column, too; "
+            "name the columns to load, and leave one of these two out"
+        )
 
 
 def _names(argument: str, columns: Iterable[str], found: Found) -> list[str]:

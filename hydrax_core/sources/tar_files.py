@@ -171,6 +171,7 @@ class TarSamples(FileSource):
                 parts = [parts[0][place - some[0][0] :][:length] for place, length in places]
             names = [kinds[kind] for kind in arrays["kinds"][start:stop].tolist()]
             yield index, dict(zip(names, parts, strict=True))
+        next(read, None)  # which looks whether the files are still what they were
 
     def _record(self, index: int, sample: Sample) -> dict[str, Any]:
         """The values that are needed of a sample, but for images."""

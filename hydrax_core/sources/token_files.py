@@ -96,7 +96,8 @@ class TokenWindows(FileSource):
         spec = spec_of((length,), np.int32)
         self.specs = {"tokens": spec, "targets": spec} if targets else {"tokens": spec}
         needed = length + targets
-        total = len(self.stream)
+        self._total = -1
+        self._total = total = len(self.stream)
         if total < needed:
             raise ValueError(f"{path}: it holds {total} tokens, fewer than the {needed} of a window")
         self._size = (total - needed) // stride + 1
@@ -107,7 +108,10 @@ class TokenWindows(FileSource):
 
     @functools.cached_property
     def stream(self) -> npt.NDArray[Any] | RemoteArray:
-        return _open(self.paths[0], self.dtype)
+        found = _open(self.paths[0], self.dtype)
+        if self._total not in (-1, len(found)):
+            raise ValueError(f"{self.paths[0]}: it changed: it no longer has {self._total} tokens")
+        return found
 
     def fill(self, indices: Indices, arrays: Arrays) -> None:
         rows = _windows(self.stream, indices * self.stride, self.length + self.targets)

@@ -1,6 +1,7 @@
 """Tables of Arrow and Parquet, made of the digits (UCI, CC BY 4.0) and of Python's documentation (PSF licence)."""
 
 import gc
+import os
 import pickle
 import pydoc_data.topics
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filekit import epoch as filled
 
 from hydrax_core import Dataloader
 from hydrax_core.data.portable import PORTABLE
@@ -320,7 +322,7 @@ def test_a_large_table_in_memory_is_shared_by_the_workers():
     with Dataloader(rows.training, loader_count=2, end_at=("batch", 4)) as loader:
         for batch in loader:
             np.testing.assert_array_equal(batch.arrays["x"], values[list(batch.indices)])
-    path = rows.training.items._shared.path
+    path = rows.training.items._shared.place[0]
     del rows, loader, batch
     gc.collect()
     assert not Path(path).exists()
@@ -333,3 +335,68 @@ def test_the_lengths_of_lists_are_told_for_packing(tmp_path):
     assert source.lengths().tolist() == [5 + index % 7 for index in range(len(TOPICS))]
     with pytest.raises(ValueError, match="lengths: no array of the source is ragged; give columns="):
         arrow(digits_table(5)).training.items.lengths()
+
+
+@pytest.mark.skipif(PORTABLE, reason="each worker has a copy")
+def test_a_copy_of_a_table_in_memory_never_becomes_another_one():
+    def made(value):
+        source = arrow(pa.table({"x": np.full(3_000_000, value, np.int32)})).training.items
+        return source, pickle.dumps(source), int(source.__getstate__()["_memory"][0].rpartition("/")[2])
+
+    first, copied, number = made(1)
+    assert pickle.loads(pickle.dumps(pickle.loads(copied)))[5]["x"] == 1
+    del first
+    gc.collect()
+    second, _, other = made(2)
+    if other != number:  # as it may be where the number was free
+        os.dup2(other, number)
+    try:
+        with pytest.raises(ValueError, match="only while the process that has it keeps it"):
+            pickle.loads(copied)[5]
+    finally:
+        if other != number:
+            os.close(number)
+    assert second[5]["x"] == 2
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_name_has_one_number_and_a_missing_one_has_none(mapped, tmp_path):
+    def rows(numbers, names, **options):
+        table = pa.table({"kind": pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(names))})
+        ipc(table, tmp_path / "a.arrow", 4)
+        return arrow(tmp_path / "a.arrow" if mapped else table, **options)
+
+    twice = rows([0, 1, 2], ["x", "y", "x"])
+    assert twice.classes["kind"] == ("x", "y")
+    assert filled(twice.training)[0]["kind"].tolist() == [0, 1, 0]
+    none = rows([0, 1, 2], ["x", None, "y"], missing={"kind": -1})
+    assert none.classes["kind"] == ("x", "y")
+    assert filled(none.training)[0]["kind"].tolist() == [0, -1, 1]
+    with pytest.raises(LoaderError, match="row 1 has no value"):
+        filled(rows([0, 1, 2], ["x", None, "y"]).training)
+
+
+def test_names_that_are_numbered_anew_in_the_file_are_refused(tmp_path):
+    path = tmp_path / "a.arrow"
+    ipc(pa.table({"kind": pa.array(["x", "y"]).dictionary_encode()}), path, 4)
+    copied = pickle.dumps(arrow(path).training.items)
+    ipc(pa.table({"kind": pa.array(["y", "x"]).dictionary_encode()}), path, 4)
+    with pytest.raises(ValueError, match="it changed: the names of 'kind' are others"):
+        pickle.loads(copied)[0]
+
+
+@pytest.mark.parametrize("write", [ipc, compressed, row_groups])
+def test_columns_that_share_a_name_are_refused_by_it(write, tmp_path):
+    two = [pa.array([1, 2]), pa.array([3, 4])]
+    write(pa.Table.from_arrays(two, ["a", "a"]), tmp_path / "a.parquet", 4)
+    with pytest.raises(ValueError, match="two columns are called 'a'"):
+        arrow(tmp_path / "a.parquet")
+    lists = pa.table({"x_length": [8, 9], "x": [[1, 2], [3]]})
+    write(lists, tmp_path / "b.parquet", 4)
+    shape = {"x": ((2,), "int32")}
+    with pytest.raises(ValueError, match="the lengths of 'x' would be 'x_length', which is a column, too"):
+        arrow(tmp_path / "b.parquet", {**shape, "x_length": None})
+    assert filled(arrow(tmp_path / "b.parquet", shape).training)[0]["x_length"].tolist() == [2, 1]
+    same = pa.table({"x": [[1, 2], [3, 4]], "x_length": [8, 9]})
+    write(same, tmp_path / "c.parquet", 4)
+    assert filled(arrow(tmp_path / "c.parquet").training)[0]["x_length"].tolist() == [8, 9]

@@ -16,6 +16,7 @@ from filekit import check_cache, check_promises, check_two_groups, epoch, touch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hydrax_core.errors import LoaderError
 from hydrax_core.sources import csv, jsonl, text_lines, uci_digits
 from hydrax_core.sources import index as index_module
 from hydrax_core.sources import lines as lines_module
@@ -151,6 +152,36 @@ def test_where_no_index_can_be_kept_a_warning_says_so(tmp_path, caplog):
     found = some_lines([write_jsonl(tmp_path / "a.jsonl")], "filled", folder=str(tmp_path / "file"))
     assert len(found) == len(TOPICS)
     assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize("x", [1, [[1, 2], [3, 4]]])
+def test_a_column_named_like_the_lengths_of_another_is_one_of_its_own(x, tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"x": x, "x_length": n}) + "\n" for n in (5, 6)))
+    (tmp_path / "a.csv").write_text("x,x_length\n1,5\n2,6\n")
+    for rows in (jsonl(tmp_path / "a.jsonl"), csv(tmp_path / "a.csv")):
+        assert epoch(rows.training)[0]["x_length"].tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("second", [[1], [1, 2]])
+def test_lengths_and_a_column_of_their_name_are_refused_together(second, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"x_length": 9, "x": x}) + "\n" for x in ([7, 8], second)))
+    with pytest.raises(ValueError, match="columns: the lengths of 'x' would be 'x_length', which is a column, too"):
+        jsonl(path)
+    found = epoch(jsonl(path, columns=["x"]).training)[0]
+    assert found["x"][:, 0].tolist() == [7, 1]
+    assert found.get("x_length", np.array([2, 2])).tolist() == [2, len(second)]
+
+
+def test_a_file_that_is_written_anew_while_it_is_open_is_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("aaaa\nbb\n")
+    rows = text_lines(path)
+    assert epoch(rows.training)[0]["length"].tolist() == [4, 2]
+    path.write_text("aa\nbbbb\n")
+    touch(path)
+    with pytest.raises(LoaderError, match=r"a\.txt changed after it was indexed"):
+        epoch(rows.training)
 
 
 def test_a_file_that_changes_under_a_source_is_refused(tmp_path):

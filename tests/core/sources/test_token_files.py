@@ -1,6 +1,7 @@
 """tokens, on the characters of Python's documentation (PSF licence)."""
 
 import os
+import pickle
 import pydoc_data.topics
 import tempfile
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_two_streams_in_one_loader_and_a_cache_of_one(tmp_path):
 
     check_two_groups(make(), make("other"))
     check_cache(make, lambda: touch(tmp_path / "one"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("count", [50, 200])
+def test_a_file_of_another_length_than_its_windows_were_counted_of_is_refused(count, tmp_path):
+    path = tmp_path / "a.bin"
+    np.arange(100, dtype="uint16").tofile(path)
+    copied = pickle.dumps(tokens(path, 10, "uint16").training.items)
+    np.arange(count, dtype="uint16").tofile(path)
+    with pytest.raises(ValueError, match=r"a\.bin: it changed: it no longer has 100 tokens"):
+        pickle.loads(copied)[0]
