@@ -123,6 +123,13 @@ def array_specs(argument: str, arrays: Mapping[str, Any]) -> Mapping[str, ArrayS
         spec = specs[_name(argument, name)] = _spec(f"{argument}[{name!r}]", given)
         if spec.ragged is not None and length_name(name) not in arrays:
             specs[length_name(name)] = ArraySpec((), np.dtype(np.int32), np.dtype(np.int32))
+    for name in (name for name, spec in specs.items() if spec.ragged is not None):
+        shape, numpy_dtype, jax_dtype, _ = specs[length_name(name)]
+        if shape or (numpy_dtype, jax_dtype) != (np.dtype(np.int32), np.dtype(np.int32)):
+            raise ValueError(
+                f"{argument}[{length_name(name)!r}]: it has the lengths of the ragged {name!r}, so it is "
+                f"((), 'int32'), which you may leave out; got {arrays[length_name(name)]!r}; or rename one"
+            )
     return MappingProxyType(specs)
 
 

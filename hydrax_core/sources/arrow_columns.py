@@ -251,7 +251,7 @@ class Column:
     def _decoded(self, values: Any, indices: Indices) -> npt.NDArray[Any]:
         missing = values.null_count
         if missing and self._missing is not None and not self.shape:
-            values, missing = values.fill_null(self._missing), 0
+            values, missing = self._filled(values), 0
         if missing and (self.shape or not pyarrow().types.is_floating(values.type)):
             row = int(indices[np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]])
             raise ValueError(f"{self.where}: row {row} has no value (null); missing={{name: value}} says what it is")
@@ -261,6 +261,12 @@ class Column:
                 raise ValueError(f"{self.where}: a list has no value (null) at some place")
         found: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
         return found.reshape(len(indices), *self.shape)
+
+    def _filled(self, values: Any) -> Any:
+        try:
+            return values.fill_null(self._missing)
+        except (pyarrow().ArrowException, OverflowError, TypeError) as error:
+            raise ValueError(f"missing: {self.where} is of {values.type}, which {self._missing!r} is not") from error
 
     def elements(self, indices: Indices, array: npt.NDArray[Any]) -> None:
         """Gather the lists of rows as they are, into an array of objects."""
@@ -344,7 +350,11 @@ class _Scattered:
 def _storage(chunk: Any) -> Any:
     while isinstance(chunk.type, pyarrow().BaseExtensionType):
         chunk = chunk.storage
-    return chunk.indices if pyarrow().types.is_dictionary(chunk.type) else chunk
+    if not pyarrow().types.is_dictionary(chunk.type):
+        return chunk
+    # Numbers of names have a sign, so that -1 may stand for a missing one; polars has them without.
+    unsigned = pyarrow().types.is_unsigned_integer(chunk.indices.type)
+    return chunk.indices.cast(pyarrow().int32()) if unsigned else chunk.indices
 
 
 def _matrices(chunks: list[Any]) -> list[Any]:

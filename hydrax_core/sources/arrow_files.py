@@ -153,6 +153,8 @@ class ArrowTable(FileSource):
         self._size: int = self._table.num_rows
         self._loaded: tuple[str, ...] = ()
         self._shapes: Mapping[str, tuple[int, ...]] = {}
+        self._names: Mapping[str, tuple[str, ...]] = {}
+        """The names that the dictionaries of the table number."""
         self.specs: Mapping[str, ArraySpec] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -172,7 +174,8 @@ class ArrowTable(FileSource):
         (self.specs, self.additional, self.left_out), loaded = choose_columns(found, columns, additional, others)
         self._loaded = tuple(name for name in loaded if name not in others)
         self._shapes = {name: found[name].shape for name in self._loaded if found[name].is_extension}
-        self.classes = {name: found[name].classes for name in self._loaded if found[name].classes}
+        self._names = {name: found[name].classes for name in self._loaded if found[name].classes}
+        self.classes = self._names
 
     def __len__(self) -> int:
         return self._size
@@ -192,8 +195,8 @@ class ArrowTable(FileSource):
         if self._table.num_rows != self._size:
             raise ValueError(f"{self.paths[0]}: it changed: it no longer has {self._size} rows")
         found = open_columns(self._where, self._table, self._loaded, self._missing, self._shapes)
-        for name, classes in self.classes.items():
-            if found[name].classes != classes:
+        for name, names in self._names.items():
+            if found[name].classes != names:
                 raise ValueError(f"{self._where}it changed: the names of {name!r} are others")
         return found
 

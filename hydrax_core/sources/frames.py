@@ -75,7 +75,9 @@ def _of_pandas(module: Any, frame: Any) -> Any:
 def _column(module: Any, series: Any) -> Any:
     kind = getattr(series.dtype, "kind", "O")
     if kind in "biuf" and type(series.dtype).__module__.startswith("numpy"):
-        return module.array(series.to_numpy())  # as it is: NaN is a number here, and not a missing one
+        values = series.to_numpy()
+        # As it is: NaN is a number here, and not a missing one. Arrow knows no other byte order than the machine's.
+        return module.array(values.astype(values.dtype.newbyteorder("="), copy=False))
     try:
         return module.array(series, from_pandas=True)
     except module.ArrowException:

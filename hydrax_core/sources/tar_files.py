@@ -141,12 +141,12 @@ class TarSamples(FileSource):
     def fill_seeded(self, indices: Indices, arrays: Arrays, seeds: Sequence[int] | None) -> Extra:
         records = []
         for row, (index, sample) in enumerate(self._samples(indices.tolist())):
-            images = {_name(k): data for k, data in sample.items() if _suffix(k) in _IMAGES} if self.images else {}
             for name in self.images:
-                if name not in images:
-                    raise ValueError(f"{self._where(index)}: it has no {name!r}")
+                found = [data for kind, data in sample.items() if _suffix(kind) in _IMAGES and _name(kind) == name]
+                if len(found) != 1:
+                    raise ValueError(f"{self._where(index)}: it has {'several images' if found else 'no'} {name!r}")
                 seed = None if seeds is None else seeds[row]
-                self.picture.read(images[name], f"{self._where(index)}: {name}", arrays[name][row], seed)
+                self.picture.read(found[0], f"{self._where(index)}: {name}", arrays[name][row], seed)
             records.append(self._record(index, sample))
         others = {name: array for name, array in arrays.items() if name not in self.images}
         fill_columns(records, others, f"{self.paths[0]}: ", missing=self.missing)

@@ -101,5 +101,8 @@ def test_wrong_declarations_are_refused():
         group(loader_arrays={"x": ((Ragged(3, pad=-1),), "uint8")})
     with pytest.raises(TypeError, match="the shape is a tuple of ints"):
         group(loader_arrays={"x": ((3, Ragged(3)), "uint8")})
+    for lengths in (((), "uint8"), ((), "float16"), ((2,), "int32"), ((Ragged(3),), "int32")):
+        with pytest.raises(ValueError, match=r"loader_arrays\['x_length'\]: it has the lengths of the ragged 'x', so"):
+            group(loader_arrays={"x": ((Ragged(3),), "uint8"), "x_length": lengths})
     with pytest.raises(ValueError, match=r"loader_arrays\['x'\]: Ragged\(\) has no greatest length"):
         Dataloader(fills, group(loader_arrays={"x": ((Ragged(),), "uint8")}))

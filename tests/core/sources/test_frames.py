@@ -76,7 +76,9 @@ def test_a_missing_value_is_nan_or_an_error_or_what_is_said(make):
     for name in ("label", "parity"):
         with pytest.raises(ValueError, match=f"'{name}': row 3 has no value"):
             data_frame(frame, [name]).training.items[3]
-        assert data_frame(frame, [name], missing={name: 7}).training.items[3][name] == 7
+        assert data_frame(frame, [name], missing={name: -1}).training.items[3][name] == -1
+        with pytest.raises(ValueError, match=f"missing: '{name}' is of int.*, which 'none' is not"):
+            data_frame(frame, [name], missing={name: "none"}).training.items[3]
 
 
 def test_what_pandas_alone_has():
@@ -86,6 +88,8 @@ def test_what_pandas_alone_has():
     assert set(rows.training.loader_layouts) == {"0"}
     assert "timestamp" in rows.left_out["when"]
     assert rows.training.items[1]["mixed"] == "'a'"
+    swapped = data_frame(module.DataFrame({"x": np.array([1, 2], ">i4"), "y": np.array([0.5, 1.5], ">f8")}))
+    assert [(item["x"], item["y"]) for item in swapped.training.items] == [(1, 0.5), (2, 1.5)]
     twice = module.concat([frame, frame], axis=1)
     with pytest.raises(ValueError, match="two columns are called '0'"):
         data_frame(twice)

@@ -228,6 +228,9 @@ def test_samples_that_are_none_are_refused_by_name(tmp_path, members, message):
 def test_a_sample_that_lacks_a_file_or_has_a_damaged_image_fails_alone(tmp_path):
     members = [member for member in samples(3) if member[0] != "set/0001.cls"]
     members = [(name, data[:50] if name == "set/0002.jpg" else data) for name, data in members]
+    members += [(f"set/3.{suffix}", encoded(PHOTO[:9, :9], suffix)) for suffix in ("jpeg", "png")] + [
+        ("set/3.cls", b"1")
+    ]
     columns = {"cls": ((), "int32"), "image": ((8, 8, 3), "uint8")}
     group = tar(write(tmp_path / "a.tar", members), columns=columns, size=8).training
     assert group.items[0]["cls"] == 0
@@ -235,6 +238,8 @@ def test_a_sample_that_lacks_a_file_or_has_a_damaged_image_fails_alone(tmp_path)
         group.items[1]
     with pytest.raises(ValueError, match=r"a\.tar: set/0002: image: the image cannot be read"):
         group.items[2]
+    with pytest.raises(ValueError, match=r"a\.tar: set/3: it has several images 'image'"):
+        group.items[3]
 
 
 def test_an_index_is_kept_and_the_archive_may_not_change(tmp_path, monkeypatch):
