@@ -1,4 +1,5 @@
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def test_buckets_of_like_lengths_are_compiled_once_each():
     assert float(right) > 80
 
 
-def test_currents_of_appliances_are_read_and_told_apart_whatever_their_size(tmp_path):
-    """Files as PLAID's; the real ones come with sktime."""
+def test_currents_of_appliances_are_read_and_told_apart_whatever_their_size(tmp_path, monkeypatch, capsys):
+    """Files as PLAID's; the real ones come with sktime. In this process, which has jax already."""
     rng = np.random.default_rng(0)
     for part, count in (("TRAIN", 60), ("TEST", 30)):
         lines = ["#made up", "@problemName PLAID", "@data"]
@@ -66,7 +67,9 @@ def test_currents_of_appliances_are_read_and_told_apart_whatever_their_size(tmp_
             lines.append(",".join(f"{value:.5g}" for value in shape * 10 ** rng.uniform(-4, 1)) + f":{number % 3}")
         (tmp_path / f"PLAID_{part}.ts").write_text("\n".join(lines) + "\n")
     options = ["--problem", "PLAID", "--data", str(tmp_path), "--epochs", "6", "--buckets", "2"]
-    output = run("train_buckets.py", *options).stdout
+    monkeypatch.setattr(sys, "argv", ["train_buckets.py", *options])
+    runpy.run_path(str(EXAMPLES / "train_buckets.py"), run_name="__main__")
+    output = capsys.readouterr().out
     compilations, right = re.search(r"(\d+) compilations; ([\d.]+)% of 30", output).groups()
     assert int(compilations) == output.count("bucket of up to") == 2
     assert float(right) > 80
