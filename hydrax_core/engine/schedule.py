@@ -120,6 +120,7 @@ class Schedule:
         """JobRows that were read, or have to go again."""
         self._sent: dict[int, JobRows] = {}
         self._deaths: dict[tuple[int, int], int] = {}
+        """Workers that an item has killed, of one loading: an item of two epochs may be loaded for both at once."""
         self.in_shards = any(group.shards for group in groups)
         """Whether it matters which worker loads what."""
         self._costs = [LoadCost(batched=group.batched) for group in groups]
@@ -244,7 +245,7 @@ class Schedule:
         job.load_seconds += result.seconds
         job.open -= rows.size
         for row in range(rows.first, rows.first + rows.size) if self._deaths else ():
-            self._deaths.pop((job.group, job.index(row)), None)  # it killed the last worker by chance
+            self._deaths.pop((job.planned.number, job.index(row)), None)  # it killed the last worker by chance
         for failure in result.failures:
             item = rows.item(failure.row)
             self._fail(job, failure.row, job.failed(failure.row, item, failure.cause, failure.traceback))
@@ -357,7 +358,7 @@ class Schedule:
     def _died_of(self, rows: JobRows, row: int, how: str) -> bool:
         """Count a worker's death against an item; true when the item is given up."""
         job = rows.job
-        key = (job.group, job.index(row))
+        key = (job.planned.number, job.index(row))
         self._deaths[key] = self._deaths.get(key, 0) + 1
         if self._deaths[key] < MOST_DEATHS:
             return False

@@ -42,6 +42,20 @@ def run(found, batches, cost, rows=ROWS):
     return sizes
 
 
+def test_deaths_count_against_an_item_in_one_loading_not_in_those_of_all_epochs_together():
+    found = schedule()
+    jobs = [job(0, rows=1), job(1, rows=1)]
+    for each in jobs:
+        found.add(each)
+    for _ in range(2):
+        for chunk in [found.next_chunk(), found.next_chunk()]:
+            found.lose([chunk.number], (chunk.number, 0), "it was killed")
+    assert not any(each.failures for each in jobs)
+    chunk = found.next_chunk()
+    found.lose([chunk.number], (chunk.number, 0), "it was killed")
+    assert sum(bool(each.failures) for each in jobs) == 1
+
+
 def test_one_slow_chunk_moves_what_an_item_costs_by_a_quarter():
     cost = LoadCost(batched=False)
     cost.learn(10, 0.01)
