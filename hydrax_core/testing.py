@@ -86,7 +86,8 @@ def check_loader(
     """Load items several times, over different memory; returns what is wrong, an empty list where nothing is.
 
     Found are: an item that raises; values that differ from call to call, with the seed or, as in validation, without;
-    elements that are left out, or arrays that are not filled at all; numbers that do not fit into the array's dtype.
+    elements that are left out, or arrays that are not filled at all; numbers that do not fit into the array's dtype, or
+    into that on the device.
 
     Args:
         loader_func: The loader; ``None`` for the group's own.
@@ -349,6 +350,11 @@ class _Check:
             texts += [found[name]] if name in found else []
             if array.lost is not None:
                 texts.append(f"{name!r} is {array.dtype}, which cannot hold {array.lost}: the value changes in silence")
+            elif self._behind is None and (lost := _lost(array.view(np.ndarray), self._layouts[name].jax_dtype)):
+                wanted = self._layouts[name].jax_dtype
+                texts.append(
+                    f"{name!r} becomes {wanted} on the device, which cannot hold {lost}: it changes in silence"
+                )
         texts += [found[""]] if "" in found else []
         if self._behind is not None and not texts and time.monotonic() < end:
             loaded = _Loaded(self._load(item, seeds[0])[0])
@@ -408,6 +414,19 @@ class _Watched(np.ndarray[Any, Any]):
                 wrong = np.broadcast_to(given, kept.shape) != kept
             if wrong.any():
                 self._first[0] = repr(np.broadcast_to(given, kept.shape)[wrong].reshape(-1)[0].item())
+
+
+def _lost(array: npt.NDArray[Any], wanted: np.dtype[Any]) -> str | None:
+    """The first number that a conversion changes: all but a float that becomes a less precise one."""
+    if array.dtype == wanted or array.dtype.kind not in "biuf":
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        kept = array.astype(wanted)
+        if wanted.kind in "biu":  # from and to one without a sign, all bits may be kept
+            wrong = (kept.astype(array.dtype) != array) | ((kept < 0) != (array < 0))
+        else:
+            wrong = np.isfinite(array) > np.isfinite(kept)
+    return repr(array[wrong].reshape(-1)[0].item()) if wrong.any() else None
 
 
 def _spread(size: int, most: int = _TRIED) -> list[int]:

@@ -90,6 +90,31 @@ def test_values_that_do_not_fit_into_their_dtype_are_found():
     ]
 
 
+@pytest.mark.parametrize(
+    ("numpy_dtype", "jax_dtype", "value", "kept"),
+    [
+        ("int64", "int32", 2**40, False),
+        ("int64", "int32", -5, True),
+        ("uint32", "int32", 2**31, False),
+        ("int32", "bool", 2, False),
+        ("float32", "uint8", 0.5, False),
+        ("float32", "int32", float("nan"), False),
+        ("float64", "float32", 1e300, False),
+        ("float64", "float32", 0.1, True),
+        ("float32", "float16", float("inf"), True),
+        ("float32", "bfloat16", 1.001, True),
+        ("uint8", "float32", 255, True),
+    ],
+)
+def test_values_that_the_dtype_on_the_device_does_not_hold_are_found(numpy_dtype, jax_dtype, value, kept):
+    def fill(item, arrays, seed):
+        arrays["x"][...] = value
+
+    group = DataGroup(1, [0], loader_func=fill, loader_arrays={"x": ((), numpy_dtype, jax_dtype)})
+    text = f"item 0: 'x' becomes {jax_dtype} on the device, which cannot hold {value!r}: it changes in silence"
+    assert check_loader(None, group) == ([] if kept else [text])
+
+
 def test_a_loader_that_fills_nothing_or_raises_is_told_of_for_every_item():
     def lazy(item, arrays, seed):
         arrays["x"] if item else 1 / 0
