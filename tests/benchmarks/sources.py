@@ -40,6 +40,7 @@ MARKS = {
     "parquet, fill, block shuffle": ("pyarrow, row groups in order", 0.6),
     "hugging_face, loader, batch 64": ("torch over HF, batch 64", 10),
     "hugging_face, loader, batch 64 ": ("grain over HF, batch 64", 10),
+    "hugging_face, loader, batch 1024": ("torch over HF, batch 1024", 10),
 }
 
 
@@ -150,7 +151,7 @@ def cases(folder, seconds):
         yield f"npy, loader, batch {size}", lambda size=size: loading(npy, size, seconds)
         yield f"hugging_face, loader, batch {size}", lambda size=size: loading(hf, size, seconds)
         yield f"parquet, loader, batch {size}", lambda size=size: loading(parquet, size, seconds)
-    yield f"torch over HF, batch {BATCH}", lambda: over_torch(folder / "hf", BATCH, seconds)
+        yield f"torch over HF, batch {size}", lambda size=size: over_torch(folder / "hf", size, seconds)
     yield f"grain over HF, batch {BATCH}", lambda: over_grain(folder / "hf", BATCH, seconds)
 
 
@@ -163,6 +164,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--only", default="", help="cases whose names have this text")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     logging.getLogger("hydrax").setLevel(logging.ERROR)
@@ -172,6 +174,8 @@ def main():
         make(Path(folder), chosen.rows)
         for _ in range(chosen.rounds):
             for name, measure in cases(Path(folder), chosen.seconds):
+                if chosen.only not in name:
+                    continue
                 try:
                     found.setdefault(name, []).append(measure())
                 except ImportError as error:
