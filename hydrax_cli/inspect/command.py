@@ -231,6 +231,9 @@ async def _picture(app: InspectApp | CacheApp, size: tuple[int, int], keys: list
             await _wait(pilot, lambda: app.settled, _FIRST_SECONDS)
         app.tick(at_once=True)
         await pilot.pause(_POLL_SECONDS)
+        if not app.screen.is_modal:
+            screen_svg(app)  # what is drawn for the first time may ask for more
+            await _wait(pilot, lambda: app.settled, seconds)
         return screen_svg(app)
 
 

@@ -104,7 +104,7 @@ class CacheApp(BaseApp):
     def settled(self) -> bool:
         if isinstance(self.screen, BatchScreen | ClearScreen) and not self.screen.settled:
             return False
-        return self._jobs.idle and self._picture_is_fresh()
+        return self._jobs.idle and not self._main.map.unheard and self._picture_is_fresh()
 
     def _picture_is_fresh(self) -> bool:
         entry = self._main.table.chosen_entry
@@ -299,6 +299,7 @@ class CacheApp(BaseApp):
 
     @on(CoverageMap.Wanted)
     def _coverage_wanted(self, event: CoverageMap.Wanted) -> None:
+        self._main.map.unheard -= 1
         state = self._shown
         if state is not None:
             asked = partial(self._source.coverage, state.group, event.epoch, event.width, event.since)

@@ -142,6 +142,16 @@ async def until(pilot, condition):
         await pilot.pause(0.02)
 
 
+async def until_drawn(pilot, condition):
+    """Wait until a condition of the app holds, also when what it holds for is drawn: drawing may ask for more."""
+    while True:
+        await until(pilot, condition)
+        if not pilot.app.screen.is_modal:  # what is behind a dialog is drawn when Textual does it
+            texts(pilot.app)
+        if condition():
+            return
+
+
 def asynchronous(function):
     """Run an async test."""
 

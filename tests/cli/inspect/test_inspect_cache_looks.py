@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from inspect_support import asynchronous, until
+from inspect_support import asynchronous, until_drawn
 from test_inspect_looks import SIZES, compare
 
 from hydrax_cli.inspect.cache_app.app import CacheApp
@@ -127,10 +127,10 @@ async def picture(size, source, keys=(), *, light=False):
     app = CacheApp(source, PATH, light=light)
     app.tick = lambda **_: None
     async with app.run_test(size=size) as pilot:
-        await until(pilot, lambda: app.at_rest)
+        await until_drawn(pilot, lambda: app.at_rest)
         for key in keys:
             await pilot.press(key)
-            await until(pilot, lambda: app.settled)
+            await until_drawn(pilot, lambda: app.settled)
         app.clear_notifications()
         await pilot.pause()
         return screen_svg(app)

@@ -82,6 +82,8 @@ class CoverageMap(LineList):
         self._here: tuple[int, int] | None = None
         self._counts: dict[tuple[int, int], tuple[_Counted, list[tuple[int, int]]]] = {}
         self._asked: set[tuple[int, int, _Counted]] = set()
+        self.unheard = 0
+        """Requests that are on their way to the app, which takes this down as it hears them."""
 
     # --- what is shown
 
@@ -223,6 +225,7 @@ class CoverageMap(LineList):
         if known is None or known[0] != basis:
             if (epoch.epoch, made.width, basis) not in self._asked:
                 self._asked.add((epoch.epoch, made.width, basis))
+                self.unheard += 1
                 self.call_later(self._ask, epoch.epoch, made.width, basis.since)
             return None if known is None else known[1]
         return known[1]
