@@ -82,8 +82,8 @@ def image_folder(
         decoded_size: Height and width of whole images, or one number for both, that ``augment`` cuts from in an
             ``augment_func``: a cache keeps them, and each epoch has other crops. Without it they are cut while they are
             decoded, which is quicker and sharper, and a cache that would keep one epoch is refused.
-        resampling: ``"opencv"`` brings images to their size in a third of the time of ``"pillow"``, as sharply; values
-            differ by a level or two, so it is other data to a cache or a state. Wants the extra ``[opencv]``.
+        resampling: ``"opencv"`` brings images to their size in a third of the time of ``"pillow"``, as sharply, from
+            parts that begin at whole pixels; it is other data to a cache or a state. Wants the extra ``[opencv]``.
         batch_size: Images in a batch; the last one is padded.
         seed: Chooses the order.
 
