@@ -5,6 +5,7 @@ Promise: a wrong argument is refused here, by name. What a group says never chan
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -367,6 +368,12 @@ class DataGroup(Sequence[D], Generic[D]):
     def replace(self, **changes: Any) -> DataGroup[D]:
         """A new group with the same arguments but for the changes."""
         return type(self)(**{**self._given, **changes})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given: dict[str, Any] = {
+            name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in self._given.items()
+        }
+        return functools.partial(type(self), **given), ()
 
     def in_validation(self) -> DataGroup[D]:
         """The group as a loader's validation has it: it pads unless ``remainder`` is ``"drop"``."""

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, Self, TypeVar
 
 from hydrax_core.batch.batch import TrainingBatch, ValidationBatch
 from hydrax_core.data.group import DataGroup
@@ -157,9 +157,7 @@ class Dataloader(Generic[D]):
         self._agreement: Agreement | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._lock = threading.Lock()
-        self._entered = False
-        self._interrupted = False
-        self._ended = False
+        self._entered = self._interrupted = self._ended = False
         self._asked_after_end = 0
         self._counters = Counters(self._groups, plan.mixture)
         self._last_stats: Stats | None = None
@@ -167,6 +165,9 @@ class Dataloader(Generic[D]):
     def replace(self, **changes: Any) -> Dataloader[D]:
         """A new loader, not started, with the same arguments but for the changes."""
         return type(self)(**{**self._given, **changes})
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a Dataloader cannot be copied or pickled; replace() makes another one with its arguments")
 
     # --- what was asked for
 

@@ -1,8 +1,10 @@
+import copy
+import pickle
 from pathlib import Path
 
 import pytest
 
-from hydrax_core import DataGroup
+from hydrax_core import DataGroup, mix
 from hydrax_core.plan.order import group_order
 
 ARRAYS = {"x": ((3,), "float32"), "y": ((), "int32")}
@@ -132,6 +134,15 @@ def test_replace_starts_from_what_was_read():
     again = made.replace(seed=1)
     assert again.labels == ("y",)
     assert set(again.loader_layouts) == {"x", "y"}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_a_copy_is_the_same_group(copied):
+    mixed = mix([group(sample_weights=None), group(data=range(10, 20))], [0.5, 0.5], batch_size=4)
+    for made in (group(labels=["y"], seed=3), group(sample_weights=range(10)), mixed):
+        again = copied(made)
+        assert again.fingerprint() == made.fingerprint()
+        assert (again.labels, again.loader_specs, list(again)) == (made.labels, made.loader_specs, list(made))
 
 
 def test_groups_whose_seeds_differ_have_different_fingerprints(tmp_path):

@@ -1,7 +1,9 @@
 """A run as its consumer sees it: what batches tell, in which order they come, how a run ends."""
 
+import copy
 import functools
 import gc
+import pickle
 import threading
 
 import jax
@@ -243,3 +245,10 @@ def test_a_method_can_be_batched(kind):
 def test_what_cannot_be_called_cannot_be_batched():
     with pytest.raises(TypeError, match=r"batched: expected a function of .* got 5"):
         batched(5)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loader_has_no_copy_that_would_share_its_batches(copied):
+    loader = Dataloader(load, group())
+    with pytest.raises(TypeError, match=r"a Dataloader cannot be copied or pickled; replace\(\) makes another"):
+        copied(loader)
