@@ -71,7 +71,7 @@ def test_each_host_loads_its_rows_of_arrays_that_span_all_or_of_its_own_whatever
         for host in range(2)
     ]
     try:
-        answers = [host.communicate(timeout=60) for host in hosts]
+        answers = [host.communicate(timeout=110) for host in hosts]
     finally:
         for host in hosts:
             host.kill()
