@@ -1,5 +1,6 @@
 """Batches that the consumer keeps, closes or computes with: their values stay right, and their holders are named."""
 
+import gc
 import re
 import time
 from collections import deque
@@ -46,6 +47,7 @@ def test_live_batches_and_their_holders_are_listed():
     def using(batch):
         return lambda: batch
 
+    gc.collect()  # errors of earlier tests, whose frames hold batches
     with inline(group(100)) as loader:
         mine = next(loader)
         several = [0, next(loader), next(loader)]
