@@ -11,6 +11,7 @@ import functools
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -114,6 +115,7 @@ def zarr(
 class StoredRows(BlockSource):
     source: str
     """The function that reads it."""
+    _beside: tuple[str, ...] = ()
 
     def __init__(self, path: str, size: int, block: int, chosen: Chosen, window: int, *, shuffled: bool) -> None:
         sizes = [block] * (size // block) + ([size % block] if size % block else [])
@@ -140,7 +142,9 @@ class StoredRows(BlockSource):
         chunks = [rows for name in names if (rows := cls.chunk_rows(opened[name]))]
         block = min(size, max(chunks, default=_BLOCK))
         rows = window_rows("window", window, size, chosen.specs)
-        return cls(file, size, block, chosen, rows, shuffled=shuffle != "rows" and bool(chunks or shuffle))
+        source = cls(file, size, block, chosen, rows, shuffled=shuffle != "rows" and bool(chunks or shuffle))
+        source._beside = cls.files_beside(file, [opened[name] for name in names])
+        return source
 
     @staticmethod
     @abstractmethod
@@ -156,12 +160,26 @@ class StoredRows(BlockSource):
     def chunk_rows(array: Any) -> int | None:
         """Rows that are read together; ``None`` where the array lies in one piece."""
 
+    @staticmethod
+    def files_beside(path: str, arrays: Iterable[Any]) -> tuple[str, ...]:
+        """The other files that values of arrays lie in, relative to the folder of this one.
+
+        Raises:
+            ValueError: One of them is not there.
+        """
+        del path, arrays
+        return ()
+
+    def _files(self) -> Iterable[str]:
+        return (*self.paths, *self._beside)
+
     @functools.cached_property
     def _opened(self) -> Mapping[str, Any]:
         opened = self.open(self.paths[0])
         for name in (*self.specs, *self.additional):
             if name not in opened or opened[name].shape[0] != len(self):
                 raise ValueError(f"{self.paths[0]}: it changed: {name!r} no longer has {len(self)} rows")
+        self.files_beside(self.paths[0], [opened[name] for name in (*self.specs, *self.additional)])
         return opened
 
     def read_block(self, number: int, arrays: Arrays) -> Mapping[str, Sequence[Any]]:
@@ -195,6 +213,25 @@ class Hdf5File(StoredRows):
     @staticmethod
     def chunk_rows(array: Any) -> int | None:
         return array.chunks[0] if array.chunks else None
+
+    @staticmethod
+    def files_beside(path: str, arrays: Iterable[Any]) -> tuple[str, ...]:
+        module, folder = require("h5py", "hdf5", "reading HDF5"), Path(path).parent
+        found: dict[str, None] = {}
+        for array in arrays:
+            if array.external:
+                raise ValueError(
+                    f"{path}: {array.name!r} keeps its values in {array.external[0][0]}; copy it into a file"
+                )
+            for part in array.virtual_sources() if array.is_virtual else ():
+                other = Path(path) if part.file_name == "." else folder / part.file_name
+                if not other.is_file():  # HDF5 would make up its values
+                    raise ValueError(f"{path}: {array.name!r} is made of values of {other}, which is no file")
+                with module.File(other, "r") as file:
+                    inner = Hdf5File.files_beside(str(other), [file[part.dset_name]])
+                paths = [other, *(other.parent / one for one in inner)]
+                found.update(dict.fromkeys(os.path.relpath(one, folder) for one in paths))
+        return tuple(found)
 
     @functools.cached_property
     def _mapped(self) -> Mapping[str, npt.NDArray[Any]]:

@@ -1,9 +1,11 @@
 """HDF5 and Zarr, made of the digits (UCI, CC BY 4.0)."""
 
+import pickle
 import sys
 
 import numpy as np
 import pytest
+from filekit import touch
 
 from hydrax_core import Dataloader
 from hydrax_core.errors import CacheMismatchError
@@ -122,6 +124,36 @@ def test_wrong_arguments_and_files_are_named(tmp_path):
     for read in (hdf5, zarr):
         with pytest.raises(FileNotFoundError, match="path: there is no"):
             read(tmp_path / "nothing")
+
+
+def virtual(path, other):
+    with h5py.File(path, "w") as file:
+        layout = h5py.VirtualLayout((4,), "int32")
+        layout[:] = h5py.VirtualSource(str(other), "x", (4,))
+        file.create_virtual_dataset("x", layout, fillvalue=9)
+
+
+def test_values_in_other_files_are_part_of_the_data_and_never_made_up(tmp_path):
+    (tmp_path / "parts").mkdir()
+    part = tmp_path / "parts" / "a.h5"
+    with h5py.File(part, "w") as file:
+        file["x"] = np.arange(4, dtype=np.int32)
+    virtual(tmp_path / "parts" / "b.h5", "a.h5")
+    virtual(tmp_path / "c.h5", "parts/b.h5")
+    source = hdf5(tmp_path / "c.h5").training.items
+    assert [int(item["x"]) for item in source] == [0, 1, 2, 3]
+    named, copied = source.fingerprint(), pickle.dumps(source)
+    assert named == hdf5(tmp_path / "c.h5").training.items.fingerprint()
+    touch(part)
+    assert source.fingerprint() != named
+    part.unlink()
+    for read in (lambda: pickle.loads(copied)[0], lambda: hdf5(tmp_path / "c.h5")):
+        with pytest.raises(ValueError, match=r"'/x' is made of values of .*a\.h5, which is no file"):
+            read()
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(4), external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
+    with pytest.raises(ValueError, match=r"d\.h5: '/x' keeps its values in .*raw; copy it into a file"):
+        hdf5(tmp_path / "d.h5")
 
 
 def test_damage_is_an_error_of_its_rows(tmp_path):
