@@ -437,7 +437,7 @@ class Dataloader(Generic[D]):
                 self._monitor = start_monitor(
                     self,
                     self._arguments.monitor,
-                    (*self._arguments.training, *self._arguments.validation),
+                    self._groups,
                     functools.partial(_shown_plan, self._arguments),
                     _snapshots(self._counters, engine),
                 )

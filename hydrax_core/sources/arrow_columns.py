@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.layout import ArraySpec
+from hydrax_core.data.layout import ArraySpec, length_name
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.row_source import (
     OWN_LOADER,
@@ -34,10 +34,8 @@ from hydrax_core.sources.row_source import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LENGTH", "Column", "ObjectColumn", "choose_columns", "fill_columns", "is_list", "open_columns", "pyarrow"]
+__all__ = ["Column", "ObjectColumn", "choose_columns", "fill_columns", "is_list", "open_columns", "pyarrow"]
 
-LENGTH = "_length"
-"""What the name of an array of lengths ends with."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,7 +75,7 @@ def choose_columns(
             and (found[name].ragged or spec.shape != getattr(known[name], "shape", None))
         ):
             refuse_length_column(name, chosen.specs)
-            specs[f"{name}{LENGTH}"] = spec_of((), np.int32)
+            specs[length_name(name)] = spec_of((), np.int32)
     return chosen._replace(specs=specs), loaded
 
 
@@ -86,7 +84,7 @@ def fill_columns(columns: Mapping[str, Column], indices: Indices, arrays: Arrays
         if name in arrays and arrays[name].dtype.hasobject:
             column.elements(indices, arrays[name])
         elif name in arrays:
-            lengths = f"{name}{LENGTH}"
+            lengths = length_name(name)
             column.fill(indices, arrays[name], arrays.get(lengths) if column.lists and lengths not in columns else None)
 
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import xxhash
 
+from hydrax_core.data.layout import length_name
 from hydrax_core.data.portable import PORTABLE
 from hydrax_core.plan.permutation import Indices
 from hydrax_core.sources.arrow_columns import (
-    LENGTH,
     Column,
     ObjectColumn,
     choose_columns,
@@ -206,7 +206,7 @@ class ArrowTable(FileSource):
 
     def lengths(self) -> Indices:
         """See ``RowSource``: by the offsets of the lists; those of padded lists, too."""
-        names = [name for name in self._loaded if f"{name}{LENGTH}" in self.specs]
+        names = [name for name in self._loaded if length_name(name) in self.specs]
         return self._agreed({name: self._columns[name].lengths() for name in self.ragged or names})
 
     @functools.cached_property

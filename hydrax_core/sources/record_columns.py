@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hydrax_core.data.layout import ArraySpec
+from hydrax_core.data.layout import ArraySpec, length_name
 from hydrax_core.errors import shorten
 from hydrax_core.sources.row_source import (
     Arrays,
@@ -51,7 +51,6 @@ LENGTH = 256
 """Bytes kept of a text, unless a length is given."""
 
 SAMPLED = 400
-_SUFFIX = "_length"
 _LIST = 2
 """Dimensions of the rows of a list."""
 _TRUTHS = {"true": True, "false": False}
@@ -126,7 +125,7 @@ def choose_columns(
         if len(spec.shape) == 1 and spec.ragged is None:
             refuse_length_column(name, chosen.specs)
         if len(spec.shape) == 1 and any(_is_padded(value, spec.shape) for value in values.get(name, ())):
-            arrays[name + _SUFFIX] = spec_of((), np.int32)
+            arrays[length_name(name)] = spec_of((), np.int32)
         _warned.discard(name)
         if name in texts and spec.shape == (LENGTH,):
             warn_cut(name, max(len(_encoded(value)) for value in values[name] if isinstance(value, str)))
@@ -152,8 +151,9 @@ def fill_columns(
         OverflowError: A number does not fit into its dtype.
         ValueError: A list is too long, or of another shape.
     """
+    padded_by_length = {length_name(name): array for name, array in arrays.items()}
     for name, target in arrays.items():
-        padded = arrays.get(name.removesuffix(_SUFFIX)) if name.endswith(_SUFFIX) else None
+        padded = padded_by_length.get(name)
         if padded is not None and (padded.ndim == _LIST or padded.dtype.hasobject):
             continue  # the lengths of that array: a column of this name is refused beside a list
         values = [record.get(name) for record in records]
@@ -167,7 +167,7 @@ def fill_columns(
             for row, value in enumerate(values):
                 target[row] = _elements(name, place, value)
             continue
-        lengths = arrays.get(name + _SUFFIX) if target.ndim == _LIST else None
+        lengths = arrays.get(length_name(name)) if target.ndim == _LIST else None
         if lengths is None and (many := _stacked(values, target)) is not None:
             put(place, target, many)
             continue
