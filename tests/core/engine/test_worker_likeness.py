@@ -60,6 +60,9 @@ def _own_decimals():
 @pytest.mark.parametrize("kind", ["process", "thread", "inline"])
 @pytest.mark.usefixtures("_own_decimals")
 def test_settings_of_the_main_process_hold_in_workers(kind, monkeypatch):
+    if kind == "thread" and np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("NumPy 1 keeps its error settings for each thread")
+
     def look(item):
         try:
             value = np.float32(1) / np.zeros(1, np.float32)
