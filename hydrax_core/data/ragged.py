@@ -72,6 +72,11 @@ class RaggedLoader:
 def put(where: str, target: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
     if target.shape != values.shape:
         raise ValueError(f"{where}: expected the shape {target.shape[1:]}, got {values.shape[1:]}")
+    if values.dtype.kind == "c" and target.dtype.kind in "biuf":
+        turned = values[values.imag != 0]
+        if turned.size:
+            raise OverflowError(f"{where}: {turned[0].item()!r} does not fit into {target.dtype}")
+        values = values.real
     with np.errstate(invalid="ignore", over="ignore"):
         target[...] = values
     if target.dtype == values.dtype or np.can_cast(values.dtype, target.dtype, "safe"):

@@ -222,7 +222,10 @@ def leaves_of(item: Any, names: tuple[str, ...], prefix: str = "") -> Mapping[st
         return MappingProxyType({prefix.removesuffix("/") or (names[0] if names else "data"): item})
     leaves: dict[str, Any] = {}
     for name, part in parts:
-        leaves.update(leaves_of(part, names, f"{prefix}{name}/"))
+        found, before = leaves_of(part, names, f"{prefix}{name}/"), len(leaves)
+        leaves.update(found)
+        if len(leaves) != before + len(found):
+            raise ValueError(f"names: two parts of an item are called alike, one of {', '.join(map(repr, found))}")
     return MappingProxyType(leaves)
 
 

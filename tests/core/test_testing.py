@@ -168,13 +168,18 @@ def test_a_source_that_breaks_its_promise_is_found_out():
         def __getitems__(self, indices):
             return [self[index] for index in reversed(indices)]
 
+    class Sorted(Squares):
+        def __getitems__(self, indices):
+            return [self[index] for index in sorted(indices)]
+
     class Open(Squares):
         def __reduce__(self):
             raise TypeError("a socket is open")
 
     assert check_source(Endless(3))[0] == "source[3] gives an item instead of IndexError; it has 3"
     assert "an item read twice differs" in check_source(Forgetful(9))
-    assert check_source(Swapped(9)) == ["__getitems__ gives other items than __getitem__"]
+    for wrong in (Swapped, Sorted):
+        assert check_source(wrong(9)) == ["__getitems__ gives other items than __getitem__"]
     assert check_source(Open(9)) == ["it cannot be pickled, so no worker can have it: TypeError: a socket is open"]
 
 

@@ -81,6 +81,8 @@ def test_a_row_without_a_length_or_too_long_is_refused(load, text):
         ("uint8", [-1], "'x': -1 does not fit into uint8"),
         ("int32", [1.5], "'x': 1.5 does not fit into int32"),
         ("float16", np.array([1e6]), "'x': 1000000.0 does not fit into float16"),
+        ("float32", np.array([1, 2j]), "'x': 2j does not fit into float32"),
+        ("int32", np.array([1, 2j]), "'x': 2j does not fit into int32"),
     ],
 )
 def test_a_number_that_does_not_fit_fails_its_item(dtype, values, text):

@@ -135,6 +135,10 @@ def test_what_becomes_an_array_and_of_which_dtype_is_the_users_choice():
         torch_dataset(["a", "b"])
     with pytest.raises(ValueError, match="names: expected 2 names"):
         torch_dataset([(1, 2)], names=("x",))
+    with pytest.raises(ValueError, match="names: two parts of an item are called alike, one of 'x'"):
+        torch_dataset([(1, 2)], names=("x", "x"))
+    with pytest.raises(ValueError, match="names: two parts of an item are called alike, one of 'x/y'"):
+        torch_dataset([{"x": {"y": 1}, "x/y": 2}])
     with pytest.raises(ValueError, match="it is empty"):
         torch_dataset([])
 
