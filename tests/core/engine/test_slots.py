@@ -257,3 +257,8 @@ def test_memory_is_mapped_in_pieces_and_only_that_of_the_slot(monkeypatch):
     pool.memory.discard(1)
     assert blocks(pool.memory.fd) * page == stride
     pool.close()
+
+
+@pytest.mark.skipif(PORTABLE, reason="there are no memory files")
+def test_slots_lie_in_memory_and_on_no_disk(pool):
+    assert os.readlink(f"/proc/self/fd/{pool.memory.fd}").startswith("/memfd:hydrax")  # noqa: PTH115  it is no file
