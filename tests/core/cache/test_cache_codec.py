@@ -261,6 +261,8 @@ def nested(wrap, depth):
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: (v,), lambda v: {"a": v}], ids=["list", "tuple", "dict"])
 def test_containers_may_be_nested_so_deep_and_no_deeper(wrap):
+    inner = [nested(wrap, MAX_DEPTH - 1)]
+    assert decode(encode(inner)) == inner
     value = nested(wrap, MAX_DEPTH)
     code = encode(value)
     assert decode(code) == value
