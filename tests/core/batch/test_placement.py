@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from hydrax_core import DataGroup, Dataloader, PlacementError, TrainingBatch, ValidationBatch
+from hydrax_core import DataGroup, Dataloader, PlacementError, Ragged, TrainingBatch, ValidationBatch
 from hydrax_core.batch import jaxlib_private
-from hydrax_core.batch.placement import Placement, Share, UserPlacer, _copies_during_call, _fast_put_works
+from hydrax_core.batch.placement import DevicePlacer, Placement, Share, UserPlacer, _copies_during_call, _fast_put_works
 from hydrax_core.engine.jobs import HostBatch
 from hydrax_core.plan.order import group_order
 from hydrax_core.plan.plan import Plan
@@ -394,3 +394,26 @@ def test_a_batch_can_be_stored_where_it_comes_from_the_loader_and_the_cache_may_
         assert host.arrays == {}
         assert np.asarray(found["x"]).tolist() == [[2.0, 2.0]] * 4
     assert placement_of(group).make(batch.known.host._replace(arrays=arrays, cached=False)).known.store is None
+
+
+def test_jaxlibs_own_function_is_used_where_there_is_one():
+    assert _fast_put_works() is (jaxlib_private.batched_device_put is not None)
+
+
+def test_what_a_batch_takes_ahead_is_what_is_copied_or_converted_each_array_once():
+    arrays = {"small": ((16,), "uint8", "float32"), "kept": ((2,), "int32"), "large": ((1 << 16,), "float32")}
+    placer = DevicePlacer(
+        DataGroup(4, range(8), loader_arrays=arrays).loader_layouts, Share(), jax.device_put(np.zeros(1, np.float32))
+    )
+    assert placer.bytes_ahead == 4 * (16 * 4 + 2 * 4)
+
+
+@pytest.mark.parametrize("length", [4, 8])
+def test_trimmed_arrays_are_placed_by_their_length(length):
+    group = DataGroup(3, range(8), loader_arrays={"t": ((Ragged(8, multiple=4),), "int32")})
+    arrays = {"t": np.ones((3, length), np.int32), "t_length": np.full(3, length, np.int32)}
+    batch = placement_of(group).make(
+        HostBatch(GROUP_PLAN.batch(0), 0, None, arrays, np.arange(3), None, {}, cached=False)
+    )
+    assert batch.arrays["t"].shape == (3, length)
+    assert dict(batch.known.lengths) == {"t": length}
