@@ -404,12 +404,12 @@ class Dataloader(Generic[D]):
 
     def close(self) -> None:
         """End the workers; batches in hand stay valid. Closing twice is fine."""
-        monitor, self._monitor = self._monitor, None
-        if monitor is not None:
-            monitor.close()
-        agreement, self._agreement = self._agreement, None
-        if agreement is not None:
-            agreement.close()
+        if self._finalizer is not None and not self._finalizer.alive:
+            return  # the program has ended, which closed all, and its modules are being taken apart
+        beside, self._monitor, self._agreement = (self._monitor, self._agreement), None, None
+        for part in beside:
+            if part is not None:
+                part.close()
         engine = self._engine
         if engine is not None:
             snapshot = self._counters.snapshot(engine.loop.stats())

@@ -70,11 +70,21 @@ def test_a_main_process_that_is_killed_takes_every_worker_with_it(name, tmp_path
     process.communicate()
 
 
+LEFT = """
+def batches():
+    with Dataloader(fill, group(), loader_count=1) as own:
+        yield from own
+
+left = batches()
+next(left)
+"""
+
 ENDINGS = {
     "the end of the program": ("", 0, ""),
     "sys.exit": ("sys.exit(3)", 3, ""),
     "an error": ("raise ValueError('mine')", 1, "ValueError: mine"),
     "os._exit": ("os._exit(4)", 4, ""),
+    "a generator left inside its with": (LEFT, 0, ""),
     "a thread that goes on": ("threading.Thread(target=lambda: list(loader), daemon=True).start()", 0, ""),
 }
 
