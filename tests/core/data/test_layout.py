@@ -167,5 +167,5 @@ def test_a_ragged_array_has_its_greatest_length_or_one_until_that_is_known_and_a
             ("x_length", (), "int32"),
         ]
         assert specs["x"].ragged == first
-    own = array_specs("a", {"x": ((Ragged(5),), "uint8"), "x_length": ((), "int64")})
-    assert [str(spec.numpy_dtype) for spec in own.values()] == ["uint8", "int64"]
+    own = array_specs("a", {"x": ((Ragged(5),), "uint8"), "x_length": ((), "int32")})
+    assert [str(spec.numpy_dtype) for spec in own.values()] == ["uint8", "int32"]
