@@ -124,15 +124,15 @@ def progress(*findings, end="", read_to=None):
 def test_a_verify_that_fails_at_once_leaves_what_is_known():
     state = GroupState(SimpleNamespace())
     state.begin("verify", 100.0)
-    state.tell(progress(corrupt(0, 1), read_to=Key(0, 1)))
-    state.tell(progress(end="done"))
+    state.report(progress(corrupt(0, 1), read_to=Key(0, 1)))
+    state.report(progress(end="done"))
     assert (state.found, state.doing, state.did, state.mendable) == (1, "", "verify", True)
     state.begin("repair", 200.0)
     assert state.doing == "repair"
-    state.tell(progress(end="a run is using this cache"))
+    state.report(progress(end="a run is using this cache"))
     assert (state.found, state.doing, state.did, state.verdicts.bad_count) == (1, "", "verify", 1)
     state.begin("repair", 300.0)
-    state.tell(progress(corrupt(0, 1, repaired=True), end="done"))
+    state.report(progress(corrupt(0, 1, repaired=True), end="done"))
     assert (state.found, state.did, state.mendable, state.verdicts.bad_count) == (1, "repair", False, 0)
 
 
@@ -140,5 +140,5 @@ def test_of_very_many_findings_the_first_are_kept_and_all_are_counted():
     state = GroupState(SimpleNamespace())
     state.begin("verify", 100.0)
     for first in range(0, 12_000, 4_000):
-        state.tell(progress(*(corrupt(0, n) for n in range(first, first + 4_000))))
+        state.report(progress(*(corrupt(0, n) for n in range(first, first + 4_000))))
     assert (len(state.findings), state.found, state.verdicts.bad_count) == (10_000, 12_000, 12_000)
