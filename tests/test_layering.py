@@ -210,3 +210,5 @@ def test_the_tables_of_mutants_name_files_that_are_there():
     named = [word for command in tests.values() for word in command.split() if word.startswith("tests/")]
     assert [name for name in [*tests, *named, *tables[1]] if not (ROOT / name).is_file()] == []
     assert tables[1].keys() <= tests.keys()
+    changes = [(name, change["change"].split(" -> ")[0]) for name, found in tables[1].items() for change in found]
+    assert [line for name, line in changes if line not in (ROOT / name).read_text()] == []
