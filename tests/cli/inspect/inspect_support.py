@@ -20,6 +20,7 @@ from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.feeds.capture import LogBuffer
 from hydrax_cli.inspect.feeds.loader import LoaderFeed, Opened
+from hydrax_cli.inspect.svg import screen_svg
 from hydrax_cli.inspect.widgets.batch_table import BatchTable
 from hydrax_core import DataGroup, Dataloader
 
@@ -42,6 +43,22 @@ async def drained(*_):
         quiet = 0 if busy else quiet + 1
         if quiet == 3:
             return
+
+
+async def still_picture(pilot):
+    """The picture of a screen that has come to rest.
+
+    What a footer takes down and puts up again, also behind a dialog, is no message that waits anywhere.
+    """
+    before, since = "", 0
+    for _ in range(100):
+        picture = screen_svg(pilot.app)
+        since = since + 1 if picture == before else 0
+        if since == 3:
+            break
+        before = picture
+        await pilot.pause(0.01)
+    return before
 
 
 def drawn_on_demand(compositor, full=False, draw=Compositor.render_update, **named):

@@ -6,14 +6,13 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from inspect_support import asynchronous, until_drawn
+from inspect_support import asynchronous, still_picture, until, until_drawn
 from test_inspect_looks import SIZES, compare
 
 from hydrax_cli.inspect.cache_app.app import CacheApp
 from hydrax_cli.inspect.cache_app.model.contents import Group, Key, Snapshot, VerifyProgress
 from hydrax_cli.inspect.cache_app.model.listing import KeyList
 from hydrax_cli.inspect.cache_app.model.views import record_of, view_of
-from hydrax_cli.inspect.svg import screen_svg
 from hydrax_core.cache import CacheInfo, Cleared, EntryInfo, EpochCount, Finding, StoredArray, StoredEntry
 
 AT = 1_700_000_000.0
@@ -127,13 +126,14 @@ async def picture(size, source, keys=(), *, light=False):
     app = CacheApp(source, PATH, light=light)
     app.tick = lambda **_: None
     async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.screen.query("FooterKey"))
         await until_drawn(pilot, lambda: app.at_rest)
         for key in keys:
+            await still_picture(pilot)
             await pilot.press(key)
             await until_drawn(pilot, lambda: app.settled)
         app.clear_notifications()
-        await pilot.pause()
-        return screen_svg(app)
+        return await still_picture(pilot)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")

@@ -12,13 +12,12 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from inspect_support import asynchronous, until
+from inspect_support import asynchronous, still_picture, until
 
 from hydrax_cli.inspect.app import InspectApp
 from hydrax_cli.inspect.base_app import Throttle
 from hydrax_cli.inspect.run_view import BatchView, Fault, Frame, RunChoice, Subject
 from hydrax_cli.inspect.screens.batch import BatchScreen
-from hydrax_cli.inspect.svg import screen_svg
 from hydrax_core import FirstBatch, Stats, WorkerStats
 from hydrax_core.monitor import ArrayPlan, BatchRecord, GroupPlan, LogLine, RunPlan
 
@@ -229,12 +228,12 @@ async def picture(size, feed, keys=(), *, light=False):
             app.tick()
         await still(pilot, app)
         for key in keys:
+            await still_picture(pilot)
             await pilot.press(key)
             await pilot.pause()
             if isinstance(app.screen, BatchScreen):
                 await until(pilot, lambda: app.screen.settled)
-        await pilot.pause()
-        return screen_svg(app)
+        return await still_picture(pilot)
 
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
